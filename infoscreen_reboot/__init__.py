@@ -1,0 +1,10 @@
+"""Remote reboot and shutdown of digital-signage clients that can be trusted.
+
+contract/   what travels between controller and client; imports neither
+mqtt        a session with the broker, connected again whenever it is lost
+connection  one connection, driven by the asyncio loop; the only import of paho
+tls         certificate and host name are verified, always
+agent/      the client: from a command on MQTT to a reboot proved by the kernel's boot id
+"""
+
+__version__ = "0.1.0"

@@ -1,0 +1,179 @@
+"""Puts the agent together, keeps systemd's watchdog fed, and stops in good order."""
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import time
+import uuid
+from datetime import UTC, datetime
+from pathlib import Path
+
+from infoscreen_reboot import __version__
+from infoscreen_reboot.agent import boot, config, log
+from infoscreen_reboot.agent.agent import Agent
+from infoscreen_reboot.agent.host import SystemHost
+from infoscreen_reboot.agent.journal import Journal, JournalError
+from infoscreen_reboot.agent.outbox import Outbox
+from infoscreen_reboot.agent.presence import StatusWriter
+from infoscreen_reboot.contract.topics import Topics
+from infoscreen_reboot.mqtt import Session
+from systemd.daemon import notify
+
+EX_CONFIG = 78  # sysexits.h; the unit does not restart after it
+JOURNAL_NAME = "journal.sqlite3"
+# The session's own timer runs at least every 10 s, be the broker there or not.
+_SESSION_STALE_S = 30.0
+
+logger = logging.getLogger(__name__)
+
+
+class SystemClock:
+    """The kernel's boot id and clocks."""
+
+    def __init__(self, boot_id: str) -> None:
+        self._boot_id = boot_id
+
+    def boot_id(self) -> str:
+        return self._boot_id
+
+    def boot_clock_s(self) -> float:
+        return boot.boot_clock_s()
+
+    def now(self) -> datetime:
+        return datetime.now(UTC)
+
+
+class Service:
+    """One agent with all it needs, from `run` until a signal to stop."""
+
+    def __init__(self, settings: config.Settings, journal: Journal, clock: SystemClock) -> None:
+        topics = Topics(settings.client_uuid)
+        status = StatusWriter(settings.client_uuid, clock)
+        self._journal = journal
+        self._address = f"{settings.broker.host}:{settings.broker.port}"
+        self._session = Session(
+            settings.broker,
+            client_id=f"infoscreen-{settings.client_uuid}",
+            subscriptions=[topics.commands] + [topics.transitional_command] * settings.compat_topics,
+            presence=status.open_session,
+            on_message=lambda delivery: self._agent.on_message(delivery),
+            on_change=self._say_status,
+        )
+        self._host = SystemHost(lambda kind: self._agent.on_departure(kind), lambda: self._agent.on_stay())
+        self._outbox = Outbox(journal, self._session)
+        self._agent = Agent(
+            settings, journal, self._outbox, self._session, self._host, clock, status.write, self._say_status
+        )
+
+    async def run(self) -> None:
+        """Until SIGTERM or SIGINT. Raises what ended a part of the agent, as an ExceptionGroup."""
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        self._agent.wake()
+        async with asyncio.TaskGroup() as tasks:
+            parts = [
+                tasks.create_task(self._session.run(), name="session"),
+                tasks.create_task(self._host.run(), name="host"),
+                tasks.create_task(self._outbox.run(), name="outbox"),
+                tasks.create_task(self._agent.run(), name="agent"),
+                tasks.create_task(self._keep_alive(), name="keep-alive"),
+            ]
+            # Every part has had its first turn when this one comes round: the first connection attempt is under way.
+            await asyncio.sleep(0)
+            self._say_status()
+            notify("READY=1")
+            await stop.wait()
+            notify("STOPPING=1")
+            await self._agent.leave()
+            for part in parts:
+                part.cancel()
+
+    async def _keep_alive(self) -> None:
+        """Feed systemd's watchdog only while the loop, the session's timers and the journal are alive."""
+        interval_s = int(os.environ.get("WATCHDOG_USEC", "60000000")) / 3e6
+        while True:
+            stale_s = time.monotonic() - self._session.last_tick()
+            if stale_s > _SESSION_STALE_S:
+                logger.error("the MQTT session has not moved for %.0f s; the watchdog is not fed", stale_s)
+            elif self._journal_is_alive():
+                notify("WATCHDOG=1")
+            self._say_status()
+            await asyncio.sleep(interval_s)
+
+    def _journal_is_alive(self) -> bool:
+        try:
+            self._journal.check_writable()
+        except JournalError as error:
+            logger.error("%s; the watchdog is not fed", error)
+            return False
+        return True
+
+    def _say_status(self) -> None:
+        """One line for `systemctl status`: what we wait for, in an operator's words."""
+        parts = [self._session.trouble or self._connection_words()]
+        parts += [f"{record.action} {record.command_id} is {record.state}" for record in self._journal.open_records()]
+        owed = self._journal.owed_count()
+        if owed:
+            parts.append(f"{owed} acks to deliver")
+        notify("STATUS=" + "; ".join(parts))
+
+    def _connection_words(self) -> str:
+        if self._session.is_connected:
+            return f"connected to {self._address}, ready for commands"
+        return f"connecting to {self._address}"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The agent as systemd starts it; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="infoscreen-simclient", description=__doc__)
+    parser.add_argument("--check-config", action="store_true", help="only tell whether the environment is good")
+    # PID 1 knows it better (%b): a service's own /proc may be one that its sandbox has made, and in a container of
+    # systemd 252 that one shows the boot id of the machine underneath.
+    parser.add_argument("--boot-id", type=uuid.UUID, default=boot.boot_id(), help="default: what /proc says")
+    arguments = parser.parse_args(argv)
+    if arguments.check_config:
+        return _check_config()
+    return _serve(SystemClock(str(arguments.boot_id)))
+
+
+def _check_config() -> int:
+    for sentence in config.unknown_names(os.environ):
+        print(f"warning: {sentence}")
+    try:
+        settings = config.load(os.environ)
+    except config.ConfigError as error:
+        for problem in error.problems:
+            print(f"problem: {problem}")
+        return EX_CONFIG
+    broker = settings.broker
+    transport = "TLS" if broker.tls else "plain TCP"
+    print(f"ok: client {settings.client_uuid}, broker {broker.host}:{broker.port} over {transport}")
+    return 0
+
+
+def _serve(clock: SystemClock) -> int:
+    log.set_up("infoscreen-simclient")
+    for sentence in config.unknown_names(os.environ):
+        logger.warning("%s", sentence)
+    try:
+        settings = config.load(os.environ)
+    except config.ConfigError as error:
+        for problem in error.problems:
+            logger.error("cannot start: %s", problem)
+        notify(f"STATUS=cannot start: {error}")
+        return EX_CONFIG
+    try:
+        journal = Journal(Path(os.environ.get("STATE_DIRECTORY", "/var/lib/infoscreen-reboot"), JOURNAL_NAME))
+    except JournalError as error:
+        logger.error("%s", error)
+        notify(f"STATUS={error}")
+        return 1
+    logger.info("infoscreen-simclient %s, client %s, boot %s", __version__, settings.client_uuid, clock.boot_id())
+    try:
+        asyncio.run(Service(settings, journal, clock).run())
+    finally:
+        journal.close()
+    return 0

@@ -1,0 +1,203 @@
+"""The agent's configuration: the environment, read once, with every fault named."""
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from infoscreen_reboot.agent import boot
+from infoscreen_reboot.contract import wire
+from infoscreen_reboot.contract.command import Action
+from infoscreen_reboot.mqtt import BrokerSettings, TlsSettings, tls_context
+
+PASSWORD_CREDENTIAL = "mqtt-password-broker"
+_MACHINE_ID = Path("/etc/machine-id")
+_WORDS = {
+    "yes": True,
+    "true": True,
+    "on": True,
+    "1": True,
+    "no": False,
+    "false": False,
+    "off": False,
+    "0": False,
+}
+_NAMES = (
+    "MQTT_BROKER",
+    "MQTT_PORT",
+    "MQTT_USER",
+    "MQTT_PASSWORD_BROKER",
+    "MQTT_TLS",
+    "MQTT_TLS_CA",
+    "MQTT_TLS_CERT",
+    "MQTT_TLS_KEY",
+    "CLIENT_UUID",
+    "CLIENT_UUID_FILE",
+    "COMMAND_SHUTDOWN_ENABLED",
+    "COMMAND_COMPAT_TOPICS",
+    "COMMAND_REQUIRE_SYNCED_CLOCK",
+    "COMMAND_CLOCK_TIMEOUT_S",
+    "COMMAND_EXECUTION_TIMEOUT_S",
+)
+_OUR_PREFIXES = ("MQTT_", "CLIENT_UUID", "COMMAND_")
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used; `problems` holds one sentence for each fault."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = problems
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the agent was told. Times in seconds."""
+
+    broker: BrokerSettings
+    client_uuid: str
+    offered: frozenset[Action]
+    compat_topics: bool
+    require_synced_clock: bool
+    clock_timeout_s: float
+    execution_timeout_s: float
+
+
+def unknown_names(environment: Mapping[str, str]) -> list[str]:
+    """One sentence for each variable that looks like ours and is not: most likely a slip of the pen.
+
+    A warning and no error, so that an agent that was downgraded beside a newer drop-in stays reachable.
+    """
+    return [
+        f"{name} is not a setting of ours and is ignored" + _did_you_mean(name)
+        for name in sorted(environment)
+        if name.startswith(_OUR_PREFIXES) and name not in _NAMES
+    ]
+
+
+def _did_you_mean(name: str) -> str:
+    close = difflib.get_close_matches(name, _NAMES, n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def load(environment: Mapping[str, str]) -> Settings:
+    """Read the settings. Raises ConfigError with all problems at once; no sentence holds a secret."""
+    reader = _Reader(environment)
+    settings = Settings(
+        broker=reader.broker(),
+        client_uuid=reader.client_uuid(),
+        offered=frozenset(Action) if reader.flag("COMMAND_SHUTDOWN_ENABLED") else frozenset({Action.REBOOT_HOST}),
+        compat_topics=reader.flag("COMMAND_COMPAT_TOPICS"),
+        require_synced_clock=reader.flag("COMMAND_REQUIRE_SYNCED_CLOCK"),
+        clock_timeout_s=reader.number("COMMAND_CLOCK_TIMEOUT_S", default=60, low=1, high=60),
+        execution_timeout_s=reader.number("COMMAND_EXECUTION_TIMEOUT_S", default=60, low=10, high=600),
+    )
+    if reader.problems:
+        raise ConfigError(reader.problems)
+    return settings
+
+
+class _Reader:
+    """Reads one variable at a time and gathers what is wrong; a variable set to nothing counts as not set."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._environment = environment
+        self.problems: list[str] = []
+
+    def _text(self, name: str) -> str | None:
+        return self._environment.get(name) or None
+
+    def flag(self, name: str, default: bool = True) -> bool:
+        text = self._text(name)
+        if text is None:
+            return default
+        if text.lower() not in _WORDS:
+            self.problems.append(f"{name} is {text!r}; allowed are yes and no")
+        return _WORDS.get(text.lower(), default)
+
+    def number(self, name: str, *, default: int, low: int, high: int) -> int:
+        text = self._text(name)
+        if text is None:
+            return default
+        if not (text.isascii() and text.isdigit() and low <= int(text) <= high):
+            self.problems.append(f"{name} is {text!r}; allowed is a whole number from {low} to {high}")
+            return default
+        return int(text)
+
+    def _file(self, name: str) -> Path | None:
+        text = self._text(name)
+        if text is None:
+            return None
+        try:
+            with Path(text).open("rb"):
+                pass
+        except OSError as error:
+            self.problems.append(f"{name} is {text!r}; that file cannot be read: {error.strerror}")
+        return Path(text)
+
+    def broker(self) -> BrokerSettings:
+        host = self._text("MQTT_BROKER")
+        if host is None:
+            self.problems.append("MQTT_BROKER is not set; it takes the broker's host name or address")
+        elif any(c.isspace() or c in "/@" for c in host):
+            self.problems.append(f"MQTT_BROKER is {host!r}; allowed is a host name or an address, without a scheme")
+        uses_tls = self.flag("MQTT_TLS")
+        tls = self._tls() if uses_tls else None
+        if not uses_tls:
+            self.problems += [
+                f"MQTT_TLS is {self._text('MQTT_TLS')!r}, but {name} is set; remove one of them"
+                for name in ("MQTT_TLS_CA", "MQTT_TLS_CERT", "MQTT_TLS_KEY")
+                if self._text(name)
+            ]
+        username = self._text("MQTT_USER")
+        password = self._password()
+        if password is not None and username is None:
+            self.problems.append("a broker password is set, but MQTT_USER is not; MQTT has no password without a user")
+        port = self.number("MQTT_PORT", default=8883 if uses_tls else 1883, low=1, high=65535)
+        return BrokerSettings(host or "", port, username, password, tls)
+
+    def _tls(self) -> TlsSettings:
+        tls = TlsSettings(self._file("MQTT_TLS_CA"), self._file("MQTT_TLS_CERT"), self._file("MQTT_TLS_KEY"))
+        if (tls.cert_file is None) != (tls.key_file is None):
+            self.problems.append("MQTT_TLS_CERT and MQTT_TLS_KEY go together; one of them is not set")
+        elif not self.problems:
+            try:
+                tls_context(tls)
+            except ValueError as error:
+                self.problems.append(str(error))
+        return tls
+
+    def _password(self) -> str | None:
+        text = self._text("MQTT_PASSWORD_BROKER")
+        directory = self._text("CREDENTIALS_DIRECTORY")
+        credential = Path(directory, PASSWORD_CREDENTIAL) if directory else None
+        if credential is None or not credential.exists():
+            return text
+        if text is not None:
+            self.problems.append(
+                f"MQTT_PASSWORD_BROKER and the credential {PASSWORD_CREDENTIAL} are both set; keep one"
+            )
+        try:
+            return credential.read_text("utf-8").rstrip("\n")
+        except (OSError, UnicodeError) as error:
+            self.problems.append(f"the credential {PASSWORD_CREDENTIAL} cannot be read: {type(error).__name__}")
+            return None
+
+    def client_uuid(self) -> str:
+        text, path = self._text("CLIENT_UUID"), self._text("CLIENT_UUID_FILE")
+        if text is not None and path is not None:
+            self.problems.append("CLIENT_UUID and CLIENT_UUID_FILE are both set; keep one")
+        name = "CLIENT_UUID"
+        try:
+            if text is None and path is not None:
+                name = f"CLIENT_UUID_FILE ({path})"
+                text = Path(path).read_text("utf-8").strip()
+            elif text is None:
+                name = str(_MACHINE_ID)
+                text = boot.client_uuid_of_machine(_MACHINE_ID.read_text("ascii").strip())
+        except (OSError, ValueError) as error:
+            self.problems.append(f"{name} gives no client UUID: {error}")
+            return ""
+        if not wire.is_uuid(text):
+            self.problems.append(f"{name} is {text[:64]!r}; allowed is a UUID as 9b8d1856-ff34-4864-a726-12de072d0f77")
+        return text.lower()

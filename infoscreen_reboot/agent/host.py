@@ -1,0 +1,215 @@
+"""The host over D-Bus: the helper that may reboot it, logind that announces it, timedated that knows its clock."""
+
+import asyncio
+import logging
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+# ruff: noqa: E402
+# dbus-next loads its GLib back end where python3-gi is installed; we run on asyncio and spare the 3.7 MB.
+sys.modules.setdefault("gi", None)  # type: ignore[arg-type]  # None is import's own word for "do not"
+
+from dbus_next.aio.message_bus import MessageBus
+from dbus_next.constants import BusType, MessageType
+from dbus_next.errors import AuthError, DBusError, InvalidAddressError
+from dbus_next.message import Message
+
+from infoscreen_reboot.agent import boot
+from infoscreen_reboot.agent.ports import Departure, NoReply, Refusal
+from infoscreen_reboot.contract.ack import ErrorCode
+from infoscreen_reboot.contract.command import Action
+
+log = logging.getLogger(__name__)
+
+# Longer than polkit and the helper take together on a loaded Pi; a later answer is settled by the boot id.
+REPLY_TIMEOUT_S = 30.0
+_CONNECT_TIMEOUT_S = 10.0
+_CLOCK_TIMEOUT_S = 5.0
+_RECONNECT_S = 5.0
+_LOST = (DBusError, AuthError, InvalidAddressError, EOFError, OSError)
+
+_HELPER = "org.infoscreen.RebootHelper1"
+_HELPER_PATH = "/org/infoscreen/RebootHelper1"
+_METHODS = {Action.REBOOT_HOST: "Reboot", Action.SHUTDOWN_HOST: "Shutdown"}
+_HELPER_CODES = {
+    f"{_HELPER}.Error.NotAuthorized": ErrorCode.NOT_AUTHORIZED,
+    f"{_HELPER}.Error.Lockout": ErrorCode.LOCKOUT,
+    f"{_HELPER}.Error.Inhibited": ErrorCode.INHIBITED,
+}
+# Said by the bus or by systemd, when the helper has not seen the call.
+_NOT_REACHED = (
+    "org.freedesktop.DBus.Error.ServiceUnknown",
+    "org.freedesktop.DBus.Error.NameHasNoOwner",
+    "org.freedesktop.DBus.Error.AccessDenied",
+    "org.freedesktop.DBus.Error.TimedOut",
+    "org.freedesktop.DBus.Error.Spawn.",
+    "org.freedesktop.systemd1.",
+)
+# Said when the helper may have seen the call and then went away.
+_NO_REPLY = ("org.freedesktop.DBus.Error.NoReply", "org.freedesktop.DBus.Error.Timeout")
+
+_LOGIND = "org.freedesktop.login1"
+_LOGIND_PATH = "/org/freedesktop/login1"
+_MANAGER = "org.freedesktop.login1.Manager"
+_DEPARTURES = {"reboot": Departure.REBOOTING, "power-off": Departure.SHUTTING_DOWN}
+
+
+class SystemHost:
+    """The real host. `on_departure` and `on_stay` are called on the loop as logind announces and takes back."""
+
+    def __init__(self, on_departure: Callable[[Departure], None], on_stay: Callable[[], None]) -> None:
+        self._on_departure = on_departure
+        self._on_stay = on_stay
+        self._bus: MessageBus | None = None
+        self._connected = asyncio.Event()
+        self._delay_fd: int | None = None
+        self._delay_wanted = asyncio.Event()
+        self._announced = Departure.UNKNOWN
+
+    async def run(self) -> None:
+        """Keep a connection to the system bus, and with it logind's announcements and our delay."""
+        while True:
+            try:
+                await self._serve()
+            except (*_LOST, TimeoutError) as error:
+                log.warning("lost the system bus (%s); next attempt in %.0f s", _words(error), _RECONNECT_S)
+            finally:
+                self._connected.clear()
+                self._bus = None
+                self.release_delay()
+            await asyncio.sleep(_RECONNECT_S)
+
+    async def _serve(self) -> None:
+        bus = MessageBus(bus_type=BusType.SYSTEM, negotiate_unix_fd=True)
+        try:
+            await asyncio.wait_for(bus.connect(), _CONNECT_TIMEOUT_S)
+            bus.add_message_handler(self._on_message)
+            for member in ("PrepareForShutdown", "PrepareForShutdownWithMetadata"):
+                rule = (
+                    f"type='signal',sender='{_LOGIND}',path='{_LOGIND_PATH}',interface='{_MANAGER}',member='{member}'"
+                )
+                await _call(
+                    bus,
+                    "org.freedesktop.DBus",
+                    "/org/freedesktop/DBus",
+                    "org.freedesktop.DBus",
+                    "AddMatch",
+                    "s",
+                    rule,
+                )
+            if await _get(bus, _LOGIND, _LOGIND_PATH, _MANAGER, "PreparingForShutdown"):
+                # Announced while we were not listening: a restart in the middle of a shutdown.
+                self._on_departure(Departure.UNKNOWN)
+            else:
+                self._delay_wanted.set()
+            self._bus = bus
+            self._connected.set()
+            keeper = asyncio.create_task(self._keep_delay(bus), name="shutdown delay")
+            try:
+                await bus.wait_for_disconnect()
+            finally:
+                keeper.cancel()
+            raise EOFError("the bus closed the connection")
+        finally:
+            bus.disconnect()
+
+    async def request(self, action: Action, command_id: str) -> None:
+        """Ask the helper; returns on its yes.
+
+        Raises Refusal with the contract's code when nothing will happen, NoReply when that is not known.
+        """
+        try:
+            await asyncio.wait_for(self._connected.wait(), _CONNECT_TIMEOUT_S)
+        except TimeoutError:
+            raise Refusal(ErrorCode.HELPER_UNAVAILABLE, "there is no connection to the system bus") from None
+        assert self._bus is not None
+        try:
+            await _call(self._bus, _HELPER, _HELPER_PATH, _HELPER, _METHODS[action], "s", command_id)
+        except DBusError as error:
+            raise _verdict(error) from error
+        except (EOFError, OSError, TimeoutError) as error:
+            raise NoReply(f"no answer from the helper: {_words(error)}") from error
+
+    async def clock_is_synchronised(self) -> bool:
+        """timesyncd's mark, else timedated's word, which is the kernel's own whichever NTP daemon keeps the clock."""
+        if boot.timesyncd_says_synchronised():
+            return True
+        if self._bus is None:
+            return False
+        name, path = "org.freedesktop.timedate1", "/org/freedesktop/timedate1"
+        try:
+            async with asyncio.timeout(_CLOCK_TIMEOUT_S):
+                return bool(await _get(self._bus, name, path, name, "NTPSynchronized"))
+        except (*_LOST, TimeoutError) as error:
+            log.debug("cannot ask timedated: %s", _words(error))
+            return False
+
+    def release_delay(self) -> None:
+        """Our last word is said; the host may go down."""
+        if self._delay_fd is not None:
+            os.close(self._delay_fd)
+            self._delay_fd = None
+
+    async def _keep_delay(self, bus: MessageBus) -> None:
+        """Hold a delay inhibitor whenever the host is staying up."""
+        what = ("shutdown", "infoscreen-simclient", "tell the controller before the host goes down", "delay")
+        while True:
+            await self._delay_wanted.wait()
+            self._delay_wanted.clear()
+            self.release_delay()
+            try:
+                reply = await _call(bus, _LOGIND, _LOGIND_PATH, _MANAGER, "Inhibit", "ssss", *what)
+            except (*_LOST, TimeoutError) as error:
+                # Announcements still come, only without time to spare: what is owed is delivered after the boot.
+                log.warning("cannot take a shutdown delay: %s", _words(error))
+            else:
+                self._delay_fd = reply.unix_fds[0]
+
+    def _on_message(self, message: Message) -> None:
+        if message.message_type is not MessageType.SIGNAL or message.interface != _MANAGER:
+            return
+        match message.member, message.body:
+            # Where logind knows the newer signal it sends it first (systemd 255), so the old one is the cue.
+            case "PrepareForShutdownWithMetadata", [True, dict() as metadata]:
+                kind = metadata["type"].value if "type" in metadata else ""
+                self._announced = _DEPARTURES.get(kind, Departure.UNKNOWN)
+            case "PrepareForShutdown", [True]:
+                self._on_departure(self._announced)
+            case "PrepareForShutdown", [False]:
+                self._announced = Departure.UNKNOWN
+                self._delay_wanted.set()
+                self._on_stay()
+
+
+async def _call(
+    bus: MessageBus, to: str, path: str, interface: str, member: str, signature: str, *body: Any
+) -> Message:
+    """The reply to one method call. Raises DBusError for an error reply, else TimeoutError, EOFError or OSError."""
+    call = Message(destination=to, path=path, interface=interface, member=member, signature=signature, body=list(body))
+    reply = await asyncio.wait_for(bus.call(call), REPLY_TIMEOUT_S)
+    if reply is None:
+        raise EOFError("the bus closed the connection")
+    if reply.message_type is MessageType.ERROR:
+        raise DBusError(reply.error_name, str(reply.body[0]) if reply.body else reply.error_name, reply)
+    return reply
+
+
+async def _get(bus: MessageBus, to: str, path: str, interface: str, name: str) -> Any:
+    reply = await _call(bus, to, path, "org.freedesktop.DBus.Properties", "Get", "ss", interface, name)
+    return reply.body[0].value
+
+
+def _verdict(error: DBusError) -> Refusal | NoReply:
+    """What an error reply says about the host: it stays up, and why, or nothing."""
+    name = str(error.type)
+    if name.startswith(_NO_REPLY):
+        return NoReply(f"no answer from the helper: {error.text}")
+    if name.startswith(_NOT_REACHED):
+        return Refusal(ErrorCode.HELPER_UNAVAILABLE, f"the helper cannot be reached: {error.text}")
+    return Refusal(_HELPER_CODES.get(name, ErrorCode.HELPER_FAILED), error.text or name)
+
+
+def _words(error: BaseException) -> str:
+    return str(error) or type(error).__name__

@@ -1,0 +1,228 @@
+"""Every state of a command, every event, and what is legal.
+
+- A command starts as NEW, which is never stored, and ends once, as COMPLETED or FAILED.
+- `step` is the only way from one state to the next; an event that TABLE does not list raises and changes nothing.
+- An event that is listed but whose guard says no leaves the record as it is: `Woke` in the boot that is still
+  running is no news.
+- Facts (boot id, deadline, error) arrive inside events; nothing here asks a clock.
+- No row leads from EXECUTING back: what was handed to the helper once is never handed to it again.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from infoscreen_reboot.contract.ack import AckStatus, ErrorCode
+from infoscreen_reboot.contract.command import Action
+
+
+class State(StrEnum):
+    NEW = "new"
+    HELD = "held"
+    ACCEPTED = "accepted"
+    EXECUTING = "executing"
+    COMPLETED = "completed"
+    FAILED = "failed"
+
+    @property
+    def is_terminal(self) -> bool:
+        return self in (State.COMPLETED, State.FAILED)
+
+    @property
+    def ack_status(self) -> AckStatus | None:
+        """What the controller is told on entering this state; None where there is nothing to say yet."""
+        return _ACK_STATUS.get(self)
+
+
+_ACK_STATUS = {
+    State.ACCEPTED: AckStatus.ACCEPTED,
+    State.EXECUTING: AckStatus.EXECUTION_STARTED,
+    State.COMPLETED: AckStatus.COMPLETED,
+    State.FAILED: AckStatus.FAILED,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """All that is known of one command. Times ending in `_s` are seconds on the boot clock of their own boot."""
+
+    command_id: str
+    content_digest: str
+    received_boot_id: str
+    command: bytes
+    action: Action | None = None
+    state: State = State.NEW
+    decide_by_s: float | None = None
+    expires_at_s: float | None = None
+    started_boot_id: str | None = None
+    down_by_s: float | None = None
+    came_by_transitional: bool = False
+    ack: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """The clock cannot be trusted yet; at `decide_by_s` the wait is over."""
+
+    decide_by_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """Policy said yes; execution may start until `expires_at_s`."""
+
+    expires_at_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """Execution starts now, in boot `boot_id`; the host is to be down by `down_by_s`."""
+
+    boot_id: str
+    down_by_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """It ends here, and why."""
+
+    code: ErrorCode
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class GoingDown:
+    """logind says that the host is going down, after the helper was asked to shut it down."""
+
+
+@dataclass(frozen=True, slots=True)
+class Woke:
+    """The agent started, in boot `boot_id`."""
+
+    boot_id: str
+
+
+Event = Held | Accepted | Due | Failed | GoingDown | Woke
+Guard = Callable[[Record, Event], bool]
+
+
+def _another_boot_than_received(record: Record, event: Event) -> bool:
+    return isinstance(event, Woke) and event.boot_id != record.received_boot_id
+
+
+def _another_boot_than_started(record: Record, event: Event) -> bool:
+    return isinstance(event, Woke) and event.boot_id != record.started_boot_id
+
+
+def _shutting_down(record: Record, event: Event) -> bool:
+    return record.action is Action.SHUTDOWN_HOST
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One legal transition. `codes` are the errors a `Failed` may carry there, or the one the row itself gives."""
+
+    state: State
+    event: type[Event]
+    to: State
+    guard: Guard | None = None
+    codes: tuple[ErrorCode, ...] = ()
+
+
+_REFUSALS = (
+    ErrorCode.RETAINED,
+    ErrorCode.WRONG_CLIENT,
+    ErrorCode.UNSUPPORTED_ACTION,
+    ErrorCode.EXPIRED,
+    ErrorCode.NOT_YET_VALID,
+    ErrorCode.BUSY,
+)
+
+TABLE = (
+    Row(State.NEW, Held, State.HELD),
+    Row(State.NEW, Accepted, State.ACCEPTED),
+    Row(
+        State.NEW,
+        Failed,
+        State.FAILED,
+        codes=(ErrorCode.INVALID_SCHEMA, *_REFUSALS, ErrorCode.INTERNAL_ERROR),
+    ),
+    Row(State.HELD, Accepted, State.ACCEPTED),
+    Row(
+        State.HELD,
+        Failed,
+        State.FAILED,
+        codes=(ErrorCode.CLOCK_UNSYNCHRONIZED, ErrorCode.EXPIRED, ErrorCode.NOT_YET_VALID),
+    ),
+    Row(State.HELD, Woke, State.FAILED, _another_boot_than_received, (ErrorCode.INTERRUPTED,)),
+    Row(State.ACCEPTED, Due, State.EXECUTING),
+    Row(State.ACCEPTED, Failed, State.FAILED, codes=(ErrorCode.EXPIRED,)),
+    Row(State.ACCEPTED, Woke, State.FAILED, _another_boot_than_received, (ErrorCode.INTERRUPTED,)),
+    Row(
+        State.EXECUTING,
+        Failed,
+        State.FAILED,
+        codes=(
+            ErrorCode.LOCKOUT,
+            ErrorCode.NOT_AUTHORIZED,
+            ErrorCode.INHIBITED,
+            ErrorCode.HELPER_UNAVAILABLE,
+            ErrorCode.HELPER_FAILED,
+            ErrorCode.EXECUTION_TIMEOUT,
+            ErrorCode.NOT_REBOOTED,
+        ),
+    ),
+    Row(State.EXECUTING, GoingDown, State.COMPLETED, _shutting_down),
+    Row(State.EXECUTING, Woke, State.COMPLETED, _another_boot_than_started),
+)
+
+_INTERRUPTED = "the host went down before execution began; nothing was executed"
+
+
+class IllegalEvent(Exception):
+    """An event that TABLE does not list for the record's state; the record is unchanged."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What the controller has to be told."""
+
+    status: AckStatus
+    code: ErrorCode | None = None
+    message: str | None = None
+
+
+def step(record: Record, event: Event) -> tuple[Record, Reply | None]:
+    """The record after `event`, and what is owed to the controller for it. Raises IllegalEvent."""
+    row = next((row for row in TABLE if row.state is record.state and isinstance(event, row.event)), None)
+    if row is None:
+        raise IllegalEvent(f"cannot apply {type(event).__name__} to {record.command_id} in state {record.state}")
+    if row.guard is not None and not row.guard(record, event):
+        return record, None
+    code: ErrorCode | None = None
+    message: str | None = None
+    match event:
+        case Held(decide_by_s):
+            record = replace(record, decide_by_s=decide_by_s)
+        case Accepted(expires_at_s):
+            record = replace(record, expires_at_s=expires_at_s)
+        case Due(boot_id, down_by_s):
+            record = replace(record, started_boot_id=boot_id, down_by_s=down_by_s)
+        case Failed():
+            if event.code not in row.codes:
+                raise IllegalEvent(f"cannot fail {record.command_id} as {event.code} in state {record.state}")
+            code, message = event.code, event.message
+        case Woke() if row.codes:
+            code, message = row.codes[0], _INTERRUPTED
+    status = row.to.ack_status
+    return replace(record, state=row.to), Reply(status, code, message) if status is not None else None
+
+
+def diagram() -> str:
+    """TABLE as a Mermaid state diagram, for docs/architecture.md."""
+    lines = ["stateDiagram-v2", "    [*] --> new"]
+    for row in TABLE:
+        guard = f" [{row.guard.__name__.strip('_').replace('_', ' ')}]" if row.guard else ""
+        lines.append(f"    {row.state} --> {row.to}: {row.event.__name__}{guard}")
+    lines += [f"    {state} --> [*]" for state in State if state.is_terminal]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,63 @@
+"""What the agent needs of the world, and the words in which the world answers."""
+
+from datetime import datetime
+from enum import Enum
+from typing import Protocol
+
+from infoscreen_reboot.contract.ack import ErrorCode
+from infoscreen_reboot.contract.command import Action
+from infoscreen_reboot.contract.telemetry import PresenceReason
+from infoscreen_reboot.mqtt import Message
+
+
+class Departure(Enum):
+    """What logind announced; UNKNOWN where it does not say (before systemd 255)."""
+
+    REBOOTING = PresenceReason.REBOOTING
+    SHUTTING_DOWN = PresenceReason.SHUTTING_DOWN
+    UNKNOWN = PresenceReason.STOPPED
+
+
+class Refusal(Exception):
+    """The host will not go down, and why."""
+
+    def __init__(self, code: ErrorCode, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+
+class NoReply(Exception):
+    """The helper may or may not have acted; the boot id or the deadline will tell."""
+
+
+class Host(Protocol):
+    """The machine: `host.SystemHost`."""
+
+    async def request(self, action: Action, command_id: str) -> None:
+        """Returns on the helper's yes. Raises Refusal or NoReply."""
+
+    async def clock_is_synchronised(self) -> bool: ...
+
+    def release_delay(self) -> None: ...
+
+
+class Clock(Protocol):
+    """The three times: the boot's name, seconds on its clock, and what the wall says."""
+
+    def boot_id(self) -> str: ...
+
+    def boot_clock_s(self) -> float: ...
+
+    def now(self) -> datetime: ...
+
+
+class Post(Protocol):
+    """The way to the broker: `mqtt.Session`."""
+
+    async def publish(self, message: Message) -> None:
+        """Returns on the broker's PUBACK. Raises NotDelivered."""
+
+    async def wait_connected(self) -> None: ...
+
+    async def leave(self, farewell: Message, timeout_s: float) -> None: ...

@@ -1,0 +1,279 @@
+"""One connection to the broker, driven by the asyncio loop; the only import of paho (1.6 and 2.x)."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import socket
+import ssl
+import struct
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import paho.mqtt.client as paho
+
+from infoscreen_reboot.tls import TlsSettings, tls_context, tls_trouble
+
+log = logging.getLogger(__name__)
+
+# By CONNACK code of MQTT 3.1.1 (paho 1.6) and by the reason code which paho 2 and MQTT 5 have for it.
+_REFUSALS = {
+    **dict.fromkeys((1, 132), "the broker does not accept this protocol version"),
+    **dict.fromkeys((2, 133), "the broker does not accept our client id"),
+    **dict.fromkeys((3, 136), "the broker is not available now"),
+    **dict.fromkeys((4, 134), "bad user name or password"),
+    **dict.fromkeys((5, 135), "not authorised"),
+}
+_CLOSED = "the broker closed the connection"
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerSettings:
+    host: str
+    port: int
+    username: str | None
+    password: str | None = field(repr=False)
+    tls: TlsSettings | None
+    keep_alive_s: int = 20
+
+    @property
+    def address(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    topic: str
+    payload: bytes
+    qos: int = 1
+    retain: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    topic: str
+    payload: bytes
+    retain: bool
+
+
+class NotDelivered(Exception):
+    """A publish whose PUBACK did not come on this connection; the broker may have it all the same."""
+
+
+class Redeliver(Exception):
+    """A delivery that could not be stored: it gets no PUBACK, and comes again on the next connection."""
+
+
+def configure_mqtt_security(client: paho.Client, settings: BrokerSettings) -> None:
+    """Login and TLS. The files are read for each connection, so a renewed certificate needs no restart."""
+    if settings.username is not None:
+        client.username_pw_set(settings.username, settings.password)
+    if settings.tls is not None:
+        client.tls_set_context(tls_context(settings.tls))
+
+
+def _words(error: Exception) -> str:
+    match error:
+        case ssl.SSLError():
+            return tls_trouble(error)
+        case Redeliver():
+            return f"a delivery could not be stored: {error}"
+        case ConnectionResetError():
+            return _CLOSED
+        case struct.error() | UnicodeDecodeError():
+            return "the broker sent what is not MQTT"
+        case OSError(strerror=str(text)):
+            return text[:1].lower() + text[1:]
+    return str(error)
+
+
+def _code(reason: Any) -> int:
+    """paho 1.6 gives MQTT 3.1.1 codes as integers, paho 2 and MQTT 5 as objects."""
+    return int(getattr(reason, "value", reason))
+
+
+class Connection:
+    """One paho client, from its CONNECT to its end: no state of a lost connection gets into the next."""
+
+    def __init__(
+        self, settings: BrokerSettings, client_id: str, will: Message, on_message: Callable[[Delivery], None]
+    ) -> None:
+        self._settings = settings
+        self._deliver = on_message
+        self._loop = asyncio.get_running_loop()
+        self._fd: int | None = None
+        self._awaited: dict[str, asyncio.Future[Any]] = {}
+        # The reason of the end in operator's words, or the exception of on_message.
+        self.closed: asyncio.Future[str] = self._loop.create_future()
+        # paho's own answer to a refusal would be a reconnect that blocks the loop.
+        options: dict[str, Any] = {"clean_session": False, "reconnect_on_failure": False}
+        if hasattr(paho, "CallbackAPIVersion"):
+            options["callback_api_version"] = paho.CallbackAPIVersion.VERSION2
+        # paho's limits stay: 20 messages in flight keep their order, its queue is unlimited: none is dropped.
+        self._client = paho.Client(client_id=client_id, **options)
+        self._client.will_set(will.topic, will.payload, will.qos, will.retain)
+        self._client.on_connect = self._on_connect
+        self._client.on_subscribe = self._on_subscribe
+        self._client.on_publish = self._on_publish
+        self._client.on_message = self._on_message
+
+    async def open(self) -> None:
+        """Until the broker's yes; raises NotDelivered."""
+        connected = self._expect("connack")
+        # Not asyncio's executor: the exit of the process would wait for a hanging name look-up.
+        threading.Thread(target=self._open, name="mqtt-connect", daemon=True).start()
+        await connected
+
+    async def subscribe(self, topics: Sequence[str]) -> list[str]:
+        """The topics which the broker refused; raises NotDelivered."""
+        if not topics:
+            return []
+        if self.closed.done():
+            raise NotDelivered("not connected")
+        _, mid = self._client.subscribe([(topic, 1) for topic in topics])
+        granted: list[int] = await self._expect(f"suback {mid}")
+        return [topic for topic, code in zip(topics, granted, strict=True) if code >= 0x80]
+
+    async def publish(self, message: Message) -> None:
+        """Until PUBACK (QoS 1) or written to the socket (QoS 0); raises NotDelivered."""
+        if self.closed.done():
+            raise NotDelivered("not connected")
+        info = self._client.publish(message.topic, message.payload, message.qos, message.retain)
+        if info.rc != paho.MQTT_ERR_SUCCESS:
+            raise NotDelivered(paho.error_string(info.rc))
+        await self._expect(f"puback {info.mid}")
+
+    def tick(self) -> None:
+        """Keep-alive; to be called a few times in keep_alive_s."""
+        if self._client.is_connected() and not self.closed.done():
+            self._drive(self._client.loop_misc, "the broker did not answer the keep-alive")
+
+    def disconnect(self) -> None:
+        """Says DISCONNECT, at which the broker drops the will."""
+        if self._fd is not None:
+            self._client.disconnect()
+            self._drive(self._client.loop_write, "left")
+
+    def close(self, reason: str) -> None:
+        """Ends the connection without DISCONNECT; the first reason stays."""
+        self._detach()
+        self._close_socket()
+        if reason == _CLOSED and "connack" in self._awaited:
+            reason += " without an answer; is TLS expected on this port?"
+        if not self.closed.done():
+            self.closed.set_result(reason)
+        while self._awaited:
+            _, answer = self._awaited.popitem()
+            if not answer.done():
+                answer.set_exception(NotDelivered(reason))
+
+    def _open(self) -> None:
+        """Runs in the thread, to which the paho client belongs until the loop adopts it."""
+        error: Exception | None = None
+        try:
+            configure_mqtt_security(self._client, self._settings)
+            self._client.connect(self._settings.host, self._settings.port, self._settings.keep_alive_s)
+        except Exception as failure:
+            error = failure
+        try:
+            self._loop.call_soon_threadsafe(self._adopt, error)
+        except RuntimeError:  # the loop is closed: nobody waits any more
+            self._close_socket()
+
+    def _adopt(self, error: Exception | None) -> None:
+        client: Any = self._client
+        sock = client.socket()
+        if error is not None:
+            self._give_up(error)
+        elif sock is None or self.closed.done():
+            self.close(_CLOSED)
+        else:
+            # Else an ack sent right after a PUBACK waits 40 ms for the broker's delayed TCP acknowledgement.
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            fd = self._fd = sock.fileno()
+            write = functools.partial(self._drive, client.loop_write)
+            client.on_socket_register_write = lambda *_: self._loop.add_writer(fd, write)
+            client.on_socket_unregister_write = lambda *_: self._loop.remove_writer(fd)
+            client.on_socket_close = lambda *_: self._detach()
+            self._loop.add_reader(fd, self._read)
+            if client.want_write():
+                self._loop.add_writer(fd, write)
+
+    def _detach(self) -> None:
+        if self._fd is not None:
+            self._client.on_socket_register_write = None
+            self._client.on_socket_unregister_write = None
+            self._client.on_socket_close = None
+            self._loop.remove_reader(self._fd)
+            self._loop.remove_writer(self._fd)
+            self._fd = None
+
+    def _close_socket(self) -> None:
+        if sock := self._client.socket():
+            sock.close()
+
+    def _read(self) -> None:
+        # paho takes one packet, and what OpenSSL has read beyond it does not make the socket readable again.
+        more = True
+        while more:
+            self._drive(self._client.loop_read)
+            sock = None if self._fd is None else self._client.socket()
+            more = isinstance(sock, ssl.SSLSocket) and sock.pending() > 0
+
+    def _drive(self, step: Callable[[], int], reason: str = _CLOSED) -> None:
+        """Lets paho do a step; where paho finds the connection lost it closes the socket itself."""
+        try:
+            result = step()
+        except Exception as error:
+            self._give_up(error)
+        else:
+            if result == paho.MQTT_ERR_PROTOCOL:
+                self.close("the answer was not MQTT 3.1.1; is TLS expected on this port?")
+            elif self._client.socket() is None:
+                self.close(reason)
+
+    def _give_up(self, error: Exception) -> None:
+        """What network, TLS and broker do wrong ends the connection, a bug ends the session."""
+        if not isinstance(error, OSError | ValueError | struct.error | Redeliver) and not self.closed.done():
+            self.closed.set_exception(error)
+        self.close(_words(error))
+
+    def _expect(self, answer: str) -> asyncio.Future[Any]:
+        awaited = self._awaited[answer] = self._loop.create_future()
+        return awaited
+
+    def _settle(self, answer: str, result: object = None) -> None:
+        awaited = self._awaited.pop(answer, None)
+        if awaited is not None and not awaited.done():
+            awaited.set_result(result)
+
+    def _on_connect(self, _client: Any, _userdata: Any, _flags: Any, reason: Any, *_: Any) -> None:
+        if (code := _code(reason)) == 0:
+            self._settle("connack")
+        else:
+            self.close(_REFUSALS.get(code, f"the broker refused with code {code}"))
+
+    def _on_subscribe(self, _client: Any, _userdata: Any, mid: int, granted: Sequence[Any], *_: Any) -> None:
+        self._settle(f"suback {mid}", [_code(reason) for reason in granted])
+
+    def _on_publish(self, _client: Any, _userdata: Any, mid: int, *_: Any) -> None:
+        self._settle(f"puback {mid}")
+
+    def _on_message(self, _client: Any, _userdata: Any, message: Any) -> None:
+        """paho sends the PUBACK when this returns; when it raises there is none, and the connection ends."""
+        try:
+            topic = message.topic
+        except UnicodeDecodeError:  # acknowledged, or it would come again for ever
+            log.warning("dropped a delivery whose topic is not UTF-8")
+            return
+        try:
+            self._deliver(Delivery(topic, bytes(message.payload), bool(message.retain)))
+        except Redeliver:
+            raise
+        except Exception as error:
+            if not self.closed.done():
+                self.closed.set_exception(error)
+            raise

@@ -1,0 +1,86 @@
+"""What a controller asks of a client, and the strict door it comes in by."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any
+
+from infoscreen_reboot.contract import wire
+from infoscreen_reboot.contract.wire import SCHEMA_VERSION, ContractError
+
+MAX_BYTES = 4096
+MAX_VALIDITY = timedelta(hours=24)
+
+
+class Action(StrEnum):
+    REBOOT_HOST = "reboot_host"
+    SHUTDOWN_HOST = "shutdown_host"
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A command that keeps every rule of the contract; UUIDs in lower case, times in UTC."""
+
+    command_id: str
+    client_uuid: str
+    action: Action
+    issued_at: datetime
+    expires_at: datetime
+    requested_by: str | int | None = None
+    reason: str | None = None
+
+
+def parse(payload: bytes) -> Command:
+    """Read a command.
+
+    Raises ContractError naming field and rule; its `command_id` is set when the id could be read.
+    """
+    content = wire.decode(payload, MAX_BYTES)
+    command_id = content.get("command_id")
+    if not isinstance(command_id, str) or not wire.is_uuid(command_id):
+        raise ContractError("command_id", "is missing or not a UUID")
+    # RFC 9562, section 4: UUIDs are written in lower case and read in either.
+    command_id = command_id.lower()
+    wire.check("command", content, command_id)
+    issued_at = wire.parse_time(content["issued_at"], "issued_at", command_id)
+    expires_at = wire.parse_time(content["expires_at"], "expires_at", command_id)
+    if expires_at <= issued_at:
+        raise ContractError("expires_at", "must be later than issued_at", command_id)
+    if expires_at - issued_at > MAX_VALIDITY:
+        raise ContractError("expires_at", "must be at most 24 h after issued_at", command_id)
+    return Command(
+        command_id=command_id,
+        client_uuid=content["client_uuid"].lower(),
+        action=Action(content["action"]),
+        issued_at=issued_at,
+        expires_at=expires_at,
+        requested_by=content.get("requested_by"),
+        reason=content.get("reason"),
+    )
+
+
+def encode(command: Command) -> bytes:
+    content: dict[str, Any] = {
+        "schema_version": SCHEMA_VERSION,
+        "command_id": command.command_id,
+        "client_uuid": command.client_uuid,
+        "action": command.action,
+        "issued_at": wire.format_time(command.issued_at),
+        "expires_at": wire.format_time(command.expires_at),
+        "requested_by": command.requested_by,
+        "reason": command.reason,
+    }
+    wire.check("command", content)
+    return wire.encode(content)
+
+
+def content_digest(payload: bytes) -> str:
+    """SHA-256 of what a payload says, blind to white space and the order of members.
+
+    Two payloads with one `command_id` and different digests are a conflict. Raises ContractError where
+    `parse` would not have read an id either.
+    """
+    content = wire.decode(payload, MAX_BYTES)
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode("ascii")).hexdigest()

@@ -1,0 +1,122 @@
+"""The rules that all payloads share: strict JSON, UTC times, UUIDs and the shipped JSON Schemas."""
+
+import json
+import re
+from datetime import UTC, datetime
+from functools import cache
+from importlib import resources
+from typing import Any, NoReturn
+
+from jsonschema import Draft202012Validator
+
+SCHEMA_VERSION = "1.0"
+
+_UUID = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}")
+_UTC_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{1,9})?(?:Z|\+00:00)")
+
+
+class ContractError(ValueError):
+    """A payload breaks the contract: which field and which rule.
+
+    `command_id` is the id that could be read all the same, or None.
+    """
+
+    def __init__(self, field: str, rule: str, command_id: str | None = None) -> None:
+        super().__init__(f"{field}: {rule}" if field else rule)
+        self.field = field
+        self.rule = rule
+        self.command_id = command_id
+
+
+def decode(payload: bytes, max_bytes: int) -> dict[str, Any]:
+    """Read one JSON object, refusing what lenient parsers let through.
+
+    Raises ContractError for more than `max_bytes`, bytes that are not UTF-8, text that is not one JSON object,
+    duplicate member names at any depth, NaN, Infinity and numbers that overflow to it.
+    """
+    if len(payload) > max_bytes:
+        raise ContractError("", f"payload is {len(payload)} bytes, allowed are {max_bytes}")
+    try:
+        text = payload.decode("utf-8")
+        content = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant, parse_float=_finite)
+        # An escaped lone surrogate is JSON but no Unicode text: nothing behind this door could store it.
+        json.dumps(content, ensure_ascii=False).encode("utf-8")
+    except UnicodeError:
+        raise ContractError("", "payload is not UTF-8") from None
+    except ContractError:
+        raise
+    except (ValueError, RecursionError):
+        raise ContractError("", "payload is not JSON") from None
+    if not isinstance(content, dict):
+        raise ContractError("", "payload is not a JSON object")
+    return content
+
+
+def encode(content: dict[str, Any]) -> bytes:
+    """The one byte form of a payload that we send."""
+    return json.dumps(content, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode("utf-8")
+
+
+@cache
+def schema(name: str) -> dict[str, Any]:
+    """The shipped JSON Schema `name` (`command`, `ack`, `status`)."""
+    text = resources.files(__package__).joinpath("schemas", f"{name}.schema.json").read_text("utf-8")
+    content: dict[str, Any] = json.loads(text)
+    return content
+
+
+@cache
+def _validator(name: str) -> Draft202012Validator:
+    return Draft202012Validator(schema(name))
+
+
+def check(name: str, content: dict[str, Any], command_id: str | None = None) -> None:
+    """Hold `content` against the shipped schema `name`; ContractError names the first broken field and its rule."""
+    errors = sorted(_validator(name).iter_errors(content), key=lambda error: [str(p) for p in error.path])
+    if errors:
+        first = errors[0]
+        field = ".".join(str(p) for p in first.path)
+        if first.validator == "pattern":
+            raise ContractError(field, f"is not {first.schema['description']}", command_id)
+        rule = first.message if len(first.message) <= 200 else f"breaks the rule '{first.validator}'"
+        raise ContractError(field, rule, command_id)
+
+
+def is_uuid(text: object) -> bool:
+    return isinstance(text, str) and _UUID.fullmatch(text) is not None
+
+
+def parse_time(text: str, field: str, command_id: str | None = None) -> datetime:
+    """An RFC 3339 time in UTC; ContractError names `field` where it is none, or names no real moment."""
+    if _UTC_TIME.fullmatch(text) is not None:
+        whole, _, fraction = text.removesuffix("+00:00").removesuffix("Z").partition(".")
+        try:
+            moment = datetime.strptime(whole, "%Y-%m-%dT%H:%M:%S").replace(tzinfo=UTC)
+        except ValueError:
+            raise ContractError(field, f"{text!r} is no real moment", command_id) from None
+        # Nanoseconds are legal on the wire; Python keeps microseconds.
+        return moment.replace(microsecond=int(fraction.ljust(6, "0")[:6]) if fraction else 0)
+    raise ContractError(field, f"{text[:64]!r} is not an RFC 3339 time in UTC", command_id)
+
+
+def format_time(moment: datetime) -> str:
+    """RFC 3339 in UTC with milliseconds, as 2026-04-03T12:48:11.204Z."""
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) != len(pairs):
+        raise ContractError("", "payload has duplicate member names")
+    return content
+
+
+def _refuse_constant(word: str) -> NoReturn:
+    raise ContractError("", f"payload holds {word}, which is not JSON")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if number in (float("inf"), float("-inf")):
+        raise ContractError("", "payload holds a number that overflows")
+    return number

@@ -1,0 +1,212 @@
+"""A session with the broker: the connection of one client id, made again whenever it is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from infoscreen_reboot.connection import (
+    BrokerSettings,
+    Connection,
+    Delivery,
+    Message,
+    NotDelivered,
+    Redeliver,
+)
+from infoscreen_reboot.tls import TlsSettings, tls_context
+
+__all__ = [
+    "BrokerSettings",
+    "Delivery",
+    "Message",
+    "NotDelivered",
+    "Presence",
+    "Redeliver",
+    "Session",
+    "Statistics",
+    "TlsSettings",
+    "back_off_s",
+    "tls_context",
+]
+
+log = logging.getLogger(__name__)
+
+BACK_OFF_MAX_S = 60.0
+TICK_MAX_S = 10.0
+# In keep-alives: how long a connection may take until it is of use. MQTT gives a silent client as long.
+PATIENCE = 1.5
+
+
+@dataclass(frozen=True, slots=True)
+class Presence:
+    """What the broker says when we are lost, and what we say when we have come; anew for each connection."""
+
+    will: Message
+    birth: Message
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    broker_reachable: bool
+    reconnect_count: int
+    last_disconnect_at: datetime | None
+    last_disconnect_reason: str | None
+
+
+def back_off_s(failures: int, chance: float) -> float:
+    """The pause after so many failures in a row. An even chance of 0..1 spreads a fleet's reconnects."""
+    return chance * min(BACK_OFF_MAX_S, 2.0 ** min(failures - 1, 10))
+
+
+class Session:
+    def __init__(
+        self,
+        settings: BrokerSettings,
+        *,
+        client_id: str,
+        subscriptions: Sequence[str],
+        presence: Callable[[], Presence],
+        on_message: Callable[[Delivery], None],
+        on_change: Callable[[], None] = lambda: None,
+    ) -> None:
+        """on_change is called when is_connected or trouble has changed."""
+        self._settings = settings
+        self._client_id = client_id
+        self._subscriptions = subscriptions
+        self._presence = presence
+        self._on_message = on_message
+        self._on_change = on_change
+        self._connection: Connection | None = None
+        self._serving: Connection | None = None
+        self._served = asyncio.Event()
+        self._leaving = asyncio.Event()
+        self._last_tick = time.monotonic()
+        self._timer: asyncio.TimerHandle | None = None
+        self._connects = 0
+        self._lost_at: datetime | None = None
+        self._lost_reason: str | None = None
+        self.trouble: str | None = None
+
+    @property
+    def is_connected(self) -> bool:
+        return self._serving is not None and not self._serving.closed.done()
+
+    @property
+    def statistics(self) -> Statistics:
+        return Statistics(self.is_connected, max(0, self._connects - 1), self._lost_at, self._lost_reason)
+
+    def last_tick(self) -> float:
+        """When, by time.monotonic(), run()'s timer ran; never long ago, be the broker there or not."""
+        return self._last_tick
+
+    async def run(self) -> None:
+        """Until leave() or cancelled, and again after it. An exception of on_message ends it, but for Redeliver."""
+        self._leaving.clear()
+        failures = 0
+        self._tick()
+        try:
+            while not self._leaving.is_set():
+                served_s, reason = await self._serve()
+                # Only a connection that lasted counts as good: with a full disk or two clients of one id each
+                # is made and lost at once.
+                failures = 1 if served_s > BACK_OFF_MAX_S else failures + 1
+                delay_s = back_off_s(failures, random.random())
+                self._report(reason, delay_s, was_served=served_s > 0)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(delay_s):
+                        await self._leaving.wait()
+        finally:
+            if self._timer is not None:
+                self._timer.cancel()
+
+    async def publish(self, message: Message) -> None:
+        """Until PUBACK (QoS 1) or written to the socket (QoS 0); raises NotDelivered."""
+        if self._serving is None:
+            raise NotDelivered("not connected")
+        await self._serving.publish(message)
+
+    async def wait_connected(self) -> None:
+        """Until subscribed, with the birth message acknowledged."""
+        while not self.is_connected:
+            self._served.clear()
+            await self._served.wait()
+
+    async def leave(self, farewell: Message, timeout_s: float) -> None:
+        """Ends run(). Without the farewell's PUBACK no DISCONNECT: the will is then the last word."""
+        self._leaving.set()
+        if (serving := self._serving) is not None:
+            try:
+                async with asyncio.timeout(timeout_s):
+                    await serving.publish(farewell)
+            except (NotDelivered, TimeoutError):
+                log.warning("cannot say goodbye to %s within %g s", self._settings.address, timeout_s)
+            else:
+                serving.disconnect()
+        if self._connection is not None:
+            self._connection.close("left")
+
+    def _tick(self) -> None:
+        interval_s = min(self._settings.keep_alive_s / 3, TICK_MAX_S)
+        self._timer = asyncio.get_running_loop().call_later(interval_s, self._tick)
+        self._last_tick = time.monotonic()
+        if self._connection is not None:
+            self._connection.tick()
+
+    async def _serve(self) -> tuple[float, str]:
+        """One connection from its start to its end: for how many seconds it served, and why it ended."""
+        presence = self._presence()
+        connection = Connection(self._settings, self._client_id, presence.will, self._on_message)
+        self._connection = connection
+        patience_s = PATIENCE * self._settings.keep_alive_s
+        served_at = math.inf
+        try:
+            try:
+                async with asyncio.timeout(patience_s):
+                    await connection.open()
+                    refused = await connection.subscribe(self._subscriptions)
+                    await connection.publish(presence.birth)
+            except TimeoutError:
+                connection.close(f"no answer within {patience_s:g} s")
+            except NotDelivered:
+                pass  # closed has the reason
+            else:
+                served_at = time.monotonic()
+                self._serving = connection
+                self._welcome(refused)
+            reason = await connection.closed
+        finally:
+            connection.close("stopped")
+            self._connection = self._serving = None
+        if served_at < math.inf:
+            self._lost_at, self._lost_reason = datetime.now(UTC), reason
+        return max(0.0, time.monotonic() - served_at), reason
+
+    def _welcome(self, refused: Sequence[str]) -> None:
+        self._connects += 1
+        self._served.set()
+        self.trouble = None
+        log.info("connected to %s", self._settings.address)
+        if refused:
+            self.trouble = f"the broker refuses the subscription to {', '.join(refused)}"
+            log.error("%s", self.trouble)
+        self._on_change()
+
+    def _report(self, reason: str, delay_s: float, *, was_served: bool) -> None:
+        address = self._settings.address
+        if self._leaving.is_set():
+            log.info("left %s", address)
+        else:
+            what = f"connection to {address} lost" if was_served else f"cannot connect to {address}"
+            text = f"{what}: {reason}; next attempt in "
+            # A broker that is away for days would fill the journal with the same line.
+            is_news = self.trouble is None or not self.trouble.startswith(text)
+            self.trouble = f"{text}{math.ceil(delay_s)} s"
+            log.log(logging.WARNING if is_news else logging.DEBUG, "%s", self.trouble)
+        self._on_change()

@@ -1,0 +1,188 @@
+"""A connection that is lost comes back, subscribed, and the retained status tells the truth."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import pytest
+
+from infoscreen_reboot.mqtt import (
+    Delivery,
+    Redeliver,
+    back_off_s,
+)
+from tests.broker.client import COMMANDS, FAREWELL, STATUS, Client, child, plain, secure
+from tests.broker.conftest import Authority, Broker, Run, Seen
+
+
+@pytest.mark.parametrize("forgetful", [False, True], ids=["remembers", "forgets"])
+def test_after_a_broker_restart_the_session_is_back_and_subscribed_even_if_the_broker_forgot_it(
+    broker: Broker, run: Run, forgetful: bool
+) -> None:
+    async def story() -> None:
+        client, began = Client(plain(broker)), datetime.now(UTC)
+        async with client.connected():
+            first = client.session.statistics
+            assert (first.broker_reachable, first.reconnect_count) == (True, 0)
+            assert (first.last_disconnect_at, first.last_disconnect_reason) == (None, None)
+            broker.stop()
+            await client.until(lambda: client.session.trouble)
+            where = f"127.0.0.1:{broker.port}"
+            assert (client.session.trouble or "").startswith(
+                f"connection to {where} lost: the broker closed the connection; next attempt in "
+            )
+            away = client.session.statistics
+            assert (away.broker_reachable, away.last_disconnect_reason) == (
+                False,
+                "the broker closed the connection",
+            )
+            broker.start()
+            broker.restart(forgetful=forgetful)
+            async with asyncio.timeout(15):
+                await client.session.wait_connected()
+            assert client.session.trouble is None
+            broker.publish(COMMANDS, "reboot")
+            assert await client.received() == b"reboot"
+            last = client.session.statistics
+            assert last.broker_reachable and last.reconnect_count >= 1
+            assert last.last_disconnect_at is not None and began < last.last_disconnect_at < datetime.now(UTC)
+            assert client.changes[:2] == [True, False] and client.changes[-1]
+
+    run(story())
+
+
+def test_each_connection_has_its_own_birth_and_will(broker: Broker, run: Run) -> None:
+    async def story() -> None:
+        client = Client(plain(broker))
+        async with broker.observe(STATUS) as observer, client.connected():
+            full_disk = iter([True])
+
+            def refuse(_: Delivery) -> None:
+                if next(full_disk, False):
+                    raise Redeliver("disk full")
+
+            client.refuse = refuse
+            broker.publish(COMMANDS, "reboot")
+            seen = [(await observer.next()).payload for _ in range(3)]
+            assert seen == [b"online 1", b"lost 1", b"online 2"]
+
+    run(story())
+
+
+def test_the_retained_status_of_a_killed_process_is_its_will(broker: Broker, run: Run) -> None:
+    async def story() -> None:
+        async with broker.observe(STATUS) as observer:
+            victim = child(plain(broker), "asyncio.run(session(print).run())")
+            with victim:
+                assert (await observer.next()).payload == b"online child"
+                victim.kill()
+            assert (await observer.next()).payload == b"lost child"
+        async with broker.observe(STATUS) as observer, Client(plain(broker)).connected():
+            assert (await observer.next()).payload == b"online 1"
+        async with broker.observe(STATUS) as observer:
+            (status,) = observer.retained
+            assert status == Seen(STATUS, b"lost 1", True)
+
+    run(story())
+
+
+@pytest.mark.parametrize("kind", ["plain", "tls"])
+def test_a_farewell_is_the_last_word_and_no_will_follows(
+    tls_broker: Broker, authority: Authority, run: Run, kind: str
+) -> None:
+    async def story() -> None:
+        client = Client(secure(tls_broker, authority) if kind == "tls" else plain(tls_broker))
+        async with tls_broker.observe(STATUS, "end") as observer, client.connected() as task:
+            await client.session.leave(FAREWELL, timeout_s=5)
+            await asyncio.wait_for(task, 5)
+            tls_broker.publish("end", "")
+            seen = await observer.until(lambda seen: seen.topic == "end")
+            assert [each.payload for each in seen[:-1]] == [b"online 1", b"stopped"]
+            assert not client.session.is_connected and client.changes == [True, False]
+
+    run(story())
+
+
+def test_a_farewell_that_was_not_acknowledged_leaves_the_last_word_to_the_will(broker: Broker, run: Run) -> None:
+    async def story() -> None:
+        client = Client(plain(broker))
+        async with broker.observe(STATUS) as observer, client.connected() as task:
+            with broker.frozen():
+                began = time.monotonic()
+                await client.session.leave(FAREWELL, timeout_s=0.2)
+                await asyncio.wait_for(task, 5)
+                assert time.monotonic() - began < 2
+            seen = await observer.until(lambda seen: seen.payload == b"lost 1")
+            assert [each.payload for each in seen] == [b"online 1", b"stopped", b"lost 1"]
+
+    run(story())
+
+
+def test_after_a_take_over_the_new_birth_is_the_last_word(broker: Broker, run: Run) -> None:
+    async def story() -> None:
+        old, new = Client(plain(broker)), Client(plain(broker))
+        new.number = itertools.count(7)
+        async with broker.observe(STATUS, "end") as observer, old.connected() as task, new.connected():
+            task.cancel()
+            broker.publish("end", "")
+            seen = [each.payload for each in await observer.until(lambda seen: seen.topic == "end")]
+            # mosquitto keeps the old connection's will to itself when the session is a persistent one.
+            assert seen in ([b"online 1", b"online 7", b""], [b"online 1", b"lost 1", b"online 7", b""])
+
+    run(story())
+
+
+def test_leaving_works_at_once_while_the_broker_is_away_and_before_the_start(broker: Broker, run: Run) -> None:
+    async def story() -> None:
+        broker.kill()
+        client = Client(plain(broker))
+        async with client.running() as task:
+            await client.until(lambda: client.session.trouble)
+            await asyncio.wait_for(client.session.leave(FAREWELL, timeout_s=30), 0.5)
+            await asyncio.wait_for(task, 0.5)
+        client = Client(plain(broker))
+        await asyncio.wait_for(client.session.leave(FAREWELL, timeout_s=30), 0.5)
+        await asyncio.wait_for(client.session.run(), 0.5)
+
+    run(story())
+
+
+def test_a_session_waiting_for_a_broker_says_so_and_finds_it(broker: Broker, run: Run) -> None:
+    async def story() -> None:
+        broker.kill()
+        client = Client(plain(broker))
+        async with client.running():
+            await client.until(lambda: client.session.trouble)
+            assert (client.session.trouble or "").startswith(
+                f"cannot connect to 127.0.0.1:{broker.port}: connection refused; next attempt in 1 s"
+            )
+            assert client.session.statistics.last_disconnect_at is None
+            broker.start()
+            async with asyncio.timeout(15):
+                await client.session.wait_connected()
+            assert client.session.statistics.reconnect_count == 0
+
+    run(story())
+
+
+def test_a_broker_that_stays_silent_is_given_up_after_the_keep_alive(broker: Broker, run: Run) -> None:
+    async def story() -> None:
+        client = Client(replace(plain(broker), keep_alive_s=1))
+        async with client.connected():
+            with broker.frozen():
+                await client.until(lambda: not client.session.is_connected)
+                assert client.session.statistics.last_disconnect_reason == "the broker did not answer the keep-alive"
+            async with asyncio.timeout(15):
+                await client.session.wait_connected()
+
+    run(story())
+
+
+def test_the_pause_between_attempts_is_spread_and_bounded() -> None:
+    assert [back_off_s(failures, 1.0) for failures in range(1, 9)] == [1, 2, 4, 8, 16, 32, 60, 60]
+    assert back_off_s(10**6, 1.0) == 60
+    assert [back_off_s(7, chance) for chance in (0.0, 0.25, 0.5)] == [0, 15, 30]

@@ -1,0 +1,230 @@
+"""A network that swallows everything, a broker that is not one, and a session that rests."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import select
+import selectors
+import socket
+import ssl
+import time
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
+
+import pytest
+
+from infoscreen_reboot.mqtt import (
+    BrokerSettings,
+    TlsSettings,
+)
+from tests.broker.client import FAREWELL, Client, at, child, plain, trouble_of
+from tests.broker.conftest import Authority, Broker, Run
+
+
+@contextlib.contextmanager
+def black_hole(*, accepts: bool) -> Iterator[socket.socket]:
+    """A port where no answer comes: the connection is taken and left alone, or is not even taken."""
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=8 if accepts else 0))
+        if not accepts:
+            for _ in range(3):  # more than the backlog takes
+                filler = stack.enter_context(socket.socket())
+                filler.setblocking(False)
+                filler.connect_ex(server.getsockname())
+        yield server
+
+
+@pytest.mark.parametrize("accepts", [True, False], ids=["no-answer", "no-connection"])
+def test_silence_is_bounded_and_the_timers_keep_running(run: Run, accepts: bool) -> None:
+    async def story(server: socket.socket) -> None:
+        client = Client(replace(at(server), keep_alive_s=1))
+        longest_s = 0.0
+        async with client.running():
+            watching = asyncio.create_task(client.until(lambda: client.session.trouble))
+            while not watching.done():
+                await asyncio.wait([watching], timeout=0.1)
+                longest_s = max(longest_s, time.monotonic() - client.session.last_tick())
+            await watching
+            assert "no answer within 1.5 s; next attempt in" in (client.session.trouble or "")
+            assert longest_s < 1
+
+    with black_hole(accepts=accepts) as server:
+        run(story(server))
+
+
+def test_the_timers_keep_running_while_the_session_pauses(broker: Broker, run: Run) -> None:
+    async def story() -> None:
+        broker.kill()
+        client = Client(replace(plain(broker), keep_alive_s=1))
+        async with client.running():
+            await client.until(lambda: len(client.changes) >= 3)
+            assert time.monotonic() - client.session.last_tick() < 1
+
+    run(story())
+
+
+def first_to_speak_and_close(server: socket.socket) -> bytes:
+    said: dict[socket.socket, bytes] = {}
+    with contextlib.ExitStack() as stack:
+        while True:
+            readable, _, _ = select.select([server, *said], [], [], 10)
+            assert readable, "nobody closed a connection"
+            for each in readable:
+                if each is server:
+                    said[stack.enter_context(server.accept()[0])] = b""
+                elif heard := each.recv(4096):
+                    said[each] += heard
+                elif said[each]:
+                    return said[each]
+
+
+def test_a_connection_that_comes_too_late_is_closed_again(run: Run) -> None:
+    async def story(server: socket.socket) -> None:
+        client = Client(at(server))
+        async with client.running() as task:
+            await asyncio.wait([task], timeout=0.3)  # the connection attempt is under way
+            await client.session.leave(FAREWELL, timeout_s=30)
+            await asyncio.wait_for(task, 0.5)
+        assert (await asyncio.to_thread(first_to_speak_and_close, server)).startswith(b"\x10")
+
+    with black_hole(accepts=False) as server:
+        run(story(server))
+
+
+@pytest.mark.parametrize("hole", ["connection", "name"])
+def test_a_hanging_connect_or_name_look_up_does_not_hold_up_the_exit(run: Run, hole: str) -> None:
+    async def story(server: socket.socket) -> None:
+        settings = at(server)
+        hang = "socket.getaddrinfo = lambda *_, **__: time.sleep(300)" if hole == "name" else ""
+        process = child(
+            settings,
+            f"""
+            {hang}
+            async def main():
+                s = session(print)
+                task = asyncio.create_task(s.run())
+                await asyncio.wait([task], timeout=0.3)
+                print("leaving", flush=True)
+                await s.leave(presence.will, 30)
+                await task
+            asyncio.run(main())
+            """,
+        )
+        assert process.stdout is not None
+        with process:
+            assert await asyncio.to_thread(process.stdout.readline) == "leaving\n"
+            began = time.monotonic()
+            assert await asyncio.to_thread(process.wait, 15) == 0
+            assert time.monotonic() - began < 2
+
+    with black_hole(accepts=False) as server:
+        run(story(server))
+
+
+CONNACK, SUBACK, BIRTH_PUBACK = b"\x20\x02\x00\x00", b"\x90\x03\x00\x01\x01", b"\x40\x02\x00\x02"
+
+
+@contextlib.asynccontextmanager
+async def scripted(
+    *answers: bytes, tls: ssl.SSLContext | None = None
+) -> AsyncIterator[tuple[BrokerSettings, asyncio.Queue[bytes]]]:
+    """Answers each packet of the client with the next of `answers`; the queue has the packets."""
+    packets: asyncio.Queue[bytes] = asyncio.Queue()
+    serving: set[asyncio.Task[None] | None] = set()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        serving.add(asyncio.current_task())
+        remaining = iter(answers)
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError), contextlib.closing(writer):
+            while True:
+                head = await reader.readexactly(2)
+                packets.put_nowait(head + await reader.readexactly(head[1]))
+                writer.write(next(remaining, b""))
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls)
+    try:
+        yield at(server.sockets[0]), packets
+    finally:
+        server.close()
+        await asyncio.wait([task for task in serving if task is not None])  # our client has closed its end
+
+
+@pytest.mark.parametrize(
+    ("connack", "words"),
+    [
+        (b"\x20\x02\x00\x02", "the broker does not accept our client id"),
+        (b"\x20\x02\x00\x03", "the broker is not available now"),
+        (b"\x20\x02\x00\x04", "bad user name or password"),
+        (b"\x20\x02\x00\x05", "not authorised"),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n" * 8, "MQTT"),
+        (b"\x20\x01\x00", "MQTT"),
+    ],
+)
+def test_a_refusal_is_told_in_words(run: Run, connack: bytes, words: str) -> None:
+    async def story() -> None:
+        async with scripted(connack) as (settings, _):
+            assert words in await trouble_of(settings)
+
+    run(story())
+
+
+def test_a_broken_packet_costs_the_connection_and_not_the_session(run: Run) -> None:
+    async def story() -> None:
+        async with scripted(CONNACK, SUBACK, BIRTH_PUBACK + b"\x32\x03\x00\x09x") as (settings, _):
+            client = Client(settings)
+            async with client.running():
+                await client.until(lambda: client.session.statistics.last_disconnect_at)
+                assert client.session.statistics.last_disconnect_reason == "the broker sent what is not MQTT"
+                await client.until(lambda: client.session.statistics.reconnect_count)
+
+    run(story())
+
+
+def test_a_topic_that_is_not_utf_8_is_acknowledged_lest_it_come_for_ever(run: Run) -> None:
+    async def story() -> None:
+        bad = b"\x32\x06\x00\x01\xff\x00\x07x"
+        async with scripted(CONNACK, SUBACK, BIRTH_PUBACK + bad) as (settings, packets):
+            client = Client(settings)
+            async with client.connected(), asyncio.timeout(15):
+                while (await packets.get()) != b"\x40\x02\x00\x07":
+                    pass
+                assert client.inbox.empty()
+
+    run(story())
+
+
+def test_deliveries_that_came_in_one_tls_record_do_not_wait_for_the_next(authority: Authority, run: Run) -> None:
+    async def story() -> None:
+        identity = authority.issue("broker")
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(identity.certificate, identity.key)
+        deliveries = [b"\x32\x06\x00\x01t\x00%c%d" % (number, number) for number in range(1, 6)]
+        async with scripted(CONNACK, SUBACK, BIRTH_PUBACK + b"".join(deliveries), tls=context) as (settings, _):
+            client = Client(replace(settings, tls=TlsSettings(authority.certificate, None, None)))
+            async with client.connected():
+                assert [await client.received() for _ in deliveries] == [b"1", b"2", b"3", b"4", b"5"]
+
+    run(story())
+
+
+def test_a_session_at_rest_lets_the_processor_sleep(broker: Broker) -> None:
+    class Counting(selectors.DefaultSelector):
+        wake_ups = 0
+
+        def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+            self.wake_ups += 1
+            return super().select(timeout)
+
+    selector = Counting()
+
+    async def story() -> None:
+        client = Client(plain(broker))
+        async with client.connected() as task:
+            began = selector.wake_ups
+            await asyncio.wait([task], timeout=3)
+            assert selector.wake_ups - began <= 5
+            assert client.session.last_tick() > time.monotonic() - 10
+
+    with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(selector)) as runner:
+        runner.run(story())

@@ -1,0 +1,207 @@
+"""The agent is killed after every commit and before and after every act, on every path through the lifecycle table.
+
+The paths are read from TABLE. Each is played once undisturbed, which counts the points at which the process can be
+killed, and then once for each point: killed there, and started again in the same boot and in a new one.
+"""
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from infoscreen_reboot.agent.lifecycle import TABLE, Accepted, Due, Event, GoingDown, Held, State, Woke
+from infoscreen_reboot.agent.ports import Departure, NoReply, Refusal
+from infoscreen_reboot.contract import ack
+from infoscreen_reboot.contract.ack import AckStatus, ErrorCode
+from infoscreen_reboot.contract.command import Action
+from tests import world as w
+from tests.world import OTHER_ID, World
+
+Move = tuple[State, type[Event], ErrorCode | None]
+
+
+def paths(state: State = State.NEW) -> Iterator[tuple[Move, ...]]:
+    """Every way through TABLE from NEW to an end, a `Failed` once for each code it may carry."""
+    if state.is_terminal:
+        yield ()
+    for row in (row for row in TABLE if row.state is state):
+        for code in row.codes or (None,):
+            for rest in paths(row.to):
+                yield ((state, row.event, code), *rest)
+
+
+@dataclass
+class Play:
+    """What has to happen in the world for the agent to take one path."""
+
+    payload: bytes = field(default_factory=w.payload)
+    retain: bool = False
+    first: bytes | None = None
+    departure: bool = False
+    stays_after_s: float | None = None
+    dies_after_s: float | None = None
+    synchronised_after_s: float | None = None
+    wall_jump: timedelta = timedelta()
+
+
+def stage(path: tuple[Move, ...], world: World) -> Play:
+    """Set up `world` and return what to do in it. A move that no arm knows fails the test."""
+    play = Play()
+    world.clock_synchronised = True
+    for move in path:
+        match move:
+            case (State.NEW, t, None) if t is Held:
+                world.clock_synchronised = False
+            case (State.NEW, t, None) if t is Accepted:
+                pass
+            case (State.NEW, _, code):
+                _stage_refusal(code, play, world)
+            case (State.HELD, t, None) if t is Accepted:
+                play.synchronised_after_s = 5
+            case (State.HELD, t, _) if t is Woke:
+                play.dies_after_s = 5
+            case (State.HELD, _, ErrorCode.CLOCK_UNSYNCHRONIZED):
+                pass
+            case (State.HELD, _, ErrorCode.EXPIRED):
+                play.synchronised_after_s, play.wall_jump = 5, timedelta(minutes=10)
+            case (State.HELD, _, ErrorCode.NOT_YET_VALID):
+                play.synchronised_after_s, play.wall_jump = 5, timedelta(minutes=-10)
+            case (State.ACCEPTED, t, None) if t is Due:
+                pass
+            case (State.ACCEPTED, t, _) if t is Woke:
+                play.departure, play.dies_after_s = True, 10
+            case (State.ACCEPTED, _, ErrorCode.EXPIRED):
+                play.departure, play.stays_after_s = True, 300
+            case (State.EXECUTING, t, None) if t is GoingDown:
+                play.payload = w.payload(action=Action.SHUTDOWN_HOST)
+            case (State.EXECUTING, t, None) if t is Woke:
+                pass
+            case (State.EXECUTING, _, ErrorCode.EXECUTION_TIMEOUT):
+                world.helper = NoReply("no answer")
+            case (State.EXECUTING, _, ErrorCode.NOT_REBOOTED):
+                world.helper = "kill"
+            case (State.EXECUTING, _, ErrorCode() as code):
+                world.helper = Refusal(code, f"the helper says {code}")
+            case _:
+                raise AssertionError(f"no one has said how {move} comes about")
+    return play
+
+
+def _stage_refusal(code: ErrorCode | None, play: Play, world: World) -> None:
+    match code:
+        case ErrorCode.INVALID_SCHEMA:
+            play.payload = play.payload.replace(b"reboot_host", b"paint_host")
+        case ErrorCode.RETAINED:
+            play.retain = True
+        case ErrorCode.WRONG_CLIENT:
+            play.payload = w.payload(client_uuid=OTHER_ID)
+        case ErrorCode.UNSUPPORTED_ACTION:
+            world.settings = replace(world.settings, offered=frozenset({Action.REBOOT_HOST}))
+            play.payload = w.payload(action=Action.SHUTDOWN_HOST)
+        case ErrorCode.EXPIRED:
+            world.wall_offset = timedelta(minutes=5)
+        case ErrorCode.NOT_YET_VALID:
+            world.wall_offset = timedelta(minutes=-5)
+        case ErrorCode.BUSY:
+            world.helper, play.first = "nothing", w.payload(command_id=OTHER_ID)
+        case ErrorCode.INTERNAL_ERROR:
+            world.judging_breaks = True
+        case _:
+            raise AssertionError(f"no one has said how {code} comes about")
+
+
+async def perform(play: Play, world: World) -> None:
+    """Everything that happens to the agent from outside, whether it is alive or not."""
+    if play.departure:
+        world.announce(Departure.UNKNOWN)
+    if play.first is not None:
+        world.send(play.first)
+    # In the same moment: a departing agent takes commands in until it has left.
+    world.send(play.payload, retain=play.retain)
+    if play.synchronised_after_s is not None:
+        await asyncio.sleep(play.synchronised_after_s)
+        world.wall_offset += play.wall_jump
+        world.clock_synchronised = True
+    if play.stays_after_s is not None:
+        await asyncio.sleep(play.stays_after_s)
+        world.take_back()
+    if play.dies_after_s is not None:
+        await asyncio.sleep(play.dies_after_s)
+        world.host_is_down = True
+        world.kill()
+
+
+def played(path: tuple[Move, ...], world: World) -> tuple[State, ErrorCode | None]:
+    """Play `path` in `world` to its end: the state and the code with which it ended."""
+    play = stage(path, world)
+    w.run(world.play(lambda: perform(play, world)))
+    record = world.on_disk()
+    assert record is not None and record.ack is not None
+    return record.state, ack.parse(record.ack).error_code
+
+
+def name(path: tuple[Move, ...]) -> str:
+    return "-".join(f"{event.__name__}({code})" if code else event.__name__ for _, event, code in path)
+
+
+def end_of(path: tuple[Move, ...]) -> tuple[State, ErrorCode | None]:
+    *_, (state, event, code) = path
+    return next(row.to for row in TABLE if row.state is state and row.event is event), code
+
+
+def rightful_ends(path: tuple[Move, ...], world: World) -> set[tuple[State, ErrorCode | None]] | None:
+    """How the story must end, seen from what was on disk at the crash; None where it may begin anew."""
+    found, rebooted = world.at_crash, world.boots > 0
+    match found.state if found is not None else None:
+        case None:
+            return None if world.crash_cuts_power else {end_of(path)}
+        case State.HELD | State.ACCEPTED if world.crash_cuts_power:
+            return {(State.FAILED, ErrorCode.INTERRUPTED)}
+        case State.HELD | State.ACCEPTED:
+            return {end_of(path)}
+        case State.EXECUTING if rebooted:
+            return {(State.COMPLETED, None)}
+        case State.EXECUTING:
+            return {(State.FAILED, ErrorCode.NOT_REBOOTED)}
+    assert found is not None and found.ack is not None
+    return {(found.state, ack.parse(found.ack).error_code)}
+
+
+def check_guarantees(world: World) -> None:
+    handed_over = [command_id for _, command_id in world.helper_calls]
+    assert len(handed_over) == len(set(handed_over)), "a command was handed to the helper twice"
+    contents = {status: {a for a in world.acks() if a.status is status} for status in AckStatus}
+    assert all(len(acks) <= 1 for acks in contents.values()), "two acks of one status differ"
+    assert len(contents[AckStatus.COMPLETED] | contents[AckStatus.FAILED]) == 1, "not exactly one terminal content"
+    first_heard = list(dict.fromkeys(a.status for a in world.acks()))
+    assert first_heard == sorted(first_heard, key=list(AckStatus).index), "acks out of order"
+    assert set(world.committed) <= set(world.received), "an ack was lost"
+    assert not world.queue, "a delivery was left without PUBACK"
+
+
+PATHS = list(paths())
+
+
+@pytest.mark.parametrize("path", PATHS, ids=name)
+def test_killed_at_any_point_the_story_ends_right(path: tuple[Move, ...], tmp_path: Path) -> None:
+    undisturbed = World(tmp_path / "undisturbed")
+    assert played(path, undisturbed) == end_of(path)
+    check_guarantees(undisturbed)
+    points = undisturbed.points
+    assert points >= 4
+    for point in range(1, points + 1):
+        for power_cut in (False, True):
+            world = World(tmp_path / f"{point}-{power_cut}", crash_at=point, crash_cuts_power=power_cut)
+            end = played(path, world)
+            assert world.crash_at is None, "the crash did not happen"
+            check_guarantees(world)
+            allowed = rightful_ends(path, world)
+            assert allowed is None or end in allowed, f"killed at {point} of {points}, power cut: {power_cut}"
+
+
+def test_the_paths_take_every_row_of_the_table() -> None:
+    taken = {(state, event) for path in PATHS for state, event, _ in path}
+    assert taken == {(row.state, row.event) for row in TABLE}

@@ -1,0 +1,114 @@
+"""The table of states: what is legal, what each transition says, and that nothing else is possible."""
+
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+
+import pytest
+
+from infoscreen_reboot.agent.lifecycle import (
+    TABLE,
+    Accepted,
+    Due,
+    Event,
+    Failed,
+    GoingDown,
+    Held,
+    IllegalEvent,
+    Record,
+    State,
+    Woke,
+    diagram,
+    step,
+)
+from infoscreen_reboot.contract.ack import AckStatus, ErrorCode
+from infoscreen_reboot.contract.command import Action
+
+BEFORE, AFTER = "boot-before", "boot-after"
+EVENTS: tuple[Event, ...] = (
+    Held(60),
+    Accepted(240),
+    Due(BEFORE, 62),
+    Failed(ErrorCode.EXPIRED, "too late"),
+    GoingDown(),
+    Woke(AFTER),
+)
+
+
+def a_record(state: State, action: Action = Action.REBOOT_HOST) -> Record:
+    return Record("id", "digest", BEFORE, b"{}", action=action, state=state, started_boot_id=BEFORE)
+
+
+@pytest.mark.parametrize(("state", "event"), product(State, EVENTS))
+def test_an_event_that_the_table_does_not_list_raises(state: State, event: Event) -> None:
+    if not any(row.state is state and isinstance(event, row.event) for row in TABLE):
+        with pytest.raises(IllegalEvent):
+            step(a_record(state), event)
+
+
+def test_nothing_leads_out_of_an_end_and_nothing_back_from_execution() -> None:
+    for row in TABLE:
+        assert not row.state.is_terminal
+        assert row.state is not State.EXECUTING or row.to.is_terminal
+
+
+def test_only_a_new_boot_id_counts_as_a_reboot() -> None:
+    executing = a_record(State.EXECUTING)
+    assert step(executing, Woke(BEFORE)) == (executing, None)
+    after, reply = step(executing, Woke(AFTER))
+    assert after.state is State.COMPLETED
+    assert reply is not None and reply.status is AckStatus.COMPLETED and reply.code is None
+
+
+@pytest.mark.parametrize("state", [State.HELD, State.ACCEPTED])
+def test_what_had_not_begun_before_the_host_went_down_is_interrupted(state: State) -> None:
+    record = a_record(state)
+    assert step(record, Woke(BEFORE)) == (record, None)
+    after, reply = step(record, Woke(AFTER))
+    assert after.state is State.FAILED
+    assert reply is not None and reply.code is ErrorCode.INTERRUPTED and reply.message
+
+
+def test_a_shutdown_completes_as_the_host_goes_down_and_a_reboot_does_not() -> None:
+    assert step(a_record(State.EXECUTING, Action.SHUTDOWN_HOST), GoingDown())[0].state is State.COMPLETED
+    reboot = a_record(State.EXECUTING)
+    assert step(reboot, GoingDown()) == (reboot, None)
+
+
+def test_execution_remembers_boot_and_deadline() -> None:
+    after, reply = step(a_record(State.ACCEPTED), Due(AFTER, 62.5))
+    assert (after.started_boot_id, after.down_by_s) == (AFTER, 62.5)
+    assert reply is not None and reply.status is AckStatus.EXECUTION_STARTED
+
+
+def test_a_held_command_says_nothing_yet() -> None:
+    after, reply = step(a_record(State.NEW), Held(60))
+    assert (after.state, after.decide_by_s, reply) == (State.HELD, 60, None)
+
+
+def test_a_command_can_fail_only_as_its_state_allows() -> None:
+    for row in (row for row in TABLE if row.event is Failed):
+        for code in ErrorCode:
+            event = Failed(code, "why")
+            if code in row.codes:
+                assert step(a_record(row.state), event)[0].state is State.FAILED
+            else:
+                with pytest.raises(IllegalEvent):
+                    step(a_record(row.state), event)
+
+
+def test_every_code_of_this_release_has_a_row() -> None:
+    listed = {code for row in TABLE for code in row.codes}
+    assert set(ErrorCode) - listed == {ErrorCode.POST_CHECK_FAILED}
+
+
+def test_a_step_changes_no_record_in_place() -> None:
+    record = a_record(State.ACCEPTED)
+    same = replace(record)
+    step(record, Due(BEFORE, 62))
+    assert record == same
+
+
+def test_the_picture_in_the_docs_is_drawn_from_the_table() -> None:
+    page = Path(__file__).parents[2].joinpath("docs", "architecture.md").read_text("utf-8")
+    assert diagram() in page
