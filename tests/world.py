@@ -180,8 +180,8 @@ class World:
             with contextlib.suppress(Crash):
                 self.life.take_delivery()
 
-    def acks(self, command_id: str = COMMAND_ID, topic: str = TOPICS.commands_ack) -> list[Ack]:
-        heard = [ack.parse(letter.payload) for letter in self.received if letter.topic == topic]
+    def acks(self, command_id: str = COMMAND_ID, tail: str = "/commands/ack") -> list[Ack]:
+        heard = [ack.parse(letter.payload) for letter in self.received if letter.topic.endswith(tail)]
         return [answer for answer in heard if answer.command_id == command_id]
 
     def story(self, command_id: str = COMMAND_ID) -> list[str]:

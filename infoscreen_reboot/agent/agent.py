@@ -74,6 +74,8 @@ class Agent:
         self._clock_is_trusted = not settings.require_synced_clock
         self._asked_at_s: dict[str, float] = {}
         self._departure: asyncio.Task[None] | None = None
+        self._staying = asyncio.Event()
+        self._staying.set()
         self._changed = asyncio.Event()
 
     def wake(self) -> None:
@@ -188,18 +190,15 @@ class Agent:
 
     async def _execute(self, record: Record) -> None:
         assert record.expires_at_s is not None and record.action is not None
-        if self._departure is not None:
-            # Someone else's shutdown is under way: if it goes through, this command was interrupted by it.
-            await self._changed.wait()
-            return
+        # Someone else's shutdown may be under way: if it goes through, this command was interrupted by it.
+        await self._staying.wait()
         now_s = self._clock.boot_clock_s()
         if now_s >= record.expires_at_s:
             self._advance(record, Failed(ErrorCode.EXPIRED, "expired before execution could start"))
             return
         self._advance(record, Due(self._boot_id, now_s + DELIVERY_S + self._settings.execution_timeout_s))
         await self._outbox.wait_empty(DELIVERY_S)
-        if self._departure is not None:
-            return
+        await self._staying.wait()
         self._asked_at_s[record.command_id] = self._clock.boot_clock_s()
         try:
             await self._host.request(record.action, record.command_id)
@@ -230,13 +229,16 @@ class Agent:
 
     def on_departure(self, announced: Departure) -> None:
         """logind: the host is going down. Say the last words, then let it."""
+        self._staying.clear()
         reason = announced.value
-        for record in self._journal.open_records():
-            if record.state is State.EXECUTING and record.command_id in self._asked_at_s and record.action is not None:
-                if announced is Departure.UNKNOWN:
-                    reason = _REASONS[record.action]
-                if reason is PresenceReason.SHUTTING_DOWN:
-                    self._advance(record, GoingDown())
+        try:
+            for record in self._journal.open_records():
+                if record.command_id in self._asked_at_s and record.action is not None:
+                    reason = _REASONS[record.action] if announced is Departure.UNKNOWN else reason
+                    if reason is PresenceReason.SHUTTING_DOWN:
+                        self._advance(record, GoingDown())
+        except JournalError as error:
+            log.error("%s; the next boot will tell what became of the command", error)
         self._departure = asyncio.create_task(self._depart(reason), name="last words")
 
     async def _depart(self, reason: PresenceReason) -> None:
@@ -254,7 +256,7 @@ class Agent:
     def on_stay(self) -> None:
         """logind: the host is not going down after all."""
         self._departure = None
-        self._changed.set()
+        self._staying.set()
 
     def _advance(self, record: Record, event: Event) -> None:
         """Apply `event` to what the journal now knows of `record`, unless its story has ended meanwhile."""

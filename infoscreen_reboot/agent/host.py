@@ -113,7 +113,7 @@ class SystemHost:
                 keeper.cancel()
             raise EOFError("the bus closed the connection")
         finally:
-            bus.disconnect()
+            await _close(bus)
 
     async def request(self, action: Action, command_id: str) -> None:
         """Ask the helper; returns on its yes.
@@ -181,6 +181,17 @@ class SystemHost:
                 self._announced = Departure.UNKNOWN
                 self._delay_wanted.set()
                 self._on_stay()
+
+
+async def _close(bus: MessageBus) -> None:
+    if bus.connected:
+        bus.disconnect()
+        gone = asyncio.ensure_future(bus.wait_for_disconnect())
+        await asyncio.wait({gone}, timeout=1)
+        _ = gone.cancelled() or gone.exception()
+    # dbus-next leaves these to the garbage collector.
+    bus._stream.close()
+    bus._sock.close()
 
 
 async def _call(

@@ -152,7 +152,14 @@ TABLE = (
         State.HELD,
         Failed,
         State.FAILED,
-        codes=(ErrorCode.CLOCK_UNSYNCHRONIZED, ErrorCode.EXPIRED, ErrorCode.NOT_YET_VALID),
+        # The last two after a restart with other settings.
+        codes=(
+            ErrorCode.CLOCK_UNSYNCHRONIZED,
+            ErrorCode.EXPIRED,
+            ErrorCode.NOT_YET_VALID,
+            ErrorCode.UNSUPPORTED_ACTION,
+            ErrorCode.WRONG_CLIENT,
+        ),
     ),
     Row(State.HELD, Woke, State.FAILED, _another_boot_than_received, (ErrorCode.INTERRUPTED,)),
     Row(State.ACCEPTED, Due, State.EXECUTING),

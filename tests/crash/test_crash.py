@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from infoscreen_reboot.agent.config import Settings
 from infoscreen_reboot.agent.lifecycle import TABLE, Accepted, Due, Event, GoingDown, Held, State, Woke
 from infoscreen_reboot.agent.ports import Departure, NoReply, Refusal
 from infoscreen_reboot.contract import ack
@@ -45,6 +46,7 @@ class Play:
     dies_after_s: float | None = None
     synchronised_after_s: float | None = None
     wall_jump: timedelta = timedelta()
+    settings_after_restart: Settings | None = None
 
 
 def stage(path: tuple[Move, ...], world: World) -> Play:
@@ -69,6 +71,13 @@ def stage(path: tuple[Move, ...], world: World) -> Play:
                 play.synchronised_after_s, play.wall_jump = 5, timedelta(minutes=10)
             case (State.HELD, _, ErrorCode.NOT_YET_VALID):
                 play.synchronised_after_s, play.wall_jump = 5, timedelta(minutes=-10)
+            case (State.HELD, _, ErrorCode.UNSUPPORTED_ACTION):
+                play.payload = w.payload(action=Action.SHUTDOWN_HOST)
+                play.synchronised_after_s = 5
+                play.settings_after_restart = replace(world.settings, offered=frozenset({Action.REBOOT_HOST}))
+            case (State.HELD, _, ErrorCode.WRONG_CLIENT):
+                play.synchronised_after_s = 5
+                play.settings_after_restart = replace(world.settings, client_uuid=OTHER_ID)
             case (State.ACCEPTED, t, None) if t is Due:
                 pass
             case (State.ACCEPTED, t, _) if t is Woke:
@@ -123,6 +132,9 @@ async def perform(play: Play, world: World) -> None:
     world.send(play.payload, retain=play.retain)
     if play.synchronised_after_s is not None:
         await asyncio.sleep(play.synchronised_after_s)
+        if play.settings_after_restart is not None:
+            world.settings = play.settings_after_restart
+            world.kill()
         world.wall_offset += play.wall_jump
         world.clock_synchronised = True
     if play.stays_after_s is not None:
