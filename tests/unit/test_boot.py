@@ -1,8 +1,5 @@
 """What the machine says of itself."""
 
-import shutil
-import subprocess
-import uuid
 from pathlib import Path
 
 from infoscreen_reboot.agent import boot
@@ -10,21 +7,9 @@ from infoscreen_reboot.agent import boot
 MACHINE_ID = "3d1219c7c4c5404aaa1f6d2a48adfda4"
 
 
-def test_the_machines_uuid_is_the_one_systemd_derives(tmp_path: Path) -> None:
-    tool = shutil.which("systemd-id128")
-    assert tool is not None
-    application = "6e1a2d3c93c54f0e8f1b6f2f6f7d2a71"
-    machine_id = Path("/etc/machine-id").read_text().strip()
-    told = subprocess.run(
-        [tool, "machine-id", f"--app-specific={application}"], capture_output=True, text=True, check=True
-    )
-    assert boot.client_uuid_of_machine(machine_id) == str(uuid.UUID(told.stdout.strip()))
-
-
-def test_the_machine_id_itself_does_not_leave_the_machine() -> None:
-    derived = boot.client_uuid_of_machine(MACHINE_ID)
-    assert derived == "0fd157c2-8a33-40d9-947c-c1cfe34852eb"
-    assert derived.replace("-", "") != MACHINE_ID
+def test_the_machines_uuid_is_the_one_systemd_derives_and_not_the_machine_id() -> None:
+    # Said by systemd 252 on a machine of that id: systemd-id128 machine-id --app-specific=6e1a2d3c93c54f0e8f1b6f2f6f7d2a71
+    assert boot.client_uuid_of_machine(MACHINE_ID) == "0fd157c2-8a33-40d9-947c-c1cfe34852eb"
 
 
 def test_boot_id_and_boot_clock_are_the_kernels() -> None:
