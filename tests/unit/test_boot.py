@@ -8,7 +8,7 @@ MACHINE_ID = "3d1219c7c4c5404aaa1f6d2a48adfda4"
 
 
 def test_the_machines_uuid_is_the_one_systemd_derives_and_not_the_machine_id() -> None:
-    # Said by systemd 252 on a machine of that id: systemd-id128 machine-id --app-specific=6e1a2d3c93c54f0e8f1b6f2f6f7d2a71
+    # What systemd 252 said there: systemd-id128 machine-id --app-specific=6e1a2d3c93c54f0e8f1b6f2f6f7d2a71
     assert boot.client_uuid_of_machine(MACHINE_ID) == "0fd157c2-8a33-40d9-947c-c1cfe34852eb"
 
 

@@ -1,0 +1,294 @@
+#!/usr/bin/python3 -I
+"""Reboots or shuts down this host on a D-Bus call, if polkit, the lockout and logind's locks allow it."""
+
+import asyncio
+import json
+import logging
+import math
+import os
+import re
+import signal
+import sys
+import time
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+sys.modules["gi"] = None  # type: ignore[assignment]  # None keeps dbus-next's GLib back end out: 3.7 MB
+
+from dbus_next.aio.message_bus import MessageBus  # noqa: E402
+from dbus_next.constants import BusType, MessageFlag, MessageType, NameFlag, RequestNameReply  # noqa: E402
+from dbus_next.message import Message  # noqa: E402
+from dbus_next.signature import Variant  # noqa: E402
+
+NAME, PATH, FDO = "org.infoscreen.RebootHelper1", "/org/infoscreen/RebootHelper1", "org.freedesktop"
+BUS = f"{FDO}.DBus", "/org/freedesktop/DBus", f"{FDO}.DBus"
+LOGIND = f"{FDO}.login1", "/org/freedesktop/login1", f"{FDO}.login1.Manager"
+POLKIT = f"{FDO}.PolicyKit1", "/org/freedesktop/PolicyKit1/Authority", f"{FDO}.PolicyKit1.Authority"
+SYSTEMD = f"{FDO}.systemd1", "/org/freedesktop/systemd1", f"{FDO}.DBus.Properties"
+NO_REPLY, UNKNOWN_METHOD = f"{FDO}.DBus.Error.NoReply", f"{FDO}.DBus.Error.UnknownMethod"
+UNANSWERED = NO_REPLY, *(f"{FDO}.DBus.Error.{word}" for word in ("Timeout", "TimedOut", "Disconnected"))
+BLOCKED = f"{FDO}.DBus.Error.AccessDenied", f"{FDO}.login1.BlockedByInhibitorLock"
+IDLE_S, ANSWER_TIMEOUT_S, IDS_KEPT = 30.0, 10.0, 1000
+UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE | re.ASCII)
+CODES = {"NotAuthorized": "not_authorized", "Lockout": "lockout", "Inhibited": "inhibited"}  # for Preview
+PERMISSION, REBOOT, SHUTDOWN = "org.infoscreen.reboothelper1", "reboot", "shutdown"
+ACTIONS = {"reboot_host": REBOOT, "shutdown_host": SHUTDOWN}
+ORDERS, ROOT_CHECK_INHIBITORS = {REBOOT: "RebootWithFlags", SHUTDOWN: "PowerOffWithFlags"}, 1  # sd-login's flag
+# All that can be called: the answer's signature, whose permission it takes, which arguments mean something.
+MEMBERS: dict[tuple[str, str, str], tuple[str, str, Any]] = {
+    (NAME, "Reboot", "s"): ("", REBOOT, UUID.fullmatch),
+    (NAME, "Shutdown", "s"): ("", SHUTDOWN, UUID.fullmatch),
+    (NAME, "Preview", "s"): ("bss", REBOOT, ACTIONS.get),
+    (f"{FDO}.DBus.Properties", "Get", "ss"): ("v", REBOOT, lambda *of: of == (NAME, "Lockout")),
+}
+
+
+class Refused(Exception):
+    def __init__(self, error: str, sentence: str) -> None:
+        super().__init__("".join(c if c.isprintable() else " " for c in sentence)[:500])
+        self.error = error  # a bare word is one of our own errors
+
+
+class Now(NamedTuple):
+    wall_s: float
+    boot_id: str
+    monotonic_s: float  # CLOCK_BOOTTIME: comparable within one boot
+    since_boot_s: float
+
+    def at(self, after_s: float = 0) -> str:
+        return datetime.fromtimestamp(math.ceil(self.wall_s + after_s), UTC).isoformat().replace("+00:00", "Z")
+
+
+@dataclass(frozen=True)
+class Entry:
+    command_id: str
+    action: str
+    boot_id: str
+    at: str  # RFC 3339
+    monotonic_s: float
+    counted: bool
+
+    def age_s(self, now: Now) -> float:
+        """The wall clock may be wrong after a boot: the clock that says "longest ago" is right."""
+        wall_s = now.wall_s - datetime.fromisoformat(self.at).timestamp()
+        kernel_s = now.monotonic_s - self.monotonic_s if self.boot_id == now.boot_id else now.since_boot_s
+        return max(wall_s, kernel_s, 0.0)
+
+
+def lockout(entries: list[Entry], now: Now, limit: int, window_s: int) -> tuple[int, str]:
+    """How many reboots count, and when the next is possible ("" for now); the limit may have been lowered since."""
+    left_s = sorted(window_s - e.age_s(now) for e in entries if e.counted and e.age_s(now) < window_s)
+    return len(left_s), now.at(left_s[-limit]) if len(left_s) >= limit else ""
+
+
+class History:
+    def __init__(self, directory: Path, limit: int, window_s: int) -> None:
+        self.path, self.limit, self.window_s = directory / "history.json", limit, window_s
+        self.entries: list[Entry] = []
+
+    def load(self, now: Now) -> None:
+        """An unreadable history is set aside and counts as full from now on: not as empty, not for ever."""
+        try:
+            document = json.loads(self.path.read_bytes() if self.path.exists() else '{"version": 1, "entries": []}')
+            self.entries = [Entry(**raw) for raw in document["entries"]]
+            if document["version"] != 1 or not all(math.isfinite(e.age_s(now) + e.monotonic_s) for e in self.entries):
+                raise ValueError("an unknown version or an impossible time")
+        except (OSError, ValueError, TypeError, KeyError, ArithmeticError, RecursionError) as error:
+            logging.error("cannot read %s (%r): set aside, a full lockout starts now", self.path, error)
+            unknown = Entry("", "unreadable", now.boot_id, now.at(), now.monotonic_s, counted=True)
+            self.commit([unknown] * self.limit, now, old_aside=True)
+
+    def commit(self, entries: list[Entry], now: Now, *, old_aside: bool = False) -> None:
+        older = [e for e in entries[:-IDS_KEPT] if e.counted and e.age_s(now) < self.window_s]
+        kept, new = older + entries[-IDS_KEPT:], self.path.with_suffix(".new")
+        try:
+            with new.open("w", encoding="utf-8") as file:
+                json.dump({"version": 1, "entries": [asdict(entry) for entry in kept]}, file, indent=1)
+                file.flush()
+                os.fsync(file.fileno())
+            if old_aside:
+                self.path.replace(self.path.with_suffix(".json.corrupt"))
+            new.replace(self.path)
+            os.fsync(directory := os.open(self.path.parent, os.O_RDONLY))
+            os.close(directory)
+        except OSError as error:
+            raise Refused("Failed", f"cannot write {self.path}: {error.strerror}") from error
+        self.entries = kept
+
+
+class Helper:
+    def __init__(self, bus: MessageBus, boot_id: str, history: History) -> None:
+        self.bus, self.boot_id, self.history = bus, boot_id, history
+        self.work: set[asyncio.Task[None]] = set()
+        self.one_at_a_time, self.stopping = asyncio.Lock(), asyncio.Event()
+        self.idle = asyncio.get_running_loop().call_later(IDLE_S, self.stopping.set)
+
+    def on_message(self, message: Message) -> bool:
+        """Takes every method call, so that dbus-next's own handlers (Peer, ObjectManager) answer no one."""
+        if is_call := message.message_type is MessageType.METHOD_CALL:
+            self.idle.cancel()
+            self.work.add(task := asyncio.create_task(self.answer(message)))
+            task.add_done_callback(self.on_answered)
+        return is_call
+
+    def on_answered(self, task: asyncio.Task[None]) -> None:
+        self.work.discard(task)
+        if not self.work:
+            self.idle = asyncio.get_running_loop().call_later(IDLE_S, self.stopping.set)
+
+    async def answer(self, message: Message) -> None:
+        command_id = next((a.lower() for a in message.body if isinstance(a, str) and UUID.fullmatch(a)), "")
+        caller, outcome = str(message.sender), "done"
+        try:
+            [who] = await self.ask(BUS, "GetConnectionCredentials", "s", [message.sender], "NotAuthorized")
+            caller = f"uid {who['UnixUserID'].value}, pid {who['ProcessID'].value}"
+            reply = Message.new_method_return(message, *await self.gate(message))
+        except Refused as no:
+            error = no.error if "." in no.error else f"{NAME}.Error.{no.error}"
+            outcome, reply = f"{no.error}: {no}", Message.new_error(message, error, str(no))
+        except Exception as bug:  # the boundary: whatever goes wrong inside, no traceback crosses the bus
+            logging.exception("cannot answer %s", message.member)
+            outcome = f"internal error: {type(bug).__name__}"
+            reply = Message.new_error(message, f"{NAME}.Error.Failed", outcome)
+        called, fields = f"{message.member} {command_id}".strip(), {"COMMAND_ID": command_id} if command_id else None
+        logging.info("%s by %s: %s", called, caller, outcome, extra=fields)
+        if not message.flags & MessageFlag.NO_REPLY_EXPECTED:
+            await self.bus.send(reply)
+
+    async def gate(self, message: Message) -> tuple[str, list[Any]]:
+        """The one way in: on the list, with arguments that mean something, polkit's yes to this sender."""
+        member = (str(message.interface), message.member, message.signature)
+        if message.path != PATH or member not in MEMBERS:
+            raise Refused(UNKNOWN_METHOD, "there is no such method here")
+        gives, permission, means_something = MEMBERS[member]
+        if not means_something(*message.body):
+            raise Refused("InvalidArgument", f"{message.member} cannot take {', '.join(message.body)!r}")
+        await self.authorise(message.sender, permission)
+        if message.member in ("Reboot", "Shutdown"):
+            return gives, await self.order(permission, message.body[0].lower())
+        if message.member == "Preview":
+            return gives, await self.preview(message.sender, ACTIONS[message.body[0]])
+        used, unlocks_at = lockout(self.history.entries, await self.now(), self.history.limit, self.history.window_s)
+        state = Variant("(uuus)", [used, self.history.limit, self.history.window_s, unlocks_at])
+        return gives, [state]
+
+    async def authorise(self, sender: str, action: str) -> None:
+        about = [["system-bus-name", {"name": Variant("s", sender)}], f"{PERMISSION}.{action}", {}, 0, ""]
+        reply = await self.ask(POLKIT, "CheckAuthorization", "(sa{sv})sa{ss}us", about, "NotAuthorized")
+        if reply[0][0] is not True:
+            raise Refused("NotAuthorized", f"polkit does not allow {PERMISSION}.{action}")
+
+    async def order(self, action: str, command_id: str) -> list[Any]:
+        async with self.one_at_a_time:
+            if any(entry.command_id == command_id for entry in self.history.entries):
+                raise Refused("AlreadyExecuted", f"command {command_id} was executed before")
+            now = await self.check(action)
+            entry = Entry(command_id, f"{action}_host", now.boot_id, now.at(), now.monotonic_s, action == REBOOT)
+            self.history.commit([*self.history.entries, entry], now)
+            self.set_wall_message(f"{action.capitalize()} by remote command {command_id}")
+            try:
+                await self.ask(LOGIND, ORDERS[action], "t", [ROOT_CHECK_INHIBITORS])
+            except Refused as no:
+                if no.error == NO_REPLY:  # the host may be going down: stays counted, is not called a failure
+                    raise
+                self.set_wall_message("")
+                self.history.commit([*self.history.entries[:-1], replace(entry, counted=False)], now)
+                raise Refused("Inhibited" if no.error in BLOCKED else "Failed", str(no)) from no
+        return []
+
+    async def preview(self, sender: str, action: str) -> list[Any]:
+        try:
+            await self.authorise(sender, action)
+            await self.check(action)
+        except Refused as no:
+            return [False, CODES.get(no.error, "helper_failed"), str(no)]
+        return [True, "", ""]
+
+    async def check(self, action: str) -> Now:
+        """What time it is, if neither the lockout (of reboots) nor an inhibitor stands in the way."""
+        now, s = await self.now(), self.history.window_s
+        used, unlocks_at = lockout(self.history.entries, now, self.history.limit, s)
+        if action == REBOOT and unlocks_at:
+            window = f"{s // 60} minutes" if s >= 120 and s % 60 == 0 else f"{s} seconds"
+            reboots = "1 reboot" if used == 1 else f"{used} reboots"
+            raise Refused("Lockout", f"{reboots} in the last {window}; next possible at {unlocks_at}")
+        [locks] = await self.ask(LOGIND, "ListInhibitors", "", [], "Failed")
+        # systemd 252 lets root through such a lock whatever the flags say (PR 30307): so we look ourselves.
+        holders = [
+            f"{who}: {why} (pid {pid})"
+            for what, who, why, mode, _, pid in locks
+            if mode == "block" and "shutdown" in what.split(":")
+        ]
+        if holders:
+            raise Refused("Inhibited", "blocked by " + "; ".join(holders))
+        return now
+
+    async def now(self) -> Now:
+        about = [f"{FDO}.systemd1.Manager", "UserspaceTimestampMonotonic"]  # in a container, /proc/uptime is the host's
+        [started_us] = await self.ask(SYSTEMD, "Get", "ss", about, "Failed")
+        since_boot_s = time.monotonic() - started_us.value / 1e6
+        return Now(time.time(), self.boot_id, time.clock_gettime(time.CLOCK_BOOTTIME), since_boot_s)
+
+    def set_wall_message(self, text: str) -> None:
+        # Best effort, no answer wanted: the bus keeps the order of what we send to logind.
+        no_reply = MessageFlag.NO_REPLY_EXPECTED
+        self.bus.send(Message(*LOGIND, "SetWallMessage", flags=no_reply, signature="sb", body=[text, True]))
+
+    async def ask(self, whom: tuple[str, str, str], member: str, takes: str, body: list[Any], or_else: str = "") -> Any:
+        """Raises Refused, as `or_else` or as the error answered; NO_REPLY means: it may have been done."""
+        try:
+            async with asyncio.timeout(ANSWER_TIMEOUT_S):
+                reply: Any = await self.bus.call(Message(*whom, member, signature=takes, body=body))
+        except (TimeoutError, OSError, EOFError):
+            raise Refused(or_else or NO_REPLY, f"{whom[0]} did not answer {member}") from None
+        if reply.message_type is MessageType.ERROR:
+            error = NO_REPLY if reply.error_name in UNANSWERED else reply.error_name
+            text = reply.body[0] if reply.signature[:1] == "s" else reply.error_name
+            raise Refused(or_else or error, f"{whom[0]} answered: {text}")
+        return reply.body
+
+
+def setting(name: str, default: str, most: int) -> int:
+    if re.fullmatch(r"[0-9]{1,9}", text := os.environ.get(name, default)) and 1 <= int(text) <= most:
+        return int(text)
+    sys.exit(f"cannot start: {name} is {text!r}, but must be a whole number from 1 to {most}")
+
+
+async def serve(boot_id: str, history: History) -> None:
+    bus = await MessageBus(bus_type=BusType.SYSTEM).connect()
+    helper = Helper(bus, boot_id, history)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, helper.stopping.set)
+    helper.history.load(await helper.now())
+    bus.add_message_handler(helper.on_message)
+    if await bus.request_name(NAME, NameFlag.DO_NOT_QUEUE) is not RequestNameReply.PRIMARY_OWNER:
+        sys.exit(f"cannot start: someone else owns {NAME}")
+    ends = [asyncio.ensure_future(end) for end in (bus.wait_for_disconnect(), helper.stopping.wait())]
+    await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+    if ends[0].done():
+        raise EOFError("the system bus is gone") from ends[0].exception()
+    # A call that came before the bus took the name away is still ours; a later one starts the next helper.
+    await bus.release_name(NAME)
+    while helper.work:
+        await asyncio.wait(helper.work)
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    stderr = os.fstat(2)
+    if os.environ.get("JOURNAL_STREAM") == f"{stderr.st_dev}:{stderr.st_ino}":
+        from systemd.journal import JournalHandler
+
+        logging.getLogger().handlers = [JournalHandler(SYSLOG_IDENTIFIER="infoscreen-reboot-helper")]
+    if not (directory := os.environ.get("STATE_DIRECTORY")) or not (boot_id := os.environ.get("BOOT_ID")):
+        sys.exit("cannot start: infoscreen-reboot-helper.service sets STATE_DIRECTORY and BOOT_ID, which are missing")
+    history = History(Path(directory), setting("LOCKOUT_LIMIT", "3", 100), setting("LOCKOUT_WINDOW_S", "900", 86400))
+    try:
+        asyncio.run(serve(boot_id, history))
+    except (Refused, OSError, EOFError) as error:
+        sys.exit(f"cannot go on: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,320 @@
+"""The agent's way to the helper, to logind and to timedated, on a private bus."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import select
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+import pytest
+from dbus_next.message import Message
+from dbus_next.signature import Variant
+
+from infoscreen_reboot.agent import boot
+from infoscreen_reboot.agent import host as module
+from infoscreen_reboot.agent.host import SystemHost
+from infoscreen_reboot.agent.ports import Departure, NoReply, Refusal
+from infoscreen_reboot.contract.ack import ErrorCode
+from infoscreen_reboot.contract.command import Action
+from tests.bus.fakes import Answer, Behaviour, Fail, Fake, FakeLogind, Loop, PrivateBus, Silence
+from tests.world import COMMAND_ID
+
+LOGIND = "/org/freedesktop/login1", "org.freedesktop.login1.Manager"
+
+
+class FakeHelper(Fake):
+    """Says yes and does nothing."""
+
+    name = "org.infoscreen.RebootHelper1"
+
+    def own_answer(self, message: Message) -> Behaviour:
+        return Answer()
+
+
+class FakeTimedated(Fake):
+    """Knows whether the clock is synchronised, if it likes to tell."""
+
+    name = "org.freedesktop.timedate1"
+
+    def own_answer(self, message: Message) -> Behaviour:
+        assert message.body == ["org.freedesktop.timedate1", "NTPSynchronized"]
+        return Answer("v", (Variant("b", True),))
+
+
+class DelayingLogind(FakeLogind):
+    """Gives out delay inhibitors and can tell whether each is still held."""
+
+    preparing = False
+
+    def __init__(self, loop: Loop, address: str) -> None:
+        self.locks: list[int] = []
+        super().__init__(loop, address)
+
+    async def _answer(self, message: Message) -> None:
+        if message.member == "Inhibit" and "Inhibit" not in self.answers:
+            ours, theirs = os.pipe()
+            self.locks.append(ours)
+            self.calls.append((message.member, message.body))
+            await self._bus.send(Message.new_method_return(message, "h", [0], unix_fds=[theirs]))
+            os.close(theirs)
+        else:
+            await super()._answer(message)
+
+    def own_answer(self, message: Message) -> Behaviour:
+        if message.body == [LOGIND[1], "PreparingForShutdown"]:
+            return Answer("v", (Variant("b", self.preparing),))
+        return super().own_answer(message)
+
+    def held(self) -> int:
+        """How many delay inhibitors are held: the other end of a pipe hangs up when its lock is let go."""
+        poll = select.poll()
+        for lock in self.locks:
+            poll.register(lock, select.POLLHUP)
+        return len(self.locks) - len(poll.poll(0))
+
+    def announce(self, going: bool, kind: str | None = None) -> None:
+        if kind is not None:
+            self.emit(*LOGIND, "PrepareForShutdownWithMetadata", "ba{sv}", going, {"type": Variant("s", kind)})
+        self.emit(*LOGIND, "PrepareForShutdown", "b", going)
+
+
+@pytest.fixture(autouse=True)
+def _on_the_private_bus(bus: PrivateBus, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", bus.address)
+    monkeypatch.setattr(module, "REPLY_TIMEOUT_S", 2.0)
+    monkeypatch.setattr(module, "_RECONNECT_S", 0.1)
+    monkeypatch.setattr(module, "_CONNECT_TIMEOUT_S", 3.0)
+    monkeypatch.setattr(module, "_CLOCK_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(boot, "timesyncd_says_synchronised", lambda: False)
+
+
+@pytest.fixture
+def logind(loop: Loop, bus: PrivateBus) -> Iterator[DelayingLogind]:
+    fake = DelayingLogind(loop, bus.address)
+    yield fake
+    fake.vanish()
+    for lock in fake.locks:
+        os.close(lock)
+
+
+@pytest.fixture
+def helper(loop: Loop, bus: PrivateBus) -> Iterator[FakeHelper]:
+    fake = FakeHelper(loop, bus.address)
+    yield fake
+    fake.vanish()
+
+
+class Seen:
+    """What the host told the agent."""
+
+    def __init__(self) -> None:
+        self.told: list[Departure | str] = []
+
+    def host(self) -> SystemHost:
+        return SystemHost(self.told.append, lambda: self.told.append("stay"))
+
+
+def live(test: Callable[[SystemHost, Seen], Awaitable[None]]) -> None:
+    """Run `test` beside a host that is running."""
+
+    async def main() -> None:
+        seen = Seen()
+        host = seen.host()
+        running = asyncio.create_task(host.run())
+        try:
+            await test(host, seen)
+        finally:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+
+    asyncio.run(main())
+
+
+async def until(is_so: Callable[[], Any]) -> None:
+    """Wait for what another process does; nothing tells us when."""
+    async with asyncio.timeout(10):
+        while not is_so():
+            await asyncio.sleep(0.01)
+
+
+async def answer(host: SystemHost, action: Action = Action.REBOOT_HOST) -> Refusal | NoReply | None:
+    try:
+        await host.request(action, COMMAND_ID)
+    except (Refusal, NoReply) as no:
+        return no
+    return None
+
+
+def test_each_action_is_one_call_of_the_helper_with_the_commands_id(logind: DelayingLogind, helper: FakeHelper) -> None:
+    async def test(host: SystemHost, seen: Seen) -> None:
+        assert await answer(host) is None
+        assert await answer(host, Action.SHUTDOWN_HOST) is None
+
+    live(test)
+    assert helper.calls == [("Reboot", [COMMAND_ID]), ("Shutdown", [COMMAND_ID])]
+    assert logind.orders == []
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        ("org.infoscreen.RebootHelper1.Error.NotAuthorized", ErrorCode.NOT_AUTHORIZED),
+        ("org.infoscreen.RebootHelper1.Error.Lockout", ErrorCode.LOCKOUT),
+        ("org.infoscreen.RebootHelper1.Error.Inhibited", ErrorCode.INHIBITED),
+        ("org.infoscreen.RebootHelper1.Error.AlreadyExecuted", ErrorCode.HELPER_FAILED),
+        ("org.infoscreen.RebootHelper1.Error.Failed", ErrorCode.HELPER_FAILED),
+        ("org.freedesktop.DBus.Error.UnknownMethod", ErrorCode.HELPER_FAILED),
+        ("org.freedesktop.DBus.Error.AccessDenied", ErrorCode.HELPER_UNAVAILABLE),
+        ("org.freedesktop.DBus.Error.Spawn.ChildExited", ErrorCode.HELPER_UNAVAILABLE),
+        ("org.freedesktop.systemd1.UnitMasked", ErrorCode.HELPER_UNAVAILABLE),
+    ],
+)
+def test_each_error_is_a_refusal_by_its_own_code_in_its_own_words(
+    logind: DelayingLogind, helper: FakeHelper, error: str, code: ErrorCode
+) -> None:
+    helper.answers["Reboot"] = Fail(error, "because of this")
+
+    async def test(host: SystemHost, seen: Seen) -> None:
+        no = await answer(host)
+        assert isinstance(no, Refusal)
+        assert no.code is code
+        assert "because of this" in no.message
+
+    live(test)
+
+
+def test_a_helper_that_does_not_exist_is_unavailable(logind: DelayingLogind) -> None:
+    async def test(host: SystemHost, seen: Seen) -> None:
+        no = await answer(host)
+        assert isinstance(no, Refusal) and no.code is ErrorCode.HELPER_UNAVAILABLE
+
+    live(test)
+
+
+@pytest.mark.parametrize("silence", Silence)
+def test_silence_of_the_helper_is_no_refusal(logind: DelayingLogind, helper: FakeHelper, silence: Silence) -> None:
+    helper.answers["Reboot"] = silence
+
+    async def test(host: SystemHost, seen: Seen) -> None:
+        assert isinstance(await answer(host), NoReply)
+
+    live(test)
+
+
+def test_a_bus_that_dies_with_the_call_on_its_way_is_no_refusal(
+    logind: DelayingLogind, helper: FakeHelper, bus: PrivateBus
+) -> None:
+    helper.answers["Reboot"] = Silence.HANG
+
+    async def test(host: SystemHost, seen: Seen) -> None:
+        call = asyncio.create_task(answer(host))
+        await until(lambda: helper.calls)
+        await asyncio.to_thread(bus.close)
+        assert isinstance(await call, NoReply)
+
+    live(test)
+
+
+@pytest.mark.filterwarnings("ignore:unclosed <socket")  # dbus-next's own, where there is nothing to connect to
+def test_without_a_bus_the_helper_is_unavailable(bus: PrivateBus, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", "unix:path=/nowhere")
+
+    async def test(host: SystemHost, seen: Seen) -> None:
+        no = await answer(host)
+        assert isinstance(no, Refusal) and no.code is ErrorCode.HELPER_UNAVAILABLE
+        assert not await host.clock_is_synchronised()
+
+    live(test)
+    gc.collect()  # while its warnings are still ignored
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [("reboot", Departure.REBOOTING), ("power-off", Departure.SHUTTING_DOWN), (None, Departure.UNKNOWN)],
+)
+def test_the_host_is_delayed_until_the_last_word_is_said(
+    logind: DelayingLogind, kind: str | None, told: Departure
+) -> None:
+    async def test(host: SystemHost, seen: Seen) -> None:
+        await until(logind.held)
+        assert logind.asked("Inhibit")[0][0] == "shutdown" and logind.asked("Inhibit")[0][3] == "delay"
+        await asyncio.to_thread(logind.announce, True, kind)
+        await until(lambda: seen.told)
+        assert seen.told == [told]
+        assert logind.held() == 1
+        host.release_delay()
+        assert logind.held() == 0
+
+    live(test)
+
+
+def test_a_shutdown_taken_back_is_told_and_the_next_is_delayed_again(logind: DelayingLogind) -> None:
+    async def test(host: SystemHost, seen: Seen) -> None:
+        await until(logind.held)
+        await asyncio.to_thread(logind.announce, True, "power-off")
+        await until(lambda: seen.told)
+        host.release_delay()
+        await asyncio.to_thread(logind.announce, False)
+        await until(logind.held)
+        assert seen.told == [Departure.SHUTTING_DOWN, "stay"]
+        await asyncio.to_thread(logind.announce, True)
+        await until(lambda: len(seen.told) == 3)
+        assert seen.told[2] is Departure.UNKNOWN
+
+    live(test)
+
+
+def test_a_shutdown_announced_before_we_listened_is_known(logind: DelayingLogind) -> None:
+    logind.preparing = True
+
+    async def test(host: SystemHost, seen: Seen) -> None:
+        await until(lambda: seen.told)
+        assert seen.told == [Departure.UNKNOWN]
+        assert logind.held() == 0
+
+    live(test)
+
+
+def test_without_the_right_to_delay_announcements_and_helper_still_work(
+    logind: DelayingLogind, helper: FakeHelper
+) -> None:
+    logind.answers["Inhibit"] = Fail("org.freedesktop.DBus.Error.AccessDenied")
+
+    async def test(host: SystemHost, seen: Seen) -> None:
+        assert await answer(host) is None
+        await until(lambda: logind.asked("Inhibit"))
+        await asyncio.to_thread(logind.announce, True, "reboot")
+        await until(lambda: seen.told)
+
+    live(test)
+
+
+def test_only_logind_can_announce_a_shutdown(logind: DelayingLogind, helper: FakeHelper) -> None:
+    async def test(host: SystemHost, seen: Seen) -> None:
+        await until(logind.held)
+        await asyncio.to_thread(helper.emit, *LOGIND, "PrepareForShutdown", "b", True)
+        # The bus keeps the order: this answer comes after the false announcement would have.
+        assert await answer(host) is None
+        assert seen.told == []
+
+    live(test)
+
+
+def test_timedateds_word_on_the_clock_is_taken_and_its_silence_is_a_no(
+    loop: Loop, bus: PrivateBus, logind: DelayingLogind
+) -> None:
+    timedated = FakeTimedated(loop, bus.address)
+
+    async def test(host: SystemHost, seen: Seen) -> None:
+        await until(logind.held)
+        assert await host.clock_is_synchronised()
+        timedated.answers["Get"] = Answer("v", (Variant("b", False),))
+        assert not await host.clock_is_synchronised()
+        timedated.answers["Get"] = Silence.HANG
+        assert not await host.clock_is_synchronised()
+
+    live(test)
+    timedated.vanish()
