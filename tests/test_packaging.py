@@ -1,0 +1,273 @@
+"""The package: what stdeb thinks of it, what lies in the .deb, and what Debian's own tools say."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import tarfile
+import xml.etree.ElementTree as ET
+from collections.abc import Callable
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+
+import infoscreen_reboot
+from infoscreen_reboot.agent import config
+
+TREE = Path(__file__).resolve().parents[1]
+AGENT, HELPER = "infoscreen-simclient.service", "infoscreen-reboot-helper.service"
+MODULES = "usr/share/infoscreen-reboot/"
+# A folder of the tree, and where its files lie on the target.
+SHIPPED = {
+    "dbus/system-services": "usr/share/dbus-1/system-services",
+    "dbus/system.d": "usr/share/dbus-1/system.d",
+    "polkit/actions": "usr/share/polkit-1/actions",
+    "polkit/rules.d": "usr/share/polkit-1/rules.d",
+    "systemd/system": "usr/lib/systemd/system",
+    "systemd/sysusers.d": "usr/lib/sysusers.d",
+}
+PROGRAMS = {
+    "usr/bin/infoscreen-reboot",
+    "usr/libexec/infoscreen-reboot/infoscreen-simclient",
+    "usr/libexec/infoscreen-reboot/infoscreen-reboot-helper",
+}
+# Debian's tools in Debian's Python, and no DEBEMAIL or the like of whoever runs the tests.
+ENVIRONMENT = {
+    "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+    "LC_ALL": "C.UTF-8",
+    "DEB_BUILD_OPTIONS": "nocheck",
+}
+CLIENT_UUID = "9b8d1856-ff34-4864-a726-12de072d0f77"
+
+
+def run(*command: str | Path, cwd: Path | None = None) -> str:
+    """What it printed, errors too. Fails the test with that if the command fails."""
+    pipe, both = subprocess.PIPE, subprocess.STDOUT
+    done = subprocess.run(command, cwd=cwd, env=ENVIRONMENT, text=True, stdout=pipe, stderr=both, check=False)
+    if done.returncode != 0:
+        pytest.fail(f"{' '.join(map(str, command))} ended with {done.returncode}:\n{done.stdout}")
+    return done.stdout
+
+
+def copy_of_tree(target: Path, *left_out: str) -> Path:
+    """Builds leave files behind; the work tree stays as it is."""
+    leftovers = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", *left_out)
+    shutil.copytree(TREE, target, symlinks=True, ignore=leftovers)
+    return target
+
+
+@dataclass(frozen=True)
+class Deb:
+    """A binary package, read once."""
+
+    path: Path
+    modes: dict[str, int]
+    contents: dict[str, str]
+    fields: dict[str, str]
+
+    @classmethod
+    def read(cls, path: Path) -> Deb:
+        archive = subprocess.run(["dpkg-deb", "--fsys-tarfile", path], capture_output=True, check=True)
+        modes, contents = {}, {}
+        with tarfile.open(fileobj=BytesIO(archive.stdout)) as tar:
+            for member in tar:
+                # Merged /usr: bookworm's debhelper still puts units into /lib.
+                name = re.sub(r"^lib/", "usr/lib/", member.name.removeprefix("./"))
+                assert (member.uid, member.gid) == (0, 0), name
+                modes[name] = member.mode
+                if (file := tar.extractfile(member)) is not None:
+                    contents[name] = file.read().decode("utf-8", errors="replace")
+        lines = run("dpkg-deb", "--field", path).splitlines()
+        fields = dict(line.split(": ", 1) for line in lines if not line.startswith(" "))
+        return cls(path, modes, contents, fields)
+
+    def scripts(self, name: str) -> str:
+        return run("dpkg-deb", "--info", self.path, name)
+
+    def modules(self) -> frozenset[str]:
+        """Whatever Python could import from the package's own place, with its data."""
+        places = "|".join((MODULES, "usr/lib/python3/dist-packages/"))
+        inside = (re.match(rf"(?:{places})(.+)", name) for name in self.contents)
+        return frozenset(m[1] for m in inside if m and ".egg-info/" not in m[1])
+
+    def dependencies(self) -> frozenset[str]:
+        return frozenset(re.split(r"[ :(|]", one.strip())[0] for one in self.fields["Depends"].split(","))
+
+
+def build_ours(directory: Path) -> Deb:
+    run("dpkg-buildpackage", "--build=binary", "--no-sign", cwd=copy_of_tree(directory / "source"))
+    return Deb.read(next(directory.glob("infoscreen-reboot_*_all.deb")))
+
+
+def build_with_stdeb(directory: Path, change: Callable[[Path], None] = lambda tree: None) -> Deb:
+    tree = copy_of_tree(directory / "source", "debian")
+    change(tree)
+    commands = ("--command-packages=stdeb.command", "sdist_dsc", "bdist_deb")
+    output = run("/usr/bin/python3", "setup.py", *commands, cwd=tree)
+    # It would be left out of Depends in silence otherwise.
+    assert "Cannot find package that provides" not in output, output
+    return Deb.read(next((tree / "deb_dist").glob("*.deb")))
+
+
+def drift(ours: Deb, second_opinion: Deb) -> dict[str, object]:
+    """Where debian/ and setup.py disagree: the subject, and what stdeb has there or only one of them has."""
+    found: dict[str, object] = {}
+    if missing := second_opinion.dependencies() - ours.dependencies():
+        found["Depends"] = set(missing)
+    if ours.modules() != second_opinion.modules():
+        found["modules"] = set(ours.modules() ^ second_opinion.modules())
+    for field in ("Package", "Version", "Homepage", "Maintainer"):
+        # The Debian revision is no business of setup.py.
+        if ours.fields[field].partition("-1")[0] != second_opinion.fields[field].partition("-1")[0]:
+            found[field] = second_opinion.fields[field]
+    return found
+
+
+@pytest.fixture(scope="module")
+def deb(tmp_path_factory: pytest.TempPathFactory) -> Deb:
+    return build_ours(tmp_path_factory.mktemp("package"))
+
+
+def test_stdeb_derives_the_same_package_from_setup_py(deb: Deb, tmp_path: Path) -> None:
+    second_opinion = build_with_stdeb(tmp_path)
+    assert drift(deb, second_opinion) == {}
+    assert "python3-paho-mqtt" in second_opinion.dependencies()
+
+
+def test_stdeb_reports_each_change_that_debian_does_not_follow(deb: Deb, tmp_path: Path) -> None:
+    def change(tree: Path) -> None:
+        setup = tree / "setup.py"
+        text = setup.read_text("utf-8")
+        for old, new in (
+            ('install_requires=["', 'install_requires=["requests", "'),
+            ("infoscreen/infoscreen-reboot", "elsewhere/infoscreen-reboot"),
+            ("maintainers@", "nobody@"),
+        ):
+            assert old in text
+            text = text.replace(old, new)
+        setup.write_text(text, "utf-8")
+        package = tree / "infoscreen_reboot"
+        (package / "mqtt.py").rename(package / "mqtt2.py")
+        version = package / "__init__.py"
+        version.write_text(re.sub(r'(__version__ = )".*"', r'\1"9.9.9"', version.read_text("utf-8")), "utf-8")
+
+    assert drift(deb, build_with_stdeb(tmp_path, change)) == {
+        "Depends": {"python3-requests"},
+        "modules": {"infoscreen_reboot/mqtt.py", "infoscreen_reboot/mqtt2.py"},
+        "Version": "9.9.9-1",
+        "Homepage": "https://github.com/elsewhere/infoscreen-reboot",
+        "Maintainer": "Infoscreen Reboot maintainers <nobody@infoscreen.example>",
+    }
+
+
+def test_changelog_and_modules_agree_on_the_version() -> None:
+    version = run("dpkg-parsechangelog", "--file", TREE / "debian/changelog", "--show-field", "Version")
+    assert version.rpartition("-")[0] == infoscreen_reboot.__version__
+
+
+def test_every_file_of_the_tree_lies_where_the_target_wants_it(deb: Deb) -> None:
+    for folder, target in SHIPPED.items():
+        ours = {path.name: path.read_text("utf-8") for path in (TREE / folder).iterdir()}
+        assert ours, f"nothing in {folder}"
+        for name, text in ours.items():
+            assert deb.contents[f"{target}/{name}"] == text
+    for page in (TREE / "docs/man").iterdir():
+        assert f"usr/share/man/man{page.suffix[1:]}/{page.name}.gz" in deb.contents
+
+
+def test_the_package_holds_no_file_without_a_reason(deb: Deb) -> None:
+    places = (
+        *(f"{target}/" for target in SHIPPED.values()),
+        f"{MODULES}infoscreen_reboot/",
+        f"{MODULES}infoscreen_reboot-{infoscreen_reboot.__version__}.egg-info/",
+        "usr/share/doc/infoscreen-reboot/",
+        "usr/share/man/",
+    )
+    others = {name for name in deb.contents if not name.startswith(places)}
+    assert others == PROGRAMS | {
+        "etc/infoscreen-reboot/agent.env",
+        "usr/share/lintian/overrides/infoscreen-reboot",
+        "usr/share/python3/runtime.d/infoscreen-reboot.rtupdate",
+    }
+
+
+def test_every_module_and_schema_is_shipped_and_private(deb: Deb) -> None:
+    package = TREE / "infoscreen_reboot"
+    ours = {str(p.relative_to(TREE)) for p in package.rglob("*") if p.suffix in (".py", ".json")}
+    assert deb.modules() == ours
+    assert not any("dist-packages" in name for name in deb.contents)
+
+
+def test_programs_are_executable_and_isolated_from_the_callers_python(deb: Deb) -> None:
+    for name in PROGRAMS:
+        assert deb.modes[name] == 0o755
+        assert deb.contents[name].startswith("#!/usr/bin/python3 -I\n"), name
+
+
+def test_only_root_reads_what_may_hold_the_brokers_password(deb: Deb) -> None:
+    assert deb.modes["etc/infoscreen-reboot/agent.env"] == 0o640
+    assert deb.modes["etc/infoscreen-reboot/agent.env.d"] == 0o750
+    assert deb.scripts("conffiles").split() == ["/etc/infoscreen-reboot/agent.env"]
+
+
+def test_the_shipped_configuration_sets_nothing_and_shows_the_true_defaults() -> None:
+    lines = (TREE / "debian/agent.env").read_text("utf-8").splitlines()
+    assert all(line.startswith("#") for line in lines if line)
+    shown = {m[1]: m[2] for line in lines if (m := re.fullmatch(r"#([A-Z_]+)=(.*)", line))}
+    required = {"MQTT_BROKER": "broker.example", "CLIENT_UUID": CLIENT_UUID}
+    assert config.unknown_names(shown) == []
+    assert config.load({**shown, **required}) == config.load(required)
+    page = (TREE / "docs/man/infoscreen-reboot.env.5").read_text("utf-8")
+    headings = re.findall(r"^\.It (.*)$", page, re.MULTILINE)
+    explained = {name for heading in headings for name in re.findall(r"Ev ([A-Z_]+)", heading)}
+    code = Path(config.__file__).read_text("utf-8")
+    known = set(re.findall(r'"((?:MQTT|CLIENT|COMMAND)_[A-Z_]*[A-Z])"', code))
+    assert set(shown) == explained == known
+
+
+def test_the_agent_is_enabled_and_both_units_are_stopped_on_removal(deb: Deb) -> None:
+    assert f"deb-systemd-helper enable '{AGENT}'" in deb.scripts("postinst")
+    assert f"deb-systemd-helper enable '{HELPER}'" not in deb.scripts("postinst")
+    for unit in (AGENT, HELPER):
+        assert f"deb-systemd-invoke $_dh_action '{unit}'" in deb.scripts("postinst")
+        assert f"deb-systemd-invoke stop '{unit}'" in deb.scripts("prerm")
+
+
+def test_the_user_exists_before_the_agent_starts(deb: Deb) -> None:
+    postinst = deb.scripts("postinst")
+    assert 0 < postinst.index("systemd-sysusers") < postinst.index("deb-systemd-invoke")
+
+
+def test_systemd_understands_every_line_of_the_units(deb: Deb, tmp_path: Path) -> None:
+    run("dpkg-deb", "--extract", deb.path, tmp_path)
+    (agent,) = tmp_path.glob(f"**/systemd/system/{AGENT}")
+    units = agent.parent
+    # The units that ours refer to.
+    shutil.copytree("/usr/lib/systemd/system", units, symlinks=True, dirs_exist_ok=True)
+    assert run("systemd-analyze", "verify", "--man=no", f"--root={tmp_path}", AGENT, HELPER) == ""
+
+
+@pytest.mark.parametrize(("unit", "tenths"), [(AGENT, 12), (HELPER, 6)])
+def test_units_are_confined(unit: str, tenths: int) -> None:
+    path = TREE / "systemd/system" / unit
+    run("systemd-analyze", "security", "--offline=true", f"--threshold={tenths}", path)
+
+
+def test_polkit_and_the_bus_can_read_their_xml() -> None:
+    policy = ET.parse(TREE / "polkit/actions/org.infoscreen.reboothelper1.policy").getroot()
+    actions = {action.get("id") for action in policy.iter("action")}
+    assert actions == {"org.infoscreen.reboothelper1.reboot", "org.infoscreen.reboothelper1.shutdown"}
+    defaults = [child.text for element in policy.iter("defaults") for child in element]
+    assert defaults == ["no"] * 6
+    for path in (TREE / "dbus/system.d").iterdir():
+        assert ET.parse(path).getroot().tag == "busconfig"
+
+
+def test_lintian_has_no_error_and_no_warning(deb: Deb) -> None:
+    changes = next(deb.path.parent.glob("*.changes"))
+    root = ("--allow-root",) if os.geteuid() == 0 else ()
+    run("lintian", *root, "--fail-on=error,warning", changes)
