@@ -108,7 +108,6 @@ class Session:
 
     async def run(self) -> None:
         """Until leave() or cancelled, and again after it. An exception of on_message ends it, but for Redeliver."""
-        self._leaving.clear()
         failures = 0
         self._tick()
         try:
@@ -123,6 +122,7 @@ class Session:
                     async with asyncio.timeout(delay_s):
                         await self._leaving.wait()
         finally:
+            self._leaving.clear()
             if self._timer is not None:
                 self._timer.cancel()
 

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from infoscreen_reboot import __version__
 from infoscreen_reboot.agent import boot
@@ -17,8 +18,6 @@ from infoscreen_reboot.contract import ack, wire
 UNIT = "infoscreen-simclient.service"
 _AGENT = "/usr/libexec/infoscreen-reboot/infoscreen-simclient"
 _STATE = Path("/var/lib/infoscreen-reboot")
-# What decides over the agent's environment; systemd reads it, so that we need no parser of our own.
-_ENVIRONMENT = ("Environment", "EnvironmentFiles", "LoadCredential")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -103,30 +102,31 @@ def _readable(report: dict[str, object]) -> str:
 
 
 def _check_config() -> int:
-    """Ask the agent itself, as its own user and in its own environment."""
-    unit = _show("User", *_ENVIRONMENT)
-    properties = [f"User={unit['User']}", "Type=exec"]
-    for line in unit["EnvironmentFiles"].splitlines():
-        path, _, options = line.rpartition(" (")
-        properties.append(f"EnvironmentFile={'-' if 'ignore_errors=yes' in options else ''}{path}")
-    properties += [f"{name}={unit[name]}" for name in ("Environment", "LoadCredential") if unit[name]]
-    words = [word for line in properties for word in ("-p", line)]
+    """Ask the agent itself, as its own user and with the environment and the credentials its unit gives it."""
+    properties = [f"User={_unit_property('User')}"]
+    properties += [f"EnvironmentFile={'-' * may_miss}{path}" for path, may_miss in _unit_property("EnvironmentFiles")]
+    properties += [f"LoadCredential={name}:{path}" for name, path in _unit_property("LoadCredential")]
+    properties += [f"LoadCredentialEncrypted={n}:{path}" for n, path in _unit_property("LoadCredentialEncrypted")]
+    words = [f"--setenv={assignment}" for assignment in _unit_property("Environment")]
+    words += [f"--property={line}" for line in properties]
     run = ["systemd-run", "--quiet", "--wait", "--pipe", "--collect", *words, "--", _AGENT, "--check-config"]
     return subprocess.run(run, check=False).returncode
 
 
+def _unit_property(name: str) -> Any:
+    """A property of the agent's unit by way of the bus: `systemctl show` of systemd 252 leaves some out."""
+    path = "/org/freedesktop/systemd1/unit/infoscreen_2dsimclient_2eservice"
+    where = ["org.freedesktop.systemd1", path, "org.freedesktop.systemd1.Service", name]
+    return json.loads(_ask("busctl", "--json=short", "get-property", *where))["data"]
+
+
 def _show(*names: str) -> dict[str, str]:
-    """Properties of the agent's unit; one that systemd lists on several lines keeps them all."""
-    shown = subprocess.run(
-        ["systemctl", "show", UNIT, *(f"--property={n}" for n in names)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if shown.returncode != 0:
-        raise SystemExit(f"infoscreen-reboot: cannot ask systemd: {shown.stderr.strip()}")
-    found = dict.fromkeys(names, "")
-    for line in shown.stdout.splitlines():
-        name, _, value = line.partition("=")
-        found[name] = f"{found[name]}\n{value}" if found.get(name) else value
-    return found
+    shown = _ask("systemctl", "show", UNIT, *(f"--property={name}" for name in names))
+    return dict(line.split("=", 1) for line in shown.splitlines())
+
+
+def _ask(*command: str) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise SystemExit(f"infoscreen-reboot: cannot ask systemd: {done.stderr.strip()}")
+    return done.stdout

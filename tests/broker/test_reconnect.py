@@ -122,6 +122,18 @@ def test_a_farewell_that_was_not_acknowledged_leaves_the_last_word_to_the_will(b
     run(story())
 
 
+def test_after_a_farewell_the_session_can_come_back(broker: Broker, run: Run) -> None:
+    async def story() -> None:
+        client = Client(plain(broker))
+        async with client.connected() as task:
+            await client.session.leave(FAREWELL, timeout_s=5)
+            await asyncio.wait_for(task, 5)
+        async with broker.observe(STATUS) as observer, client.connected():
+            await observer.until(lambda seen: seen.payload == b"online 2")
+
+    run(story())
+
+
 def test_after_a_take_over_the_new_birth_is_the_last_word(broker: Broker, run: Run) -> None:
     async def story() -> None:
         old, new = Client(plain(broker)), Client(plain(broker))
