@@ -1,0 +1,85 @@
+"""What the tests on machines have in common: what a story may be, and a few hands on the machine."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from tools.machine import AGENT, Machine
+from tools.scratch import LabError, kill_group
+
+ORDER = ["accepted", "execution_started", "completed", "failed"]
+DONE = ["accepted", "execution_started", "completed"]
+HELPER_CALL = "org.infoscreen.RebootHelper1", "/org/infoscreen/RebootHelper1", "org.infoscreen.RebootHelper1"
+
+
+def story(machine: Machine, command: dict[str, Any]) -> list[str]:
+    """What the controller heard of a command, each ack once; the code in place of `failed`."""
+    contents = [json.loads(content) for content in first_heard(machine, command)]
+    return [content["error_code"] or content["status"] for content in contents]
+
+
+def first_heard(machine: Machine, command: dict[str, Any]) -> list[bytes]:
+    """The contents heard, each once, in the order of their first coming."""
+    return list(dict.fromkeys(ack.payload for ack in machine.acks(command["command_id"])))
+
+
+def check_one_right_end(machine: Machine, command: dict[str, Any]) -> str:
+    """Legal order, one content for each status, exactly one terminal one; the code or `completed`."""
+    contents = [json.loads(content) for content in first_heard(machine, command)]
+    statuses = [content["status"] for content in contents]
+    assert statuses == sorted(set(statuses), key=ORDER.index), statuses
+    ends = [c["error_code"] or c["status"] for c in contents if c["status"] in ("completed", "failed")]
+    assert len(ends) == 1, contents
+    return str(ends[0])
+
+
+def play(machine: Machine, command: dict[str, Any], status: str, timeout_s: float = 60) -> dict[str, Any]:
+    """Send it and wait for an ack of that status."""
+    machine.send(command)
+    return machine.wait_ack(command["command_id"], status, timeout_s)
+
+
+def refused(machine: Machine, command: dict[str, Any], timeout_s: float = 60) -> tuple[str, str]:
+    """Send it; the code and the message of its failure. The machine must have stayed up."""
+    boot_id = machine.boot_id
+    ack = play(machine, command, "failed", timeout_s)
+    check_stays_up(machine, 1)
+    assert machine.boot_id == boot_id
+    return ack["error_code"], ack["error_message"]
+
+
+def rebooted(machine: Machine, command: dict[str, Any]) -> None:
+    """Send it; the machine must reboot and say so."""
+    machine.send(command)
+    machine.follow_reboot()
+    machine.wait_ack(command["command_id"], "completed")
+
+
+def check_stays_up(machine: Machine, for_s: float) -> None:
+    with pytest.raises(LabError, match="did not end"):
+        machine.wait_down(timeout_s=for_s)
+
+
+def status(machine: Machine) -> dict[str, Any]:
+    """`infoscreen-reboot status --json`."""
+    report: dict[str, Any] = json.loads(machine.run("infoscreen-reboot", "status", "--json"))
+    return report
+
+
+def unit(machine: Machine, name: str, prop: str) -> str:
+    return machine.run("systemctl", "show", name, "--value", f"--property={prop}").strip()
+
+
+def kill_agent(machine: Machine) -> None:
+    """SIGKILL, at once: not by way of systemctl, which takes longer than what is to be hit."""
+    kill_group(machine.scratch.cgroup / "payload/system.slice" / AGENT)
+
+
+def drop_in(machine: Machine, name: str, *lines: str) -> None:
+    """An administrator's drop-in for a unit, in force from the next start."""
+    machine.write(f"/etc/systemd/system/{name}.d/test.conf", "\n".join(["[Service]", *lines, ""]))
+    if machine.is_running:
+        machine.run("systemctl", "daemon-reload")

@@ -1,0 +1,50 @@
+"""What a person on the machine is told, and what a bad configuration does."""
+
+from __future__ import annotations
+
+from tests.system.story import drop_in, refused, status, unit
+from tools.machine import AGENT, Machine
+
+SECRET = "open sesame"
+
+
+def test_check_config_shows_what_the_agent_will_use(machine: Machine) -> None:
+    told = machine.run("infoscreen-reboot", "check-config")
+    assert told.strip() == f"ok: client {machine.uuid}, broker 127.0.0.1:1883 over plain TCP"
+
+
+def test_a_bad_value_stops_the_agent_once_and_is_named_without_a_secret(machine: Machine) -> None:
+    machine.configure(MQTT_PORT="mqtt", MQTT_USER="screen", MQTT_PASSWORD_BROKER=SECRET, COMMAND_SHUTDOWN_ENABLE="no")
+    told = machine.run("infoscreen-reboot", "check-config", check=False)
+    assert "problem: MQTT_PORT is 'mqtt'; allowed is a whole number from 1 to 65535" in told
+    assert "warning: COMMAND_SHUTDOWN_ENABLE is not a setting of ours" in told
+    machine.run("systemctl", "restart", AGENT, check=False)
+    assert unit(machine, AGENT, "ActiveState") == "failed"
+    assert (unit(machine, AGENT, "ExecMainStatus"), unit(machine, AGENT, "NRestarts")) == ("78", "0")
+    status_text = machine.run("systemctl", "status", "--no-pager", "--full", AGENT, check=False)
+    assert "MQTT_PORT is 'mqtt'" in status_text
+    assert SECRET not in told + status_text + machine.journal() + machine.run("systemctl", "show", AGENT)
+
+
+def test_check_config_sees_the_credentials_that_the_unit_loads(machine: Machine) -> None:
+    machine.write("/etc/infoscreen-reboot/password", SECRET, 0o600)
+    drop_in(machine, AGENT, "LoadCredential=mqtt-password-broker:/etc/infoscreen-reboot/password")
+    assert "MQTT has no password without a user" in machine.run("infoscreen-reboot", "check-config", check=False)
+    machine.configure(MQTT_USER="screen")
+    assert machine.run("infoscreen-reboot", "check-config").startswith("ok: ")
+    heard = len(machine.broker.messages)
+    machine.run("systemctl", "restart", AGENT)
+    machine.wait_online(after=heard)
+
+
+def test_status_lists_the_last_commands_and_how_they_ended(machine: Machine) -> None:
+    command = machine.command(issued_at="2026-01-01T00:00:00Z", expires_at="2026-01-01T00:10:00Z")
+    assert refused(machine, command)[0] == "expired"
+    told = machine.run("infoscreen-reboot", "status")
+    assert "connected to 127.0.0.1:1883, ready for commands" in told
+    assert command["command_id"] in told and "expired" in told
+    assert status(machine)["commands"][0]["error_code"] == "expired"
+
+
+def test_without_root_the_command_says_what_to_do(machine: Machine) -> None:
+    assert "run it as root" in machine.run("infoscreen-reboot", "status", user="visitor", check=False)

@@ -1,0 +1,231 @@
+"""Runs every test where it belongs, counts what ran in each folder, and ends with one line of totals."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import xml.etree.ElementTree as ElementTree
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+from tools import lab
+from tools.scratch import CACHE, LabError, sweep
+
+IN_WORKSHOP = ("tests/unit", "tests/crash", "tests/bus", "tests/broker")
+ON_MACHINES = "tests/system"
+# The linters are of one suite, and so is the judgement of what they lint.
+ONCE = "trixie"
+PYTEST = ("/usr/bin/python3", "-B", "-m", "pytest", "-p", "no:cacheprovider", "--color=no", "--durations=8")
+TIMEOUT_S = 30 * 60
+# nspawn says so where /run is not a tmpfs, and it means nothing.
+NOISE = "Attempted to remove disk file system under"
+
+
+@dataclass(slots=True)
+class Job:
+    """One pytest run for one suite: in its workshop, or on the host which drives machines of that suite."""
+
+    suite: str
+    targets: list[str]
+    options: list[str]
+    log: Path
+    process: subprocess.Popen[bytes] | None = None
+    is_stopped: bool = False
+    is_over: threading.Event = field(default_factory=threading.Event)
+    problem: str = ""
+    ran: Counter[str] = field(default_factory=Counter)
+    failed: dict[tuple[str, str], str] = field(default_factory=dict)
+
+    @property
+    def drives_machines(self) -> bool:
+        return self.targets[0].startswith(ON_MACHINES)
+
+    def run(self) -> None:
+        """Never raises: what goes wrong is the job's problem."""
+        report = self.log.with_suffix(".xml")
+        report.unlink(missing_ok=True)
+        try:
+            with self.log.open("wb") as output:
+                status = self._on_host(report, output) if self.drives_machines else self._in_workshop(report, output)
+            if status not in (0, 1):
+                self.problem = f"pytest ended with {status}"
+            self._count(ElementTree.parse(report))
+        except subprocess.TimeoutExpired:
+            self.problem = f"stopped after {TIMEOUT_S // 60} minutes; what hangs is the last line of the output"
+        except FileNotFoundError:
+            self.problem = self.problem or "pytest made no report"
+        except (LabError, ElementTree.ParseError) as error:
+            self.problem = str(error)
+        self.is_over.set()
+
+    def _in_workshop(self, report: Path, output: IO[bytes]) -> int:
+        with lab.Workshop(self.suite, lab.sources()) as shop:
+            argv = *PYTEST, "--junitxml=/build/report.xml", *self.options, *self.targets
+            status = self._wait(shop.start(*argv, output=output))
+            shutil.copy(shop.root / "build/report.xml", report)
+        return status
+
+    def _on_host(self, report: Path, output: IO[bytes]) -> int:
+        argv = [*PYTEST, f"--junitxml={report}", f"--suite={self.suite}", *self.options, *self.targets]
+        both, nothing = subprocess.STDOUT, subprocess.DEVNULL
+        return self._wait(subprocess.Popen(argv, cwd=lab.TREE, stdin=nothing, stdout=output, stderr=both))
+
+    def _wait(self, process: subprocess.Popen[bytes]) -> int:
+        self.process = process
+        if self.is_stopped:
+            process.kill()
+        try:
+            return process.wait(TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        self.is_stopped = True
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+
+    def _count(self, report: ElementTree.ElementTree) -> None:
+        for case in report.iter("testcase"):
+            place, name = case.get("classname"), case.get("name") or ""
+            # A file that could not be collected is reported as a test without a place.
+            file, test = (_file(place), name) if place else (_file(name), "")
+            self.ran[_folder(file)] += 1
+            for kind in ("failure", "error", "skipped"):
+                if case.find(kind) is not None:
+                    self.failed[file, test] = "skipped" if kind == "skipped" else "failed"
+        for folder in {_folder(target) for target in self.targets} - set(self.ran):
+            self.problem = self.problem or f"no test ran in {folder}"
+
+
+def _file(dotted: str) -> str:
+    """The file of a test by the name that pytest reports, with or without a class at its end."""
+    path = Path(*dotted.split("."))
+    found = (parent.with_suffix(".py") for parent in (path, *path.parents) if parent.name)
+    return str(next((file for file in found if (lab.TREE / file).is_file()), path))
+
+
+def _folder(path: str) -> str:
+    """`tests/unit` of everything in it; what lies beside the folders is all of one kind."""
+    return next((folder for folder in (*IN_WORKSHOP, ON_MACHINES) if path.startswith(folder)), "tests/*.py")
+
+
+def plan(suites: Sequence[str], fast: bool, arguments: Sequence[str]) -> list[Job]:
+    """Arguments under tests/ choose what to run, all others are pytest's."""
+    chosen = [argument for argument in arguments if argument.startswith("tests/")]
+    options = [argument for argument in arguments if argument not in chosen]
+    chosen = [target for target in chosen if target != "tests/"]
+    everything = sorted(str(path.relative_to(lab.TREE)) for path in lab.TREE.glob("tests/test_*.py"))
+    everything += [*IN_WORKSHOP, *([] if fast else [ON_MACHINES])]
+    logs = CACHE / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    jobs = []
+    for place in ("workshop", "machines"):
+        for suite in suites:
+            targets = [
+                target for target in chosen or everything if (_folder(target) == ON_MACHINES) == (place == "machines")
+            ]
+            if suite != ONCE and (ONCE in suites or not chosen):
+                targets = [target for target in targets if _folder(target) != "tests/*.py"]
+            if targets:
+                jobs.append(Job(suite, targets, options, logs / f"{place}-{suite}.log"))
+    return jobs
+
+
+def show(job: Job) -> None:
+    """Prints a job's output as it comes, or at once if it came while another's was shown."""
+    where = "on machines" if job.drives_machines else "in its workshop"
+    print(f"\n=== {job.suite}, {where}: {' '.join(job.targets)}", flush=True)
+    offset = 0
+    while True:
+        is_over = job.is_over.wait(0.2)
+        if job.log.exists():
+            with job.log.open("rb") as log:
+                log.seek(offset)
+                text = log.read()
+            whole = text if is_over else text[: text.rfind(b"\n") + 1]
+            offset += len(whole)
+            lines = whole.decode(errors="replace").splitlines(keepends=True)
+            sys.stdout.write("".join(line for line in lines if NOISE not in line))
+            sys.stdout.flush()
+        if is_over:
+            break
+    if job.problem:
+        print(f"\n{job.suite}: {job.problem}", flush=True)
+
+
+def summarise(jobs: Sequence[Job], seconds: float) -> int:
+    """Prints what ran where, what to do about failures, and the totals; the exit status."""
+    suites = list(dict.fromkeys(job.suite for job in jobs))
+    folders = list(dict.fromkeys(folder for job in jobs for folder in job.ran))
+    print(f"\n{'tests that ran':<16}" + "".join(f"{suite:>10}" for suite in suites))
+    for folder in folders:
+        counts = [sum(job.ran[folder] for job in jobs if job.suite == suite) for suite in suites]
+        print(f"{folder:<16}" + "".join(f"{count or '-':>10}" for count in counts))
+    print(f"in {seconds:.0f} s; full output in {CACHE}/logs\n")
+    for job in jobs:
+        for (file, test), outcome in job.failed.items():
+            only = f" -k {shlex.quote(test.partition('[')[0])}" if test else ""
+            print(f"{outcome.upper()} {job.suite} {file}{test and '::'}{test}")
+            print(f"  again: tools/test --suite {job.suite} {file}{only}")
+        if job.problem:
+            print(f"PROBLEM {job.suite} {' '.join(job.targets)}: {job.problem.splitlines()[0]}")
+    ran, failed = sum(job.ran.total() for job in jobs), sum(len(job.failed) for job in jobs)
+    if any(outcome == "skipped" for job in jobs for outcome in job.failed.values()):
+        print("A skipped test counts as a failed one: nothing is proved by it.")
+    problems = sum(bool(job.problem) for job in jobs)
+    print(f"{ran - failed} passed, {failed + problems} failed")
+    return 1 if failed or problems or not ran else 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="tools/test",
+        description="Installs what the tests need and runs all of them; downloads are cached.",
+        epilog="Arguments under tests/ choose what runs, all others go to pytest: tools/test tests/unit -k words",
+    )
+    parser.add_argument("--fast", action="store_true", help="leave out tests/system, which boots machines")
+    parser.add_argument(
+        "--suite", action="append", choices=lab.SUITES, help="only this Debian release (may be repeated)"
+    )
+    options, arguments = parser.parse_known_args()
+    logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
+    started = time.monotonic()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        lab.ensure_host()
+        jobs = plan(options.suite or lab.SUITES, options.fast, arguments)
+    except LabError as error:
+        print(f"tools/test: {error}", file=sys.stderr)
+        return 2
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        try:
+            for job in jobs:
+                pool.submit(job.run)
+            for job in jobs:
+                show(job)
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for job in jobs:
+                job.stop()
+            print("\ntools/test: stopped", file=sys.stderr)
+            return 130
+        finally:
+            sweep()
+    return summarise(jobs, time.monotonic() - started)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

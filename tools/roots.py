@@ -1,0 +1,161 @@
+"""Debian roots of each suite, made once and cached as the layers that workshops and machines stand on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import platform
+import re
+import shutil
+import subprocess
+import time
+import zipfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from tools.scratch import CACHE, LabError, Scratch, command, kill_group, locked
+
+# What takes time is said here, for whoever is waiting.
+log = logging.getLogger("lab")
+
+MIRROR = os.environ.get("INFOSCREEN_MIRROR", "http://deb.debian.org/debian").rstrip("/")
+KEYS = "signed-by=/usr/share/keyrings/debian-archive-keyring.gpg"
+RUFF = "0.8.6"
+UNUSED_LAYERS_GO_AFTER_S = 3 * 86400
+
+WORKSHOP_PACKAGES = (
+    "build-essential dbus debhelper dh-python dpkg-dev fakeroot libxml2-utils lintian man-db mandoc mosquitto"
+    " mosquitto-clients openssl polkitd python3 python3-all python3-dbus-next python3-dbusmock python3-jsonschema"
+    " python3-paho-mqtt python3-pytest python3-setuptools python3-stdeb python3-systemd systemd"
+).split()
+WORKSHOP_HOOKS = (
+    'chroot "$1" useradd --create-home --uid 1000 builder',
+    'install -d -o 1000 -g 1000 "$1/build"',
+)
+MACHINE_PACKAGES = "dbus systemd systemd-sysv".split()
+MACHINE_HOOKS = (
+    # They would fetch or write something at a time of their own.
+    'chroot "$1" systemctl mask --quiet apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer',
+    # A person without rights.
+    'chroot "$1" useradd --create-home visitor',
+    'mkdir -p "$1/var/log/journal"',
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What a root is made of; a changed recipe is another root."""
+
+    kind: str
+    suite: str
+    variant: str
+    packages: tuple[str, ...]
+    hooks: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind}-{self.suite}-{digest(json.dumps(asdict(self)).encode(), MIRROR.encode(), KEYS.encode())}"
+
+    def make(self, target: Path) -> None:
+        security = re.sub(r"debian$", "debian-security", MIRROR)
+        command(
+            *("mmdebstrap", "--mode=root", "--format=directory", f"--variant={self.variant}"),
+            f"--include={','.join(self.packages)}",
+            *(f"--aptopt={line}" for line in _apt_proxies()),
+            *(f"--customize-hook={hook}" for hook in self.hooks),
+            *(self.suite, target),
+            f"deb [{KEYS}] {MIRROR} {self.suite} main",
+            f"deb [{KEYS}] {MIRROR} {self.suite}-updates main",
+            f"deb [{KEYS}] {security} {self.suite}-security main",
+        )
+
+
+def _apt_proxies() -> list[str]:
+    """A mirror behind the host's proxy is behind it for the roots too."""
+    dump = subprocess.run(["apt-config", "dump"], capture_output=True, text=True).stdout
+    return re.findall(r"^Acquire::https?::Proxy(?:::\S+)? .*;$", dump, re.MULTILINE)
+
+
+def digest(*parts: bytes) -> str:
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()[:12]
+
+
+def layer(name: str, make: Callable[[Path], None]) -> Path:
+    """The cached directory of that name; made once, by whoever asks first, and never half."""
+    path = CACHE / "layers" / name
+    with locked(name):
+        if not path.exists():
+            started = time.monotonic()
+            log.info("making %s", name)
+            temporary = path.with_name(f".{name}")
+            shutil.rmtree(temporary, ignore_errors=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            make(temporary)
+            temporary.rename(path)
+            log.info("made %s in %.1f s", name, time.monotonic() - started)
+            _forget_unused(name)
+        os.utime(path)
+    return path
+
+
+def _forget_unused(name: str) -> None:
+    """The roots of older recipes and packages would add up to gigabytes."""
+    for path in (CACHE / "layers").glob(name.rpartition("-")[0] + "-*"):
+        if time.time() - path.stat().st_mtime > UNUSED_LAYERS_GO_AFTER_S:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def machine_root(suite: str) -> Path:
+    """A plain Debian with systemd, as a machine has it before anything of ours is installed."""
+    recipe = Recipe("machine", suite, "important", tuple(MACHINE_PACKAGES), MACHINE_HOOKS)
+    return layer(recipe.name, recipe.make)
+
+
+def workshop_root(suite: str) -> Path:
+    """Every build and test tool of the suite; the linters are those of trixie."""
+    packages, hooks = [*WORKSHOP_PACKAGES], [*WORKSHOP_HOOKS]
+    if suite == "trixie":
+        packages.append("mypy")
+        hooks.append(f"copy-in {_ruff()} /usr/local/bin")
+    recipe = Recipe("workshop", suite, "minbase", tuple(packages), tuple(hooks))
+    return layer(recipe.name, recipe.make)
+
+
+def _ruff() -> Path:
+    """Debian has no ruff; its wheel carries the program."""
+
+    def make(target: Path) -> None:
+        pip = "/usr/bin/python3", "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"
+        command(*pip, "--dest", target, f"ruff=={RUFF}")
+        (wheel,) = target.glob("*.whl")
+        with zipfile.ZipFile(wheel) as archive:
+            (target / "ruff").write_bytes(archive.read(f"ruff-{RUFF}.data/scripts/ruff"))
+        (target / "ruff").chmod(0o755)
+
+    return layer(f"ruff-{platform.machine()}-{RUFF}", make) / "ruff"
+
+
+def larder(suite: str, deb: Path) -> Path:
+    """The layer with apt's lists and what installing `deb` will fetch: a machine has no way to any network."""
+    base = machine_root(suite)
+    depends = command("dpkg-deb", "-f", deb, "Depends", "Recommends")
+    script = "apt-get -q update && apt-get -qy install --download-only /var/tmp/ours.deb"
+
+    def make(target: Path) -> None:
+        with Scratch(f"larder-{suite}", [base]) as scratch:
+            shutil.copy(deb, scratch.root / "var/tmp/ours.deb")
+            log = scratch.directory / "log"
+            with log.open("wb") as output:
+                inside = scratch.nspawn("--as-pid2", "--resolv-conf=bind-host", "sh", "-c", script)
+                status = scratch.popen(*inside, output=output).wait()
+            if status != 0:
+                words = log.read_text(errors="replace")[-3000:]
+                raise LabError(f"cannot download what {deb.name} depends on:\n{words}")
+            (scratch.root / "var/tmp/ours.deb").unlink()
+            kill_group(scratch.cgroup)
+            scratch.keep_as(target)
+
+    return layer(f"larder-{suite}-{digest(base.name.encode(), depends.encode())}", make)
