@@ -242,9 +242,11 @@ class Agent:
         self._departure = asyncio.create_task(self._depart(reason), name="last words")
 
     async def _depart(self, reason: PresenceReason) -> None:
-        await self._outbox.wait_empty(LAST_WORDS_S)
-        await self._post.leave(self._farewell(reason), FAREWELL_S)
-        self._host.release_delay()
+        try:
+            await self._outbox.wait_empty(LAST_WORDS_S)
+            await self._post.leave(self._farewell(reason), FAREWELL_S)
+        finally:
+            self._host.release_delay()
 
     async def leave(self) -> None:
         """The agent is being stopped: farewell to the broker, unless the host's departure has said it already."""

@@ -68,7 +68,9 @@ class Journal:
         self._path = path
         mode = "ro" if read_only else "rwc"
         try:
-            self._db = sqlite3.connect(f"file:{quote(str(path))}?mode={mode}", uri=True, isolation_level=None)
+            # No one else writes here, so a lock that lasts is a fault; waiting for it holds up the loop.
+            address = f"file:{quote(str(path))}?mode={mode}"
+            self._db = sqlite3.connect(address, uri=True, isolation_level=None, timeout=1)
             if not read_only:
                 self._db.execute("PRAGMA journal_mode = WAL")
                 self._db.execute("PRAGMA synchronous = FULL")

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.system.story import start
 from tools import lab
 from tools.machine import AGENT, HELPER, Machine, bare_machine
 
@@ -44,9 +45,7 @@ def parked(suite: str, deb: Path, request: pytest.FixtureRequest) -> Iterator[Ma
 @pytest.fixture
 def machine(parked: Machine) -> Machine:
     """The same, booted and its agent online."""
-    parked.boot()
-    parked.wait_booted()
-    parked.wait_online()
+    start(parked)
     return parked
 
 

@@ -51,6 +51,13 @@ def refused(machine: Machine, command: dict[str, Any], timeout_s: float = 60) ->
     return ack["error_code"], ack["error_message"]
 
 
+def start(machine: Machine) -> None:
+    """Switch it on and wait until its agent is online."""
+    machine.boot()
+    machine.wait_booted()
+    machine.wait_online()
+
+
 def rebooted(machine: Machine, command: dict[str, Any]) -> None:
     """Send it; the machine must reboot and say so."""
     machine.send(command)

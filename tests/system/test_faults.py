@@ -12,6 +12,7 @@ from tests.system.story import (
     kill_agent,
     play,
     rebooted,
+    start,
     story,
     unit,
 )
@@ -68,9 +69,7 @@ def test_killed_while_idle_the_agent_comes_back_and_works(machine: Machine) -> N
 
 def test_killed_while_a_command_is_held_the_command_is_held_on(parked: Machine) -> None:
     parked.set_clock_synchronised(now=False, at_boot=False)
-    parked.boot()
-    parked.wait_booted()
-    parked.wait_online()
+    start(parked)
     command = parked.command()
     parked.send(command)
     heard = len(parked.broker.messages)
@@ -86,9 +85,7 @@ def test_killed_while_a_command_is_held_the_command_is_held_on(parked: Machine) 
 def test_killed_on_an_ack_the_story_has_one_right_end(parked: Machine, status: str) -> None:
     parked.configure(COMMAND_EXECUTION_TIMEOUT_S="10")
     parked.auto_restart = True
-    parked.boot()
-    parked.wait_booted()
-    parked.wait_online()
+    start(parked)
     command = parked.command()
     play(parked, command, status)
     kill_agent(parked)
@@ -104,9 +101,7 @@ def test_killed_on_an_ack_the_story_has_one_right_end(parked: Machine, status: s
 
 def test_killed_while_the_helper_is_thinking_it_is_not_asked_again(parked: Machine) -> None:
     parked.configure(COMMAND_EXECUTION_TIMEOUT_S="10")
-    parked.boot()
-    parked.wait_booted()
-    parked.wait_online()
+    start(parked)
     freeze(parked, "polkit")
     command = parked.command()
     play(parked, command, "execution_started")
@@ -139,14 +134,28 @@ def test_a_frozen_polkit_is_a_refusal_and_no_reboot(machine: Machine) -> None:
 
 def test_an_agent_that_hangs_is_restarted_by_the_watchdog(parked: Machine) -> None:
     drop_in(parked, AGENT, "WatchdogSec=3", "TimeoutStopSec=2")
-    parked.boot()
-    parked.wait_booted()
-    parked.wait_online()
+    start(parked)
     heard = len(parked.broker.messages)
     freeze(parked, AGENT)
     parked.wait_online(after=heard)
     assert "watchdog" in parked.journal(AGENT).lower()
     assert unit(parked, AGENT, "NRestarts") == "1"
+    rebooted(parked, parked.command())
+
+
+def test_an_agent_that_cannot_write_its_journal_is_not_called_alive(parked: Machine) -> None:
+    drop_in(parked, AGENT, "WatchdogSec=3", "TimeoutStopSec=2")
+    start(parked)
+    hold = (
+        "import signal, sqlite3, sys; db = sqlite3.connect(sys.argv[1]); db.execute('BEGIN IMMEDIATE'); signal.pause()"
+    )
+    journal = "/var/lib/infoscreen-reboot/journal.sqlite3"
+    parked.run("systemd-run", "-q", "--unit=holder", "python3", "-c", hold, journal)
+    parked.broker.wait_for(lambda m: m.topic == parked.topic("status") and m.json["state"] == "offline")
+    assert "the watchdog is not fed" in parked.journal(AGENT)
+    heard = len(parked.broker.messages)
+    parked.run("systemctl", "stop", "holder")
+    parked.wait_online(after=heard)
     rebooted(parked, parked.command())
 
 

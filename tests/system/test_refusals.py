@@ -6,7 +6,7 @@ import json
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
-from tests.system.story import DONE, check_stays_up, drop_in, play, rebooted, refused, status, story, unit
+from tests.system.story import DONE, check_stays_up, drop_in, play, rebooted, refused, start, status, story, unit
 from tools.machine import AGENT, HELPER, Machine, timestamp
 
 
@@ -49,9 +49,7 @@ def test_a_retained_command_is_never_executed(parked: Machine) -> None:
 
 def test_a_shutdown_that_is_switched_off_is_refused_and_a_reboot_works(parked: Machine) -> None:
     parked.configure(COMMAND_SHUTDOWN_ENABLED="no")
-    parked.boot()
-    parked.wait_booted()
-    parked.wait_online()
+    start(parked)
     assert refused(parked, parked.command("shutdown_host"))[0] == "unsupported_action"
     rebooted(parked, parked.command())
 
@@ -59,9 +57,7 @@ def test_a_shutdown_that_is_switched_off_is_refused_and_a_reboot_works(parked: M
 def test_without_a_synchronised_clock_a_command_is_held_and_refused_in_the_end(parked: Machine) -> None:
     parked.set_clock_synchronised(now=False, at_boot=False)
     parked.configure(COMMAND_CLOCK_TIMEOUT_S="5")
-    parked.boot()
-    parked.wait_booted()
-    parked.wait_online()
+    start(parked)
     command = parked.command()
     parked.send(command)
     assert refused(parked, parked.command())[0] == "busy"
@@ -72,9 +68,7 @@ def test_without_a_synchronised_clock_a_command_is_held_and_refused_in_the_end(p
 
 def test_a_clock_that_is_synchronised_in_time_lets_the_held_command_run(parked: Machine) -> None:
     parked.set_clock_synchronised(now=False, at_boot=False)
-    parked.boot()
-    parked.wait_booted()
-    parked.wait_online()
+    start(parked)
     command = parked.command()
     parked.send(command)
     check_stays_up(parked, 3)
@@ -88,9 +82,7 @@ def test_a_clock_that_is_synchronised_in_time_lets_the_held_command_run(parked: 
 def test_a_site_without_a_time_source_can_do_without(parked: Machine) -> None:
     parked.set_clock_synchronised(now=False, at_boot=False)
     parked.configure(COMMAND_REQUIRE_SYNCED_CLOCK="no")
-    parked.boot()
-    parked.wait_booted()
-    parked.wait_online()
+    start(parked)
     rebooted(parked, parked.command())
 
 
@@ -98,9 +90,7 @@ def test_without_timesyncd_the_word_of_timedated_counts(parked: Machine) -> None
     parked.set_clock_synchronised(now=False, at_boot=False)
     parked.configure(COMMAND_CLOCK_TIMEOUT_S="3")
     (parked.root / "etc/systemd/system/systemd-timedated.service").unlink()
-    parked.boot()
-    parked.wait_booted()
-    parked.wait_online()
+    start(parked)
     # A container has its host's clock, so either answer may be the right one here.
     bus = "org.freedesktop.timedate1", "/org/freedesktop/timedate1", "org.freedesktop.timedate1", "NTPSynchronized"
     if parked.run("busctl", "get-property", *bus).strip() == "b true":
@@ -135,9 +125,7 @@ def test_where_an_administrators_rule_denies_shutdown_it_is_not_authorized_and_r
         'polkit.addRule(function(action, subject) { if (action.id == "org.infoscreen.reboothelper1.shutdown")'
         " return polkit.Result.NO; });\n",
     )
-    parked.boot()
-    parked.wait_booted()
-    parked.wait_online()
+    start(parked)
     assert refused(parked, parked.command("shutdown_host"))[0] == "not_authorized"
     rebooted(parked, parked.command())
 
@@ -145,12 +133,8 @@ def test_where_an_administrators_rule_denies_shutdown_it_is_not_authorized_and_r
 def test_a_fourth_reboot_in_the_window_is_locked_out_and_released_in_time(parked: Machine) -> None:
     window_s = 40
     drop_in(parked, HELPER, f"Environment=LOCKOUT_WINDOW_S={window_s}")
-    parked.boot()
-    parked.wait_booted()
-    parked.wait_online()
-    for _ in range(3):
-        rebooted(parked, parked.command())
-        parked.wait_online()
+    start(parked)
+    reboot_three_times(parked)
     code, message = refused(parked, parked.command())
     assert code == "lockout"
     assert "3 reboots in the last" in message and "next possible at" in message
@@ -163,32 +147,28 @@ def test_a_lockout_recorded_in_the_future_holds_and_is_released_all_the_same(par
     """As after a clock that was set back: the recorded times lie a day ahead of it."""
     window_s = 20
     drop_in(parked, HELPER, f"Environment=LOCKOUT_WINDOW_S={window_s}")
-    parked.boot()
-    parked.wait_booted()
-    parked.wait_online()
-    for _ in range(3):
-        rebooted(parked, parked.command())
-        parked.wait_online()
+    start(parked)
+    reboot_three_times(parked)
     parked.stop()
     shift_history(parked, timedelta(days=1))
-    parked.boot()
-    parked.wait_booted()
-    parked.wait_online()
+    start(parked)
     assert refused(parked, parked.command())[0] == "lockout"
     check_stays_up(parked, window_s)
     rebooted(parked, parked.command())
 
 
 def test_a_shutdown_is_neither_counted_nor_blocked_by_the_lockout(parked: Machine) -> None:
-    parked.boot()
-    parked.wait_booted()
-    parked.wait_online()
-    for _ in range(3):
-        rebooted(parked, parked.command())
-        parked.wait_online()
+    start(parked)
+    reboot_three_times(parked)
     assert refused(parked, parked.command())[0] == "lockout"
     play(parked, parked.command("shutdown_host"), "completed")
     assert parked.wait_down() == 0
+
+
+def reboot_three_times(machine: Machine) -> None:
+    for _ in range(3):
+        rebooted(machine, machine.command())
+        machine.wait_online()
 
 
 def shift_history(machine: Machine, by: timedelta) -> None:

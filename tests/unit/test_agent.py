@@ -79,6 +79,17 @@ def test_the_host_is_let_go_within_loginds_five_seconds_when_the_broker_is_away(
     assert world.story() == DONE
 
 
+def test_with_nothing_left_to_say_the_host_is_not_held_up_by_a_broker_that_is_away(world: World) -> None:
+    async def nature() -> None:
+        await asyncio.sleep(1)
+        world.broker_is_up = False
+        world.go_down(Departure.REBOOTING)
+        await asyncio.sleep(0.5)
+        assert world.boots == 1
+
+    play(world, nature)
+
+
 def test_the_same_command_again_gets_the_same_ack_and_no_second_reboot(world: World) -> None:
     async def nature() -> None:
         world.send(w.payload())
