@@ -36,7 +36,7 @@ def tls_context(tls: TlsSettings) -> ssl.SSLContext:
         context = ssl.create_default_context(cafile=tls.ca_file)
     except ssl.SSLError as error:
         raise ValueError(f"cannot use {tls.ca_file} as certificate authority: {tls_trouble(error)}") from error
-    # Python 3.13 began to refuse an authority made as in mosquitto's manual, without a key usage extension.
+    # Python 3.13 began to refuse an authority without a key usage extension, as mosquitto-tls(7) makes it.
     # An upgrade must not cut a client off from its broker; chain, name and dates are verified all the same.
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     context.sslsocket_class = _Socket
