@@ -1,6 +1,8 @@
 """Payloads: what is read, what is refused, and in which words."""
 
+import contextlib
 import json
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -147,6 +149,14 @@ def test_where_no_id_can_be_read_there_is_none(content: bytes) -> None:
     with pytest.raises(ContractError) as refused:
         command.parse(content)
     assert refused.value.command_id is None
+
+
+@pytest.mark.parametrize("read", [command.parse, command.content_digest])
+def test_no_depth_of_nesting_is_more_than_a_refusal(read: Callable[[bytes], object]) -> None:
+    for depth in range(50, 2000, 5):
+        nested = b"[" * depth + b"]" * depth
+        with contextlib.suppress(ContractError):
+            read(b'{"command_id": "%s", "reason": %s}' % (COMMAND_ID.encode(), nested))
 
 
 def test_4096_bytes_are_read_and_4097_are_not() -> None:
