@@ -1,10 +1,15 @@
 """What a client says of itself."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 
 from infoscreen_reboot.contract import wire
+from infoscreen_reboot.contract.ack import AckStatus
+from infoscreen_reboot.contract.command import Action
+
+MAX_LOG_LINES, _MAX_LOG_LINE = 20, 500
 
 
 class PresenceReason(StrEnum):
@@ -19,6 +24,22 @@ class PresenceReason(StrEnum):
         return "online" if self is PresenceReason.CONNECTED else "offline"
 
 
+class Executor(StrEnum):
+    """Who carries commands out; with MOCK nobody does."""
+
+    HELPER = "helper"
+    MOCK = "mock"
+
+
+class Cause(StrEnum):
+    """Why the boot before this one ended."""
+
+    COMMAND = "command"
+    LOCAL = "local"
+    POWER_LOSS = "power_loss"
+    UNKNOWN = "unknown"
+
+
 @dataclass(frozen=True, slots=True)
 class Status:
     """Online or offline, and why; `session_id` tells an old session's late will from the present one."""
@@ -30,14 +51,122 @@ class Status:
     timestamp: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class BrokerConnection:
+    broker_reachable: bool
+    reconnect_count: int
+    last_disconnect_at: datetime | None
+    last_disconnect_reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class LastCommand:
+    command_id: str
+    status: AckStatus
+    timestamp: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Commands:
+    """`in_progress` is the id of the command that is not terminal yet."""
+
+    in_progress: str | None
+    last: LastCommand | None
+    outbox: int
+    unreadable: int
+    conflicts: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lockout:
+    """How many of `limit` reboots the last `window_s` seconds have seen."""
+
+    used: int
+    limit: int
+    window_s: int
+    unlocks_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    actions: tuple[Action, ...]
+    hardware_watchdog: bool
+    post_boot_checks: tuple[str, ...]
+    recovery_tier: int
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    client_uuid: str
+    timestamp: datetime
+    boot_id: str
+    uptime_s: int
+    agent_version: str
+    executor: Executor
+    broker_connection: BrokerConnection
+    commands: Commands
+    lockout: Lockout | None
+    clock_synchronized: bool
+    capabilities: Capabilities
+
+
+@dataclass(frozen=True, slots=True)
+class BootReport:
+    client_uuid: str
+    boot_id: str
+    previous_boot_id: str | None
+    cause: Cause
+    command_id: str | None
+    clean_shutdown: bool
+    boot_started_at: datetime
+    reported_at: datetime
+    previous_boot_last_seen_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class FailureAlert:
+    """systemd gave up on `unit`; `exit_status` is the exit code, the signal's name, or None if no process ran."""
+
+    client_uuid: str
+    unit: str
+    result: str
+    exit_status: int | str | None
+    restarts: int
+    boot_id: str
+    timestamp: datetime
+    last_log_lines: tuple[str, ...]
+
+
 def encode_status(status: Status) -> bytes:
-    content = {
-        "state": status.reason.state,
-        "reason": status.reason,
-        "client_uuid": status.client_uuid,
-        "session_id": status.session_id,
-        "boot_id": status.boot_id,
-        "timestamp": wire.format_time(status.timestamp),
-    }
-    wire.check("status", content)
+    return _encode("status", {"state": status.reason.state, **asdict(status)})
+
+
+def encode_health(health: Health) -> bytes:
+    return _encode("health", {"schema_version": wire.SCHEMA_VERSION, **asdict(health)})
+
+
+def encode_boot_report(report: BootReport) -> bytes:
+    return _encode("boot", asdict(report))
+
+
+def encode_failure_alert(alert: FailureAlert) -> bytes:
+    """Of too many log lines the last are sent, of an overlong line its beginning."""
+    lines = [line[:_MAX_LOG_LINE] for line in alert.last_log_lines[-MAX_LOG_LINES:]]
+    return _encode("service_failed", {"event": "service_failed", **asdict(alert), "last_log_lines": lines})
+
+
+def _encode(name: str, content: dict[str, Any]) -> bytes:
+    content = _on_the_wire(content)
+    wire.check(name, content)
     return wire.encode(content)
+
+
+def _on_the_wire(value: Any) -> Any:
+    match value:
+        case dict():
+            return {name: _on_the_wire(part) for name, part in value.items()}
+        case list() | tuple():
+            return [_on_the_wire(part) for part in value]
+        case datetime():
+            return wire.format_time(value)
+    return value

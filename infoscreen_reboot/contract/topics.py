@@ -31,3 +31,15 @@ class Topics:
     @property
     def status(self) -> str:
         return self._under("status")
+
+    @property
+    def health(self) -> str:
+        return self._under("health")
+
+    @property
+    def boot(self) -> str:
+        return self._under("boot")
+
+    @property
+    def service_failed(self) -> str:
+        return self._under("service_failed")

@@ -59,7 +59,7 @@ def encode(content: dict[str, Any]) -> bytes:
 
 @cache
 def schema(name: str) -> dict[str, Any]:
-    """The shipped JSON Schema `name` (`command`, `ack`, `status`)."""
+    """The shipped JSON Schema `name`, as `command`."""
     text = resources.files(__package__).joinpath("schemas", f"{name}.schema.json").read_text("utf-8")
     content: dict[str, Any] = json.loads(text)
     return content

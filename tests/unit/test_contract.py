@@ -3,7 +3,9 @@
 import contextlib
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +13,20 @@ import pytest
 from infoscreen_reboot.contract import ack, command, telemetry, wire
 from infoscreen_reboot.contract.ack import Ack, AckStatus, ErrorCode
 from infoscreen_reboot.contract.command import Action
-from infoscreen_reboot.contract.telemetry import PresenceReason, Status
+from infoscreen_reboot.contract.telemetry import (
+    BootReport,
+    BrokerConnection,
+    Capabilities,
+    Cause,
+    Commands,
+    Executor,
+    FailureAlert,
+    Health,
+    LastCommand,
+    Lockout,
+    PresenceReason,
+    Status,
+)
 from infoscreen_reboot.contract.topics import Topics
 from infoscreen_reboot.contract.wire import ContractError
 from tests.world import CLIENT, COMMAND_ID, a_command
@@ -242,3 +257,58 @@ def test_the_topics_are_those_of_the_contract() -> None:
     assert topics.transitional_command == f"infoscreen/{CLIENT}/command"
     assert topics.transitional_ack == f"infoscreen/{CLIENT}/command/ack"
     assert topics.status == f"infoscreen/{CLIENT}/status"
+    assert topics.health == f"infoscreen/{CLIENT}/health"
+    assert topics.boot == f"infoscreen/{CLIENT}/boot"
+    assert topics.service_failed == f"infoscreen/{CLIENT}/service_failed"
+
+
+NOW = datetime(2026, 4, 3, 12, 48, 11, 204_000, tzinfo=UTC)
+HEALTH = Health(
+    client_uuid=CLIENT,
+    timestamp=NOW,
+    boot_id=COMMAND_ID,
+    uptime_s=4711,
+    agent_version="1.0.0",
+    executor=Executor.HELPER,
+    broker_connection=BrokerConnection(True, 2, NOW, "the broker closed the connection"),
+    commands=Commands(None, LastCommand(COMMAND_ID, AckStatus.COMPLETED, NOW), 0, 0, 0),
+    lockout=Lockout(1, 3, 900, None),
+    clock_synchronized=True,
+    capabilities=Capabilities(tuple(Action), True, ("player.service",), 2),
+)
+REPORT = BootReport(CLIENT, COMMAND_ID, CLIENT, Cause.COMMAND, COMMAND_ID, True, NOW, NOW, NOW)
+ALERT = FailureAlert(CLIENT, "player.service", "exit-code", 1, 5, COMMAND_ID, NOW, ("cannot go on",))
+
+
+def test_health_is_written_as_the_contract_shows_it() -> None:
+    text = (Path(__file__).parents[2] / "docs/contract.md").read_text("utf-8")
+    shown = text.partition("## Health")[2].partition("```json")[2].partition("```")[0]
+    written = json.loads(telemetry.encode_health(HEALTH))
+
+    def shape(value: object) -> object:
+        return {name: shape(part) for name, part in value.items()} if isinstance(value, dict) else None
+
+    assert shape(written) == shape(json.loads(shown))
+    assert written["timestamp"] == "2026-04-03T12:48:11.204Z"
+
+
+def test_a_tier_without_its_watchdog_is_not_sent() -> None:
+    liar = replace(HEALTH, capabilities=replace(HEALTH.capabilities, hardware_watchdog=False))
+    with pytest.raises(ContractError, match="recovery_tier"):
+        telemetry.encode_health(liar)
+
+
+@pytest.mark.parametrize("cause", Cause)
+def test_a_boot_report_names_a_command_only_where_one_was_the_cause(cause: Cause) -> None:
+    command_id = COMMAND_ID if cause is Cause.COMMAND else None
+    assert json.loads(telemetry.encode_boot_report(replace(REPORT, cause=cause, command_id=command_id)))
+    with pytest.raises(ContractError, match="command_id"):
+        telemetry.encode_boot_report(replace(REPORT, cause=cause, command_id=None if command_id else COMMAND_ID))
+
+
+def test_an_alert_keeps_the_last_lines_and_the_beginning_of_a_long_one() -> None:
+    alert = replace(ALERT, last_log_lines=("first", *["x" * 600] * 20))
+    written = json.loads(telemetry.encode_failure_alert(alert))
+    assert written["last_log_lines"] == ["x" * 500] * 20
+    assert (written["event"], written["exit_status"]) == ("service_failed", 1)
+    assert json.loads(telemetry.encode_failure_alert(replace(ALERT, exit_status="KILL")))["exit_status"] == "KILL"
