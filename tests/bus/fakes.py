@@ -233,7 +233,8 @@ class FakeSystemd(Fake):
 
     def own_answer(self, message: Message) -> Behaviour:
         if message.body == ["org.freedesktop.systemd1.Manager", "UserspaceTimestampMonotonic"]:
-            return Answer("v", (Variant("t", int(max(time.monotonic() - self.since_boot_s, 0) * 1e6)),))
+            # Signed, unlike systemd's own: the host played here may have started before the machine that runs the test.
+            return Answer("v", (Variant("x", int((time.monotonic() - self.since_boot_s) * 1e6)),))
         return super().own_answer(message)
 
 
