@@ -9,7 +9,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from infoscreen_reboot.connection import (
@@ -54,10 +54,12 @@ class Presence:
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    broker_reachable: bool
-    reconnect_count: int
-    last_disconnect_at: datetime | None
-    last_disconnect_reason: str | None
+    """`is_lost` while a connection was lost and none has been made since; each that follows a lost one is counted."""
+
+    is_lost: bool = False
+    reconnect_count: int = 0
+    last_disconnect_at: datetime | None = None
+    last_disconnect_reason: str | None = None
 
 
 def back_off_s(failures: int, chance: float) -> float:
@@ -75,8 +77,9 @@ class Session:
         presence: Callable[[], Presence],
         on_message: Callable[[Delivery], None],
         on_change: Callable[[], None] = lambda: None,
+        statistics: Statistics | None = None,
     ) -> None:
-        """on_change is called when is_connected or trouble has changed."""
+        """on_change is called when is_connected or trouble has changed; the statistics go on from those given."""
         self._settings = settings
         self._client_id = client_id
         self._subscriptions = subscriptions
@@ -89,18 +92,12 @@ class Session:
         self._leaving = asyncio.Event()
         self._last_tick = time.monotonic()
         self._timer: asyncio.TimerHandle | None = None
-        self._connects = 0
-        self._lost_at: datetime | None = None
-        self._lost_reason: str | None = None
+        self.statistics = statistics or Statistics()
         self.trouble: str | None = None
 
     @property
     def is_connected(self) -> bool:
         return self._serving is not None and not self._serving.closed.done()
-
-    @property
-    def statistics(self) -> Statistics:
-        return Statistics(self.is_connected, max(0, self._connects - 1), self._lost_at, self._lost_reason)
 
     def last_tick(self) -> float:
         """When, by time.monotonic(), run()'s timer ran; never long ago, be the broker there or not."""
@@ -184,12 +181,14 @@ class Session:
         finally:
             connection.close("stopped")
             self._connection = self._serving = None
-        if served_at < math.inf:
-            self._lost_at, self._lost_reason = datetime.now(UTC), reason
+        if served_at < math.inf and not self._leaving.is_set():
+            self.statistics = Statistics(True, self.statistics.reconnect_count, datetime.now(UTC), reason)
         return max(0.0, time.monotonic() - served_at), reason
 
     def _welcome(self, refused: Sequence[str]) -> None:
-        self._connects += 1
+        if self.statistics.is_lost:
+            count = self.statistics.reconnect_count + 1
+            self.statistics = replace(self.statistics, is_lost=False, reconnect_count=count)
         self._served.set()
         self.trouble = None
         log.info("connected to %s", self._settings.address)

@@ -225,7 +225,7 @@ def test_the_shipped_configuration_sets_nothing_and_shows_the_true_defaults() ->
     headings = re.findall(r"^\.It (.*)$", page, re.MULTILINE)
     explained = {name for heading in headings for name in re.findall(r"Ev ([A-Z_]+)", heading)}
     code = Path(config.__file__).read_text("utf-8")
-    known = set(re.findall(r'"((?:MQTT|CLIENT|COMMAND)_[A-Z_]*[A-Z])"', code))
+    known = set(re.findall(r'"((?:MQTT|CLIENT|COMMAND|POST_BOOT)_[A-Z_]*[A-Z])"', code))
     assert set(shown) == explained == known
 
 

@@ -22,6 +22,7 @@ from infoscreen_reboot.agent.presence import StatusWriter
 from infoscreen_reboot.contract import ack, command
 from infoscreen_reboot.contract.ack import Ack
 from infoscreen_reboot.contract.command import Action, Command
+from infoscreen_reboot.contract.telemetry import Executor
 from infoscreen_reboot.contract.topics import Topics
 from infoscreen_reboot.mqtt import BrokerSettings, Delivery, Message, NotDelivered, Redeliver
 
@@ -98,6 +99,11 @@ def settings(**changes: Any) -> Settings:
         require_synced_clock=True,
         clock_timeout_s=60,
         execution_timeout_s=60,
+        executor=Executor.HELPER,
+        mocks_reboots=False,
+        post_boot_units=(),
+        post_boot_command=None,
+        post_boot_timeout_s=150,
     )
     return replace(told, **changes)
 
@@ -121,6 +127,9 @@ class World:
     disk_is_full: bool = False
     crash_at: int | None = None
     crash_cuts_power: bool = False
+    # What systemd says of any unit in the boot with that number; "active" for the others.
+    unit_states: dict[int, str] = field(default_factory=dict)
+    is_stopping: bool = False
 
     points: int = 0
     boots: int = 0
@@ -292,6 +301,11 @@ class _CrashingJournal(Journal):
         super().strike_out(seq)
         self._world.point()
 
+    def mark_shutdown(self, boot_id: str, at: str, began: bool = True) -> None:
+        self._world.check_alive()
+        super().mark_shutdown(boot_id, at, began)
+        self._world.point()
+
     def count(self, name: str) -> int:
         self._world.check_alive()
         total = super().count(name)
@@ -380,6 +394,16 @@ class Life:
 
     async def clock_is_synchronised(self) -> bool:
         return self.world.clock_synchronised
+
+    async def uptime_s(self) -> float:
+        return self.world.boot_clock_s()
+
+    async def unit_state(self, name: str) -> str:
+        self.world.point()
+        return self.world.unit_states.get(self.world.boots, "active")
+
+    async def is_going_down(self) -> bool:
+        return self.world.is_stopping
 
     def release_delay(self) -> None:
         self.world.point()

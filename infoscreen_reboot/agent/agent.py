@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from infoscreen_reboot.agent import policy
+from infoscreen_reboot.agent.checks import PostBootChecks
 from infoscreen_reboot.agent.config import Settings
 from infoscreen_reboot.agent.journal import Journal, JournalError, Letter
 from infoscreen_reboot.agent.lifecycle import (
@@ -20,6 +21,7 @@ from infoscreen_reboot.agent.lifecycle import (
     Failed,
     GoingDown,
     Held,
+    Mocked,
     Record,
     State,
     Woke,
@@ -27,10 +29,10 @@ from infoscreen_reboot.agent.lifecycle import (
 )
 from infoscreen_reboot.agent.outbox import Outbox
 from infoscreen_reboot.agent.ports import Clock, Departure, Host, NoReply, Post, Refusal
-from infoscreen_reboot.contract import ack, command
+from infoscreen_reboot.contract import ack, command, wire
 from infoscreen_reboot.contract.ack import Ack, ErrorCode
 from infoscreen_reboot.contract.command import Action, Command
-from infoscreen_reboot.contract.telemetry import PresenceReason
+from infoscreen_reboot.contract.telemetry import Executor, PresenceReason
 from infoscreen_reboot.contract.topics import Topics
 from infoscreen_reboot.contract.wire import ContractError
 from infoscreen_reboot.mqtt import Delivery, Message, Redeliver
@@ -70,6 +72,7 @@ class Agent:
         self._clock = clock
         self._farewell = farewell
         self._on_change = on_change
+        self._checks = PostBootChecks(settings, host)
         self._boot_id = clock.boot_id()
         self._clock_is_trusted = not settings.require_synced_clock
         self._asked_at_s: dict[str, float] = {}
@@ -172,6 +175,8 @@ class Agent:
                     await self._execute(record)
                 case [Record(state=State.EXECUTING) as record, *_]:
                     await self._await_down(record)
+                case [Record(state=State.CHECKING) as record, *_]:
+                    self._advance(record, await self._checks.verdict())
                 case _:
                     await self._changed.wait()
 
@@ -198,6 +203,9 @@ class Agent:
             return
         self._advance(record, Due(self._boot_id, now_s + DELIVERY_S + self._settings.execution_timeout_s))
         await self._outbox.wait_empty(DELIVERY_S)
+        if self._settings.executor is Executor.MOCK:
+            self._pretend(record)
+            return
         await self._staying.wait()
         self._asked_at_s[record.command_id] = self._clock.boot_clock_s()
         try:
@@ -209,6 +217,15 @@ class Agent:
         else:
             self._asked_at_s[record.command_id] = self._clock.boot_clock_s()
             log.info("command %s: the helper said yes", record.command_id, extra=_field(record))
+
+    def _pretend(self, record: Record) -> None:
+        """Nothing is executed; a reboot may count as done all the same, a shutdown never does."""
+        if self._settings.mocks_reboots and record.action is Action.REBOOT_HOST:
+            log.warning("command %s: MOCKED, this host does not reboot", record.command_id, extra=_field(record))
+            self._advance(record, Mocked())
+        else:
+            why = "COMMAND_EXECUTOR is mock: this client executes nothing"
+            self._advance(record, Failed(ErrorCode.HELPER_UNAVAILABLE, why))
 
     async def _await_down(self, record: Record) -> None:
         assert record.down_by_s is not None
@@ -232,6 +249,7 @@ class Agent:
         self._staying.clear()
         reason = announced.value
         try:
+            self._mark_shutdown()
             for record in self._journal.open_records():
                 if record.command_id in self._asked_at_s and record.action is not None:
                     reason = _REASONS[record.action] if announced is Departure.UNKNOWN else reason
@@ -251,6 +269,8 @@ class Agent:
     async def leave(self) -> None:
         """The agent is being stopped: farewell to the broker, unless the host's departure has said it already."""
         if self._departure is None:
+            if await self._host.is_going_down():
+                self._mark_shutdown()
             await self._post.leave(self._farewell(PresenceReason.STOPPED), FAREWELL_S)
         else:
             await self._departure
@@ -258,7 +278,15 @@ class Agent:
     def on_stay(self) -> None:
         """logind: the host is not going down after all."""
         self._departure = None
+        self._mark_shutdown(began=False)
         self._staying.set()
+
+    def _mark_shutdown(self, began: bool = True) -> None:
+        """For the next boot, to tell an orderly shutdown from a loss of power."""
+        try:
+            self._journal.mark_shutdown(self._boot_id, wire.format_time(self._clock.now()), began)
+        except JournalError as error:
+            log.error("%s; the next boot will not know that this one ended in good order", error)
 
     def _advance(self, record: Record, event: Event) -> None:
         """Apply `event` to what the journal now knows of `record`, unless its story has ended meanwhile."""

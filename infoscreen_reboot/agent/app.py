@@ -15,14 +15,17 @@ from infoscreen_reboot.agent import boot, config, log
 from infoscreen_reboot.agent.agent import Agent
 from infoscreen_reboot.agent.host import SystemHost
 from infoscreen_reboot.agent.journal import Journal, JournalError
+from infoscreen_reboot.agent.monitor import Monitor, open_boot, recall_statistics
 from infoscreen_reboot.agent.outbox import Outbox
 from infoscreen_reboot.agent.presence import StatusWriter
+from infoscreen_reboot.contract.telemetry import Executor
 from infoscreen_reboot.contract.topics import Topics
 from infoscreen_reboot.mqtt import Session
 from systemd.daemon import notify
 
 EX_CONFIG = 78  # sysexits.h; the unit does not restart after it
 JOURNAL_NAME = "journal.sqlite3"
+NOT_RUNNING_NAME = "not-running-in"  # written by ExecStopPost= of the unit
 # The session's own timer runs at least every 10 s, be the broker there or not.
 _SESSION_STALE_S = 30.0
 
@@ -52,6 +55,7 @@ class Service:
         topics = Topics(settings.client_uuid)
         status = StatusWriter(settings.client_uuid, clock)
         self._journal = journal
+        self._executor = settings.executor
         self._address = f"{settings.broker.host}:{settings.broker.port}"
         self._session = Session(
             settings.broker,
@@ -59,13 +63,15 @@ class Service:
             subscriptions=[topics.commands] + [topics.transitional_command] * settings.compat_topics,
             presence=status.open_session,
             on_message=lambda delivery: self._agent.on_message(delivery),
-            on_change=self._say_status,
+            on_change=self._on_change,
+            statistics=recall_statistics(journal),
         )
         self._host = SystemHost(lambda kind: self._agent.on_departure(kind), lambda: self._agent.on_stay())
         self._outbox = Outbox(journal, self._session)
         self._agent = Agent(
-            settings, journal, self._outbox, self._session, self._host, clock, status.write, self._say_status
+            settings, journal, self._outbox, self._session, self._host, clock, status.write, self._on_change
         )
+        self._monitor = Monitor(settings, journal, self._outbox, self._session, self._host, clock)
 
     async def run(self) -> None:
         """Until SIGTERM or SIGINT. Raises what ended a part of the agent, as an ExceptionGroup."""
@@ -79,6 +85,8 @@ class Service:
                 tasks.create_task(self._host.run(), name="host"),
                 tasks.create_task(self._outbox.run(), name="outbox"),
                 tasks.create_task(self._agent.run(), name="agent"),
+                tasks.create_task(self._monitor.run(), name="monitor"),
+                tasks.create_task(self._monitor.report_boot(), name="boot report"),
                 tasks.create_task(self._keep_alive(), name="keep-alive"),
             ]
             # Every part has had its first turn when this one comes round: the first connection attempt is under way.
@@ -111,13 +119,19 @@ class Service:
             return False
         return True
 
+    def _on_change(self) -> None:
+        self._say_status()
+        self._monitor.nudge()
+
     def _say_status(self) -> None:
         """One line for `systemctl status`: what we wait for, in an operator's words."""
         parts = [self._session.trouble or self._connection_words()]
         parts += [f"{record.action} {record.command_id} is {record.state}" for record in self._journal.open_records()]
         owed = self._journal.owed_count()
         if owed:
-            parts.append(f"{owed} acks to deliver")
+            parts.append(f"{owed} messages to deliver")
+        if self._executor is Executor.MOCK:
+            parts.append("executor: mock, nothing is executed")
         notify("STATUS=" + "; ".join(parts))
 
     def _connection_words(self) -> str:
@@ -165,8 +179,10 @@ def _serve(clock: SystemClock) -> int:
             logger.error("cannot start: %s", problem)
         notify(f"STATUS=cannot start: {error}")
         return EX_CONFIG
+    state = Path(os.environ.get("STATE_DIRECTORY", "/var/lib/infoscreen-reboot"))
     try:
-        journal = Journal(Path(os.environ.get("STATE_DIRECTORY", "/var/lib/infoscreen-reboot"), JOURNAL_NAME))
+        journal = Journal(state / JOURNAL_NAME)
+        open_boot(journal, clock, state / NOT_RUNNING_NAME)
     except JournalError as error:
         logger.error("%s", error)
         notify(f"STATUS={error}")

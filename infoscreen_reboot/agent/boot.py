@@ -8,6 +8,7 @@ from pathlib import Path
 
 # Made once for this project, as machine-id(5) asks: the machine id itself must not leave the machine.
 _APPLICATION_ID = uuid.UUID("6e1a2d3c-93c5-4f0e-8f1b-6f2f6f7d2a71")
+_WATCHDOG_IDENTITY = Path("/sys/class/watchdog/watchdog0/identity")
 
 
 def boot_id() -> str:
@@ -23,6 +24,14 @@ def boot_clock_s() -> float:
 def timesyncd_says_synchronised() -> bool:
     """systemd-timesyncd's mark that it has set the clock in this boot (systemd-timesyncd.service(8))."""
     return Path("/run/systemd/timesync/synchronized").exists()
+
+
+def watchdog_is_software() -> bool:
+    """Whether the watchdog that systemd would take is softdog, which hangs with the kernel that it should watch."""
+    try:
+        return _WATCHDOG_IDENTITY.read_text("ascii", "replace").strip() == "Software Watchdog"
+    except OSError:  # there is none, or a kernel without CONFIG_WATCHDOG_SYSFS
+        return False
 
 
 def client_uuid_of_machine(machine_id: str) -> str:

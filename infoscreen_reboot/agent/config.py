@@ -1,6 +1,7 @@
 """The agent's configuration: the environment, read once, with every fault named."""
 
 import difflib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,9 +9,11 @@ from pathlib import Path
 from infoscreen_reboot.agent import boot
 from infoscreen_reboot.contract import wire
 from infoscreen_reboot.contract.command import Action
+from infoscreen_reboot.contract.telemetry import Executor
 from infoscreen_reboot.mqtt import BrokerSettings, TlsSettings, tls_context
 
 PASSWORD_CREDENTIAL = "mqtt-password-broker"
+POST_BOOT_DIRECTORY = Path("/etc/infoscreen-reboot/post-boot.d")
 _MACHINE_ID = Path("/etc/machine-id")
 _WORDS = {
     "yes": True,
@@ -38,8 +41,19 @@ _NAMES = (
     "COMMAND_REQUIRE_SYNCED_CLOCK",
     "COMMAND_CLOCK_TIMEOUT_S",
     "COMMAND_EXECUTION_TIMEOUT_S",
+    "COMMAND_EXECUTOR",
+    "COMMAND_MOCK_REBOOT_IMMEDIATE_COMPLETE",
+    "POST_BOOT_UNITS",
+    "POST_BOOT_COMMAND",
+    "POST_BOOT_TIMEOUT_S",
 )
-_OUR_PREFIXES = ("MQTT_", "CLIENT_UUID", "COMMAND_")
+_OUR_PREFIXES = ("MQTT_", "CLIENT_UUID", "COMMAND_", "POST_BOOT_")
+# systemd.unit(5): what may stand in a name, and the types of unit.
+_UNIT = re.compile(
+    r"[A-Za-z0-9:_.\\-]+(?:@[A-Za-z0-9:_.\\-]+)?"
+    r"\.(?:automount|device|mount|path|scope|service|slice|socket|swap|target|timer)"
+)
+_PROGRAM = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 
 
 class ConfigError(Exception):
@@ -61,6 +75,16 @@ class Settings:
     require_synced_clock: bool
     clock_timeout_s: float
     execution_timeout_s: float
+    executor: Executor
+    mocks_reboots: bool
+    post_boot_units: tuple[str, ...]
+    post_boot_command: str | None
+    post_boot_timeout_s: float
+
+    @property
+    def post_boot_checks(self) -> tuple[str, ...]:
+        """The names of what is checked after a boot."""
+        return self.post_boot_units + ((self.post_boot_command,) if self.post_boot_command else ())
 
 
 def unknown_names(environment: Mapping[str, str]) -> list[str]:
@@ -91,6 +115,11 @@ def load(environment: Mapping[str, str]) -> Settings:
         require_synced_clock=reader.flag("COMMAND_REQUIRE_SYNCED_CLOCK"),
         clock_timeout_s=reader.number("COMMAND_CLOCK_TIMEOUT_S", default=60, low=1, high=60),
         execution_timeout_s=reader.number("COMMAND_EXECUTION_TIMEOUT_S", default=60, low=10, high=600),
+        executor=reader.executor(),
+        mocks_reboots=reader.mocks_reboots(),
+        post_boot_units=reader.units("POST_BOOT_UNITS"),
+        post_boot_command=reader.program("POST_BOOT_COMMAND"),
+        post_boot_timeout_s=reader.number("POST_BOOT_TIMEOUT_S", default=150, low=10, high=600),
     )
     if reader.problems:
         raise ConfigError(reader.problems)
@@ -201,3 +230,35 @@ class _Reader:
         if not wire.is_uuid(text):
             self.problems.append(f"{name} is {text[:64]!r}; allowed is a UUID as 9b8d1856-ff34-4864-a726-12de072d0f77")
         return text.lower()
+
+    def executor(self) -> Executor:
+        text = self._text("COMMAND_EXECUTOR") or Executor.HELPER
+        if text not in tuple(Executor):
+            self.problems.append(f"COMMAND_EXECUTOR is {text!r}; allowed are {' and '.join(Executor)}")
+            return Executor.HELPER
+        return Executor(text)
+
+    def mocks_reboots(self) -> bool:
+        name = "COMMAND_MOCK_REBOOT_IMMEDIATE_COMPLETE"
+        wanted = self.flag(name, default=False)
+        if wanted and self._text("COMMAND_EXECUTOR") != Executor.MOCK:
+            self.problems.append(
+                f"{name} is on, but COMMAND_EXECUTOR is not mock: this agent would call a reboot done that never was; "
+                "switch it off, or set COMMAND_EXECUTOR=mock on a canary that shall never go down"
+            )
+        return wanted
+
+    def units(self, name: str) -> tuple[str, ...]:
+        units = tuple(dict.fromkeys((self._text(name) or "").split()))
+        self.problems += [
+            f"{name} holds {unit[:64]!r}; allowed are names of systemd units as player.service, separated by spaces"
+            for unit in units
+            if not _UNIT.fullmatch(unit)
+        ]
+        return units
+
+    def program(self, name: str) -> str | None:
+        text = self._text(name)
+        if text is not None and not _PROGRAM.fullmatch(text):
+            self.problems.append(f"{name} is {text[:64]!r}; allowed is the name of a file in {POST_BOOT_DIRECTORY}")
+        return text

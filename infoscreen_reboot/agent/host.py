@@ -1,10 +1,12 @@
-"""The host over D-Bus: the helper that may reboot it, logind that announces it, timedated that knows its clock."""
+"""The host over D-Bus: the helper that may reboot it, logind that announces it, what systemd and timedated know."""
 
 import asyncio
 import logging
 import os
 import sys
+import time
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
 # ruff: noqa: E402
@@ -20,13 +22,14 @@ from infoscreen_reboot.agent import boot
 from infoscreen_reboot.agent.ports import Departure, NoReply, Refusal
 from infoscreen_reboot.contract.ack import ErrorCode
 from infoscreen_reboot.contract.command import Action
+from infoscreen_reboot.contract.telemetry import Lockout
 
 log = logging.getLogger(__name__)
 
 # Longer than polkit and the helper take together on a loaded Pi; a later answer is settled by the boot id.
 REPLY_TIMEOUT_S = 30.0
 _CONNECT_TIMEOUT_S = 10.0
-_CLOCK_TIMEOUT_S = 5.0
+_PROPERTY_TIMEOUT_S = 5.0
 _RECONNECT_S = 5.0
 _LOST = (DBusError, AuthError, InvalidAddressError, EOFError, OSError)
 
@@ -53,6 +56,11 @@ _NO_REPLY = ("org.freedesktop.DBus.Error.NoReply", "org.freedesktop.DBus.Error.T
 _LOGIND = "org.freedesktop.login1"
 _LOGIND_PATH = "/org/freedesktop/login1"
 _MANAGER = "org.freedesktop.login1.Manager"
+_SYSTEMD = "org.freedesktop.systemd1"
+_SYSTEMD_PATH = "/org/freedesktop/systemd1"
+_SYSTEMD_MANAGER = "org.freedesktop.systemd1.Manager"
+_UNIT = "org.freedesktop.systemd1.Unit"
+_TIMEDATED = "org.freedesktop.timedate1"
 _DEPARTURES = {"reboot": Departure.REBOOTING, "power-off": Departure.SHUTTING_DOWN}
 
 
@@ -67,6 +75,7 @@ class SystemHost:
         self._delay_fd: int | None = None
         self._delay_wanted = asyncio.Event()
         self._announced = Departure.UNKNOWN
+        self._started_s: float | None = None
 
     async def run(self) -> None:
         """Keep a connection to the system bus, and with it logind's announcements and our delay."""
@@ -136,15 +145,66 @@ class SystemHost:
         """timesyncd's mark, else timedated's word, which is the kernel's own whichever NTP daemon keeps the clock."""
         if boot.timesyncd_says_synchronised():
             return True
-        if self._bus is None:
-            return False
-        name, path = "org.freedesktop.timedate1", "/org/freedesktop/timedate1"
+        return bool(await self._property(_TIMEDATED, "/org/freedesktop/timedate1", _TIMEDATED, "NTPSynchronized"))
+
+    async def lockout(self) -> Lockout | None:
+        """What the helper's record says, for which it has to be started; None where it cannot be asked."""
+        match await self._property(_HELPER, _HELPER_PATH, _HELPER, "Lockout"):
+            case [int(used), int(limit), int(window_s), str(unlocks_at)]:
+                return Lockout(used, limit, window_s, datetime.fromisoformat(unlocks_at) if unlocks_at else None)
+        return None
+
+    async def uptime_s(self) -> float:
+        """Since PID 1 started; without systemd's word the kernel's, which in a container is the host's."""
+        if self._started_s is None:
+            started_us = await self._of_systemd("UserspaceTimestampMonotonic")
+            if started_us is None:
+                return boot.boot_clock_s()
+            self._started_s = started_us / 1e6
+        return time.monotonic() - self._started_s
+
+    async def unit_state(self, name: str) -> str:
+        """`active` or what else systemd says of the unit; `not found` where there is none of that name."""
         try:
-            async with asyncio.timeout(_CLOCK_TIMEOUT_S):
-                return bool(await _get(self._bus, name, path, name, "NTPSynchronized"))
+            async with asyncio.timeout(_PROPERTY_TIMEOUT_S):
+                reply = await _call(
+                    await self._connection(), _SYSTEMD, _SYSTEMD_PATH, _SYSTEMD_MANAGER, "LoadUnit", "s", name
+                )
         except (*_LOST, TimeoutError) as error:
-            log.debug("cannot ask timedated: %s", _words(error))
+            return f"not known, for systemd cannot be asked: {_words(error)}"
+        loaded = await self._property(_SYSTEMD, reply.body[0], _UNIT, "LoadState")
+        state = await self._property(_SYSTEMD, reply.body[0], _UNIT, "ActiveState")
+        return str((state if loaded == "loaded" else loaded) or "not known").replace("-", " ")
+
+    async def is_going_down(self) -> bool:
+        return bool(await self._of_systemd("SystemState") == "stopping")
+
+    async def watchdog_is_armed(self) -> bool:
+        """Whether PID 1 has fed a hardware watchdog within the time after which that would reset the host."""
+        if boot.watchdog_is_software():
             return False
+        timeout_us = await self._of_systemd("RuntimeWatchdogUSec")
+        fed_at_us = await self._of_systemd("WatchdogLastPingTimestampMonotonic")
+        if not timeout_us or not fed_at_us:
+            return False
+        return bool(0 <= time.monotonic() * 1e6 - fed_at_us < timeout_us)
+
+    async def _of_systemd(self, name: str) -> Any:
+        return await self._property(_SYSTEMD, _SYSTEMD_PATH, _SYSTEMD_MANAGER, name)
+
+    async def _property(self, to: str, path: str, interface: str, name: str) -> Any:
+        """None where it cannot be had."""
+        try:
+            async with asyncio.timeout(_PROPERTY_TIMEOUT_S):
+                return await _get(await self._connection(), to, path, interface, name)
+        except (*_LOST, TimeoutError) as error:
+            log.debug("cannot ask %s for %s: %s", to, name, _words(error))
+            return None
+
+    async def _connection(self) -> MessageBus:
+        await self._connected.wait()
+        assert self._bus is not None
+        return self._bus
 
     def release_delay(self) -> None:
         """Our last word is said; the host may go down."""

@@ -8,12 +8,16 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from infoscreen_reboot.agent.boots import Boot
 from infoscreen_reboot.agent.lifecycle import Record, State
 from infoscreen_reboot.contract.command import Action
+from infoscreen_reboot.contract.telemetry import Cause
 
 KEPT_RECORDS = 10_000
-_FORMAT = 1
-_TABLES = """
+KEPT_BOOTS = 100
+# What makes each format of the one before it; the file says in user_version which it has.
+_FORMATS = (
+    """
 CREATE TABLE command (
     seq INTEGER PRIMARY KEY,
     command_id TEXT NOT NULL UNIQUE,
@@ -32,13 +36,31 @@ CREATE TABLE command (
 CREATE INDEX open_command ON command (seq) WHERE state NOT IN ('completed', 'failed');
 CREATE TABLE outbox (seq INTEGER PRIMARY KEY AUTOINCREMENT, topic TEXT NOT NULL, payload BLOB NOT NULL) STRICT;
 CREATE TABLE counter (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT;
-"""
+""",
+    """
+ALTER TABLE outbox ADD COLUMN retain INTEGER NOT NULL DEFAULT 0;
+CREATE TABLE boot (
+    seq INTEGER PRIMARY KEY,
+    boot_id TEXT NOT NULL UNIQUE,
+    last_seen_at TEXT NOT NULL,
+    shutdown_began INTEGER NOT NULL,
+    previous_boot_id TEXT,
+    previous_last_seen_at TEXT,
+    clean_shutdown INTEGER NOT NULL,
+    cause TEXT NOT NULL,
+    command_id TEXT,
+    is_reported INTEGER NOT NULL
+) STRICT;
+CREATE TABLE fact (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
+""",
+)
 _COLUMNS = tuple(Record.__dataclass_fields__)
 _UPSERT = (
     f"INSERT INTO command ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))}) "
     f"ON CONFLICT (command_id) DO UPDATE SET {', '.join(f'{c} = excluded.{c}' for c in _COLUMNS[1:])}"
 )
 _SELECT = f"SELECT {', '.join(_COLUMNS)} FROM command"
+_BOOT_COLUMNS = tuple(Boot.__dataclass_fields__)
 
 
 class JournalError(Exception):
@@ -51,6 +73,7 @@ class Letter:
 
     topic: str
     payload: bytes
+    retain: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +103,10 @@ class Journal:
 
     def _prepare(self) -> None:
         (found,) = self._db.execute("PRAGMA user_version").fetchone()
-        if found == 0:
-            self._db.executescript(f"BEGIN IMMEDIATE; {_TABLES} PRAGMA user_version = {_FORMAT}; COMMIT;")
-        elif found != _FORMAT:
-            raise JournalError(f"cannot use the journal {self._path}: its format is {found}, not {_FORMAT}")
+        if found > len(_FORMATS):
+            raise JournalError(f"cannot use the journal {self._path}: its format is {found}, not {len(_FORMATS)}")
+        for number, changes in enumerate(_FORMATS[found:], found + 1):
+            self._db.executescript(f"BEGIN IMMEDIATE; {changes} PRAGMA user_version = {number}; COMMIT;")
 
     def close(self) -> None:
         self._db.close()
@@ -103,18 +126,19 @@ class Journal:
     def owe_again(self, letters: Sequence[Letter]) -> None:
         """Queue letters that were committed before, unless they still wait; nothing is lost if power fails here."""
         with self._transaction("NORMAL") as db:
-            waiting = {Letter(*row) for row in db.execute("SELECT topic, payload FROM outbox")}
+            waiting = {_letter(*row) for row in db.execute("SELECT topic, payload, retain FROM outbox")}
             self._owe([letter for letter in letters if letter not in waiting])
 
     def _owe(self, letters: Sequence[Letter]) -> None:
         self._db.executemany(
-            "INSERT INTO outbox (topic, payload) VALUES (?, ?)", [(x.topic, x.payload) for x in letters]
+            "INSERT INTO outbox (topic, payload, retain) VALUES (?, ?, ?)",
+            [(x.topic, x.payload, x.retain) for x in letters],
         )
 
     def owed(self, limit: int) -> list[Owed]:
         """The oldest letters that are owed, in order."""
-        rows = self._rows("SELECT seq, topic, payload FROM outbox ORDER BY seq LIMIT ?", [limit])
-        return [Owed(seq, Letter(topic, payload)) for seq, topic, payload in rows]
+        rows = self._rows("SELECT seq, topic, payload, retain FROM outbox ORDER BY seq LIMIT ?", [limit])
+        return [Owed(seq, _letter(*letter)) for seq, *letter in rows]
 
     def strike_out(self, seq: int) -> None:
         """The broker has it. Not flushed: if power fails now, the letter is sent once more, byte for byte."""
@@ -148,6 +172,55 @@ class Journal:
     def counters(self) -> dict[str, int]:
         return dict(self._rows("SELECT name, value FROM counter"))
 
+    def executed_in(self, boot_id: str) -> str | None:
+        """The id of the command whose execution started in that boot, unless it was refused there."""
+        rows = self._rows(
+            "SELECT command_id FROM command WHERE started_boot_id = ? AND state != 'failed' ORDER BY seq DESC",
+            [boot_id],
+        )
+        return rows[0][0] if rows else None
+
+    def last_executed(self) -> Record | None:
+        """The newest command whose execution was started."""
+        found = self._records("WHERE down_by_s IS NOT NULL ORDER BY seq DESC LIMIT 1")
+        return found[0] if found else None
+
+    def last_boot(self) -> Boot | None:
+        rows = self._rows(f"SELECT {', '.join(_BOOT_COLUMNS)} FROM boot ORDER BY seq DESC LIMIT 1")
+        return _boot(rows[0]) if rows else None
+
+    def open_boot(self, boot: Boot) -> None:
+        """A boot of which the journal knows nothing yet."""
+        values = [getattr(boot, column) for column in _BOOT_COLUMNS]
+        with self._transaction("FULL") as db:
+            db.execute(f"INSERT INTO boot ({', '.join(_BOOT_COLUMNS)}) VALUES ({', '.join('?' * len(values))})", values)
+            db.execute("DELETE FROM boot WHERE seq <= (SELECT max(seq) FROM boot) - ?", [KEPT_BOOTS])
+
+    def see_boot(self, boot_id: str, at: str) -> None:
+        """The host is up at that moment. Not flushed: after a loss of power an older moment may be found."""
+        with self._transaction("NORMAL") as db:
+            db.execute("UPDATE boot SET last_seen_at = ? WHERE boot_id = ?", [at, boot_id])
+
+    def mark_shutdown(self, boot_id: str, at: str, began: bool = True) -> None:
+        """An orderly shutdown of the host has begun, or was taken back."""
+        with self._transaction("FULL") as db:
+            db.execute("UPDATE boot SET shutdown_began = ?, last_seen_at = ? WHERE boot_id = ?", [began, at, boot_id])
+
+    def report_boot(self, boot_id: str, report: Letter) -> None:
+        """The report is owed from now on, and counts as made."""
+        with self._transaction("FULL") as db:
+            db.execute("UPDATE boot SET is_reported = 1 WHERE boot_id = ?", [boot_id])
+            self._owe([report])
+
+    def remember(self, name: str, value: str) -> None:
+        """A fact that is to be known after a restart of the agent; not flushed."""
+        with self._transaction("NORMAL") as db:
+            db.execute("INSERT INTO fact VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value", [name, value])
+
+    def recall(self, name: str) -> str | None:
+        rows = self._rows("SELECT value FROM fact WHERE name = ?", [name])
+        return rows[0][0] if rows else None
+
     def check_writable(self) -> None:
         """Raises JournalError unless a transaction can be begun; writes nothing."""
         with self._transaction("NORMAL"):
@@ -175,6 +248,16 @@ class Journal:
                     self._db.execute("ROLLBACK")
         except sqlite3.Error as error:
             raise JournalError(f"cannot write the journal {self._path}: {error}") from error
+
+
+def _letter(topic: str, payload: bytes, retain: int) -> Letter:
+    return Letter(topic, payload, bool(retain))
+
+
+def _boot(row: Sequence[Any]) -> Boot:
+    values = dict(zip(_BOOT_COLUMNS, row, strict=True))
+    flags = {name: bool(values[name]) for name in ("shutdown_began", "clean_shutdown", "is_reported")}
+    return Boot(**values | flags | {"cause": Cause(values["cause"])})
 
 
 def _record(row: Sequence[Any]) -> Record:

@@ -6,6 +6,8 @@
   running is no news.
 - Facts (boot id, deadline, error) arrive inside events; nothing here asks a clock.
 - No row leads from EXECUTING back: what was handed to the helper once is never handed to it again.
+- A reboot is proved by another boot id, and over only when what must run on the host runs: CHECKING lies between.
+- `Mocked` is the one way to COMPLETED without another boot; only a canary's agent, whose executor is a mock, sends it.
 """
 
 from collections.abc import Callable
@@ -21,6 +23,7 @@ class State(StrEnum):
     HELD = "held"
     ACCEPTED = "accepted"
     EXECUTING = "executing"
+    CHECKING = "checking"
     COMPLETED = "completed"
     FAILED = "failed"
 
@@ -102,7 +105,17 @@ class Woke:
     boot_id: str
 
 
-Event = Held | Accepted | Due | Failed | GoingDown | Woke
+@dataclass(frozen=True, slots=True)
+class ChecksPassed:
+    """What must run on the host after a boot runs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mocked:
+    """Nothing was executed, and the settings say that this counts as done."""
+
+
+Event = Held | Accepted | Due | Failed | GoingDown | Woke | ChecksPassed | Mocked
 Guard = Callable[[Record, Event], bool]
 
 
@@ -110,12 +123,20 @@ def _another_boot_than_received(record: Record, event: Event) -> bool:
     return isinstance(event, Woke) and event.boot_id != record.received_boot_id
 
 
-def _another_boot_than_started(record: Record, event: Event) -> bool:
-    return isinstance(event, Woke) and event.boot_id != record.started_boot_id
+def _rebooting(record: Record, event: Event) -> bool:
+    return record.action is Action.REBOOT_HOST
 
 
 def _shutting_down(record: Record, event: Event) -> bool:
     return record.action is Action.SHUTDOWN_HOST
+
+
+def _another_boot_after_reboot(record: Record, event: Event) -> bool:
+    return _rebooting(record, event) and isinstance(event, Woke) and event.boot_id != record.started_boot_id
+
+
+def _another_boot_after_shutdown(record: Record, event: Event) -> bool:
+    return _shutting_down(record, event) and isinstance(event, Woke) and event.boot_id != record.started_boot_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +201,13 @@ TABLE = (
         ),
     ),
     Row(State.EXECUTING, GoingDown, State.COMPLETED, _shutting_down),
-    Row(State.EXECUTING, Woke, State.COMPLETED, _another_boot_than_started),
+    Row(State.EXECUTING, Mocked, State.COMPLETED, _rebooting),
+    Row(State.EXECUTING, Woke, State.CHECKING, _another_boot_after_reboot),
+    Row(State.EXECUTING, Woke, State.COMPLETED, _another_boot_after_shutdown),
+    Row(State.CHECKING, ChecksPassed, State.COMPLETED),
+    Row(State.CHECKING, Failed, State.FAILED, codes=(ErrorCode.POST_CHECK_FAILED,)),
+    # It went down once more meanwhile: the checks begin anew.
+    Row(State.CHECKING, Woke, State.CHECKING),
 )
 
 _INTERRUPTED = "the host went down before execution began; nothing was executed"
@@ -201,10 +228,11 @@ class Reply:
 
 def step(record: Record, event: Event) -> tuple[Record, Reply | None]:
     """The record after `event`, and what is owed to the controller for it. Raises IllegalEvent."""
-    row = next((row for row in TABLE if row.state is record.state and isinstance(event, row.event)), None)
-    if row is None:
+    rows = [row for row in TABLE if row.state is record.state and isinstance(event, row.event)]
+    if not rows:
         raise IllegalEvent(f"cannot apply {type(event).__name__} to {record.command_id} in state {record.state}")
-    if row.guard is not None and not row.guard(record, event):
+    row = next((row for row in rows if row.guard is None or row.guard(record, event)), None)
+    if row is None:
         return record, None
     code: ErrorCode | None = None
     message: str | None = None
@@ -219,6 +247,8 @@ def step(record: Record, event: Event) -> tuple[Record, Reply | None]:
             if event.code not in row.codes:
                 raise IllegalEvent(f"cannot fail {record.command_id} as {event.code} in state {record.state}")
             code, message = event.code, event.message
+        case Mocked():
+            record = replace(record, started_boot_id=None)  # nothing was started, and no boot may be put down to it
         case Woke() if row.codes:
             code, message = row.codes[0], _INTERRUPTED
     status = row.to.ack_status

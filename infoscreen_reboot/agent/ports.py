@@ -39,6 +39,15 @@ class Host(Protocol):
 
     async def clock_is_synchronised(self) -> bool: ...
 
+    async def uptime_s(self) -> float:
+        """Seconds since the host's PID 1 started."""
+
+    async def unit_state(self, name: str) -> str:
+        """`active` or what else the unit is, in systemd's words."""
+
+    async def is_going_down(self) -> bool:
+        """Whether systemd is stopping everything, announced by logind or not."""
+
     def release_delay(self) -> None: ...
 
 

@@ -87,7 +87,7 @@ def _on_the_private_bus(bus: PrivateBus, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(module, "REPLY_TIMEOUT_S", 2.0)
     monkeypatch.setattr(module, "_RECONNECT_S", 0.1)
     monkeypatch.setattr(module, "_CONNECT_TIMEOUT_S", 3.0)
-    monkeypatch.setattr(module, "_CLOCK_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(module, "_PROPERTY_TIMEOUT_S", 1.0)
     monkeypatch.setattr(boot, "timesyncd_says_synchronised", lambda: False)
 
 

@@ -13,25 +13,37 @@ from pathlib import Path
 import pytest
 
 from infoscreen_reboot.agent.config import Settings
-from infoscreen_reboot.agent.lifecycle import TABLE, Accepted, Due, Event, GoingDown, Held, State, Woke
+from infoscreen_reboot.agent.lifecycle import (
+    TABLE,
+    Accepted,
+    ChecksPassed,
+    Due,
+    Event,
+    GoingDown,
+    Held,
+    Mocked,
+    State,
+    Woke,
+)
 from infoscreen_reboot.agent.ports import Departure, NoReply, Refusal
 from infoscreen_reboot.contract import ack
 from infoscreen_reboot.contract.ack import AckStatus, ErrorCode
 from infoscreen_reboot.contract.command import Action
+from infoscreen_reboot.contract.telemetry import Executor
 from tests import world as w
 from tests.world import OTHER_ID, World
 
-Move = tuple[State, type[Event], ErrorCode | None]
+Move = tuple[State, type[Event], State, ErrorCode | None]
 
 
 def paths(state: State = State.NEW) -> Iterator[tuple[Move, ...]]:
     """Every way through TABLE from NEW to an end, a `Failed` once for each code it may carry."""
     if state.is_terminal:
         yield ()
-    for row in (row for row in TABLE if row.state is state):
+    for row in (row for row in TABLE if row.state is state and row.to is not state):
         for code in row.codes or (None,):
             for rest in paths(row.to):
-                yield ((state, row.event, code), *rest)
+                yield ((state, row.event, row.to, code), *rest)
 
 
 @dataclass
@@ -55,44 +67,54 @@ def stage(path: tuple[Move, ...], world: World) -> Play:
     world.clock_synchronised = True
     for move in path:
         match move:
-            case (State.NEW, t, None) if t is Held:
+            case (State.NEW, t, _, None) if t is Held:
                 world.clock_synchronised = False
-            case (State.NEW, t, None) if t is Accepted:
+            case (State.NEW, t, _, None) if t is Accepted:
                 pass
-            case (State.NEW, _, code):
+            case (State.NEW, _, _, code):
                 _stage_refusal(code, play, world)
-            case (State.HELD, t, None) if t is Accepted:
+            case (State.HELD, t, _, None) if t is Accepted:
                 play.synchronised_after_s = 5
-            case (State.HELD, t, _) if t is Woke:
+            case (State.HELD, t, _, _) if t is Woke:
                 play.dies_after_s = 5
-            case (State.HELD, _, ErrorCode.CLOCK_UNSYNCHRONIZED):
+            case (State.HELD, _, _, ErrorCode.CLOCK_UNSYNCHRONIZED):
                 pass
-            case (State.HELD, _, ErrorCode.EXPIRED):
+            case (State.HELD, _, _, ErrorCode.EXPIRED):
                 play.synchronised_after_s, play.wall_jump = 5, timedelta(minutes=10)
-            case (State.HELD, _, ErrorCode.NOT_YET_VALID):
+            case (State.HELD, _, _, ErrorCode.NOT_YET_VALID):
                 play.synchronised_after_s, play.wall_jump = 5, timedelta(minutes=-10)
-            case (State.HELD, _, ErrorCode.UNSUPPORTED_ACTION):
+            case (State.HELD, _, _, ErrorCode.UNSUPPORTED_ACTION):
                 play.payload = w.payload(action=Action.SHUTDOWN_HOST)
                 play.synchronised_after_s = 5
                 play.settings_after_restart = replace(world.settings, offered=frozenset({Action.REBOOT_HOST}))
-            case (State.HELD, _, ErrorCode.WRONG_CLIENT):
+            case (State.HELD, _, _, ErrorCode.WRONG_CLIENT):
                 play.synchronised_after_s = 5
                 play.settings_after_restart = replace(world.settings, client_uuid=OTHER_ID)
-            case (State.ACCEPTED, t, None) if t is Due:
+            case (State.ACCEPTED, t, _, None) if t is Due:
                 pass
-            case (State.ACCEPTED, t, _) if t is Woke:
+            case (State.ACCEPTED, t, _, _) if t is Woke:
                 play.departure, play.dies_after_s = True, 10
-            case (State.ACCEPTED, _, ErrorCode.EXPIRED):
+            case (State.ACCEPTED, _, _, ErrorCode.EXPIRED):
                 play.departure, play.stays_after_s = True, 300
-            case (State.EXECUTING, t, None) if t is GoingDown:
+            case (State.EXECUTING, t, _, None) if t is GoingDown:
                 play.payload = w.payload(action=Action.SHUTDOWN_HOST)
-            case (State.EXECUTING, t, None) if t is Woke:
+            case (State.EXECUTING, t, _, None) if t is Mocked:
+                world.settings = replace(world.settings, executor=Executor.MOCK, mocks_reboots=True)
+            case (State.EXECUTING, t, State.COMPLETED, None) if t is Woke:
+                # The host goes down without a word: power fails while the helper thinks.
+                play.payload = w.payload(action=Action.SHUTDOWN_HOST)
+                world.helper, play.dies_after_s = NoReply("no answer"), 10
+            case (State.EXECUTING, t, State.CHECKING, None) if t is Woke:
+                world.settings = replace(world.settings, post_boot_units=("player.service",))
+            case (State.CHECKING, t, _, None) if t is ChecksPassed:
                 pass
-            case (State.EXECUTING, _, ErrorCode.EXECUTION_TIMEOUT):
+            case (State.CHECKING, _, _, ErrorCode.POST_CHECK_FAILED):
+                world.unit_states = dict.fromkeys(range(1, len(w.BOOTS)), "failed")
+            case (State.EXECUTING, _, _, ErrorCode.EXECUTION_TIMEOUT):
                 world.helper = NoReply("no answer")
-            case (State.EXECUTING, _, ErrorCode.NOT_REBOOTED):
+            case (State.EXECUTING, _, _, ErrorCode.NOT_REBOOTED):
                 world.helper = "kill"
-            case (State.EXECUTING, _, ErrorCode() as code):
+            case (State.EXECUTING, _, _, ErrorCode() as code):
                 world.helper = Refusal(code, f"the helper says {code}")
             case _:
                 raise AssertionError(f"no one has said how {move} comes about")
@@ -156,12 +178,12 @@ def played(path: tuple[Move, ...], world: World) -> tuple[State, ErrorCode | Non
 
 
 def name(path: tuple[Move, ...]) -> str:
-    return "-".join(f"{event.__name__}({code})" if code else event.__name__ for _, event, code in path)
+    return "-".join(f"{event.__name__}({code})" if code else event.__name__ for _, event, _, code in path)
 
 
 def end_of(path: tuple[Move, ...]) -> tuple[State, ErrorCode | None]:
-    *_, (state, event, code) = path
-    return next(row.to for row in TABLE if row.state is state and row.event is event), code
+    *_, (_, _, end, code) = path
+    return end, code
 
 
 def rightful_ends(path: tuple[Move, ...], world: World) -> set[tuple[State, ErrorCode | None]] | None:
@@ -169,13 +191,18 @@ def rightful_ends(path: tuple[Move, ...], world: World) -> set[tuple[State, Erro
     found, rebooted = world.at_crash, world.boots > 0
     match found.state if found is not None else None:
         case None:
-            return None if world.crash_cuts_power else {end_of(path)}
+            # Where the host was going down already, the broker keeps the command for the next boot.
+            was_departing = end_of(path)[1] is ErrorCode.INTERRUPTED
+            return None if world.crash_cuts_power or was_departing else {end_of(path)}
         case State.HELD | State.ACCEPTED if world.crash_cuts_power:
             return {(State.FAILED, ErrorCode.INTERRUPTED)}
         case State.HELD | State.ACCEPTED:
             return {end_of(path)}
         case State.EXECUTING if rebooted:
-            return {(State.COMPLETED, None)}
+            # A command may have been killed in a boot in which nothing is amiss yet.
+            return {(State.COMPLETED, None), end_of(path)}
+        case State.CHECKING:
+            return {end_of(path)}
         case State.EXECUTING:
             return {(State.FAILED, ErrorCode.NOT_REBOOTED)}
     assert found is not None and found.ack is not None
@@ -215,5 +242,5 @@ def test_killed_at_any_point_the_story_ends_right(path: tuple[Move, ...], tmp_pa
 
 
 def test_the_paths_take_every_row_of_the_table() -> None:
-    taken = {(state, event) for path in PATHS for state, event, _ in path}
-    assert taken == {(row.state, row.event) for row in TABLE}
+    taken = {(state, event, to) for path in PATHS for state, event, to, _ in path}
+    assert taken == {(row.state, row.event, row.to) for row in TABLE if row.to is not row.state}

@@ -1,0 +1,75 @@
+"""What must run on the host after a boot: not only the system is back, the screen is."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+
+from infoscreen_reboot.agent.config import POST_BOOT_DIRECTORY, Settings
+from infoscreen_reboot.agent.lifecycle import ChecksPassed, Failed
+from infoscreen_reboot.agent.ports import Host
+from infoscreen_reboot.contract.ack import ErrorCode
+
+log = logging.getLogger(__name__)
+
+_POLL_S = 1.0
+# What a command may take where the deadline has passed before it could be asked once.
+_LAST_LOOK_S = 10.0
+# Nothing of the agent's own environment: the broker's password stands in it.
+_ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
+
+
+class PostBootChecks:
+    """The units that must be active, and the command that must succeed, within the time counted from the boot."""
+
+    def __init__(self, settings: Settings, host: Host) -> None:
+        self._units = settings.post_boot_units
+        self._command = settings.post_boot_command
+        self._timeout_s = settings.post_boot_timeout_s
+        self._host = host
+
+    async def verdict(self) -> ChecksPassed | Failed:
+        """As soon as all is well, or when the time is over; there is always one look, however late it is."""
+        while True:
+            left_s = self._timeout_s - await self._host.uptime_s()
+            missing = await self._missing(max(left_s, _LAST_LOOK_S))
+            if not missing:
+                return ChecksPassed()
+            left_s = self._timeout_s - await self._host.uptime_s()
+            if left_s <= 0:
+                return Failed(
+                    ErrorCode.POST_CHECK_FAILED,
+                    f"{self._timeout_s:.0f} s after the boot these are missing: {'; '.join(missing)}",
+                )
+            await asyncio.sleep(min(left_s, _POLL_S))
+
+    async def _missing(self, command_timeout_s: float) -> list[str]:
+        states = {name: await self._host.unit_state(name) for name in self._units}
+        missing = [f"{name} is {state}" for name, state in states.items() if state not in ("active", "reloading")]
+        # The command is for what units cannot tell: it makes no sense before they run.
+        if not missing and self._command is not None:
+            missing = await _run(self._command, command_timeout_s)
+        return missing
+
+
+async def _run(name: str, timeout_s: float) -> list[str]:
+    """What is missing according to the executable of that name; what it prints goes to the system's journal."""
+    path = POST_BOOT_DIRECTORY / name
+    try:
+        process = await asyncio.create_subprocess_exec(
+            path, env=_ENVIRONMENT, stdin=asyncio.subprocess.DEVNULL, start_new_session=True
+        )
+    except OSError as error:
+        return [f"{path} cannot be run: {error.strerror}"]
+    try:
+        async with asyncio.timeout(timeout_s):
+            status = await process.wait()
+    except TimeoutError:
+        return [f"{path} did not end within {timeout_s:.0f} s"]
+    finally:
+        # Its children too, also when the agent is stopped meanwhile.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        await process.wait()
+    return [f"{path} ended with {status}"] if status else []

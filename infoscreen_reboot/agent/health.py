@@ -1,0 +1,98 @@
+"""Facts in, health out."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from infoscreen_reboot import __version__
+from infoscreen_reboot.agent.config import Settings
+from infoscreen_reboot.agent.lifecycle import Record
+from infoscreen_reboot.contract import ack
+from infoscreen_reboot.contract.telemetry import (
+    BrokerConnection,
+    Capabilities,
+    Commands,
+    Health,
+    LastCommand,
+    Lockout,
+)
+
+HARDWARE_WATCHDOG_TIER, SOFTWARE_TIER = 2, 1
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is known at one moment; `last` is the newest command that was answered."""
+
+    now: datetime
+    boot_id: str
+    uptime_s: float
+    broker: BrokerConnection
+    open_records: Sequence[Record]
+    last: Record | None
+    outbox: int
+    counters: Mapping[str, int]
+    lockout: Lockout | None
+    clock_is_synchronised: bool
+    watchdog_is_armed: bool
+
+
+def health(settings: Settings, facts: Facts) -> Health:
+    return Health(
+        client_uuid=settings.client_uuid,
+        timestamp=facts.now,
+        boot_id=facts.boot_id,
+        uptime_s=int(facts.uptime_s),
+        agent_version=__version__,
+        executor=settings.executor,
+        broker_connection=facts.broker,
+        commands=Commands(
+            in_progress=facts.open_records[0].command_id if facts.open_records else None,
+            last=_last(facts.last),
+            outbox=facts.outbox,
+            unreadable=facts.counters.get("unreadable", 0),
+            conflicts=facts.counters.get("conflicts", 0),
+        ),
+        lockout=facts.lockout,
+        clock_synchronized=facts.clock_is_synchronised,
+        capabilities=Capabilities(
+            actions=tuple(sorted(settings.offered)),
+            hardware_watchdog=facts.watchdog_is_armed,
+            post_boot_checks=settings.post_boot_checks,
+            recovery_tier=HARDWARE_WATCHDOG_TIER if facts.watchdog_is_armed else SOFTWARE_TIER,
+        ),
+    )
+
+
+def _last(record: Record | None) -> LastCommand | None:
+    if record is None or record.ack is None:
+        return None
+    answer = ack.parse(record.ack)
+    return LastCommand(record.command_id, answer.status, answer.timestamp)
+
+
+# While reboots count, the helper's answer changes with time alone; it is not woken more often than this for it.
+_LOCKOUT_AGES_S = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class LockoutAge:
+    """What the helper said last, when (monotonic seconds), and after which execution."""
+
+    lockout: Lockout | None
+    asked_at_s: float
+    execution: tuple[str, str] | None
+
+
+def should_ask_helper(known: LockoutAge | None, now_s: float, now: datetime, execution: tuple[str, str] | None) -> bool:
+    """Whether the lockout may have changed: to ask is to start a process that runs as root.
+
+    `execution` names the last command that was executed and its state; it changes when the helper has been asked to
+    do something.
+    """
+    if known is None or known.execution != execution:
+        return True
+    if known.lockout is None or not known.lockout.used:
+        return False
+    unlocks_at = known.lockout.unlocks_at
+    return now_s - known.asked_at_s >= _LOCKOUT_AGES_S or (unlocks_at is not None and now >= unlocks_at)

@@ -1,0 +1,168 @@
+"""What the agent says unasked: health every half minute and on change, and the boot report once a boot."""
+
+import asyncio
+import contextlib
+import json
+import logging
+import time
+import uuid
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from infoscreen_reboot.agent import boots
+from infoscreen_reboot.agent.config import Settings
+from infoscreen_reboot.agent.health import Facts, LockoutAge, health, should_ask_helper
+from infoscreen_reboot.agent.host import SystemHost
+from infoscreen_reboot.agent.journal import Journal, Letter
+from infoscreen_reboot.agent.outbox import Outbox
+from infoscreen_reboot.agent.ports import Clock
+from infoscreen_reboot.contract import telemetry, wire
+from infoscreen_reboot.contract.telemetry import BrokerConnection, Executor, Lockout
+from infoscreen_reboot.contract.topics import Topics
+from infoscreen_reboot.mqtt import Message, NotDelivered, Session, Statistics
+
+log = logging.getLogger(__name__)
+
+INTERVAL_S = 30.0
+# Changes come in bursts; what they add up to is told once.
+_AT_MOST_EVERY_S = 1.0
+_CLOCK_POLL_S = 1.0
+_STATISTICS = "broker"
+
+
+def recall_statistics(journal: Journal) -> Statistics:
+    """How the connection to the broker fared before the agent was started. Raises JournalError."""
+    text = journal.recall(_STATISTICS)
+    if text is None:
+        return Statistics()
+    known = json.loads(text)
+    at = known["last_disconnect_at"]
+    return Statistics(**known | {"last_disconnect_at": datetime.fromisoformat(at) if at else None})
+
+
+def open_boot(journal: Journal, clock: Clock, not_running_in: Path) -> None:
+    """Write down how the boot before ended, where this is a boot of which the journal knows nothing yet.
+
+    `not_running_in` is a file that holds the id of the boot in which the agent was last stopped, in good order or not
+    (its unit's ExecStopPost= writes it): the agent is running again now, so it goes. Raises JournalError.
+    """
+    last = journal.last_boot()
+    if last is None or last.boot_id != clock.boot_id():
+        executed = journal.executed_in(last.boot_id) if last else None
+        was_down = last is not None and _read_boot_id(not_running_in) == last.boot_id
+        journal.open_boot(boots.follow(last, clock.boot_id(), clock.now(), executed, was_down))
+    not_running_in.unlink(missing_ok=True)
+
+
+def _read_boot_id(path: Path) -> str | None:
+    try:
+        return str(uuid.UUID(path.read_text("ascii").strip()))
+    except (OSError, ValueError):
+        return None
+
+
+class Monitor:
+    """Tells what is the case; `nudge` says that something has changed."""
+
+    def __init__(
+        self, settings: Settings, journal: Journal, outbox: Outbox, session: Session, host: SystemHost, clock: Clock
+    ) -> None:
+        self._settings = settings
+        self._topics = Topics(settings.client_uuid)
+        self._journal = journal
+        self._outbox = outbox
+        self._session = session
+        self._host = host
+        self._clock = clock
+        self._changed = asyncio.Event()
+        self._saved_statistics = session.statistics
+        self._clock_is_synchronised = False
+        self._lockout: LockoutAge | None = None
+
+    def nudge(self) -> None:
+        self._changed.set()
+
+    async def run(self) -> None:
+        """For ever. Raises JournalError."""
+        while True:
+            self._changed.clear()
+            self._save()
+            if self._session.is_connected:
+                await self._tell_health()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(INTERVAL_S):
+                    await self._changed.wait()
+            await asyncio.sleep(_AT_MOST_EVERY_S)
+
+    async def report_boot(self) -> None:
+        """Once a boot, as soon as its times can be right. Raises JournalError."""
+        boot = self._journal.last_boot()
+        if boot is None or boot.is_reported:
+            return
+        if self._settings.require_synced_clock:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._settings.clock_timeout_s):
+                    while not await self._host.clock_is_synchronised():
+                        await asyncio.sleep(_CLOCK_POLL_S)
+        uptime = timedelta(seconds=await self._host.uptime_s())
+        now = self._clock.now()
+        report = telemetry.encode_boot_report(boots.report(boot, self._settings.client_uuid, now - uptime, now))
+        self._journal.report_boot(boot.boot_id, Letter(self._topics.boot, report, retain=True))
+        self._outbox.nudge()
+        log.info("boot %s came about by %s", boot.boot_id, boot.cause)
+
+    def _save(self) -> None:
+        """What a later run of the agent, or the next boot, will want to know."""
+        self._journal.see_boot(self._clock.boot_id(), wire.format_time(self._clock.now()))
+        statistics = self._session.statistics
+        if statistics != self._saved_statistics:
+            at = statistics.last_disconnect_at
+            known = {
+                "is_lost": statistics.is_lost,
+                "reconnect_count": statistics.reconnect_count,
+                "last_disconnect_at": wire.format_time(at) if at else None,
+                "last_disconnect_reason": statistics.last_disconnect_reason,
+            }
+            self._journal.remember(_STATISTICS, json.dumps(known))
+            self._saved_statistics = statistics
+
+    async def _tell_health(self) -> None:
+        payload = telemetry.encode_health(health(self._settings, await self._facts()))
+        with contextlib.suppress(NotDelivered):  # QoS 0: the next one comes soon
+            await self._session.publish(Message(self._topics.health, payload, qos=0))
+
+    async def _facts(self) -> Facts:
+        lockout = await self._ask_lockout()
+        self._clock_is_synchronised = self._clock_is_synchronised or await self._host.clock_is_synchronised()
+        uptime_s, watchdog_is_armed = await self._host.uptime_s(), await self._host.watchdog_is_armed()
+        statistics = self._session.statistics
+        answered = (record for record in self._journal.last_records(2) if record.ack is not None)
+        return Facts(
+            now=self._clock.now(),
+            boot_id=self._clock.boot_id(),
+            uptime_s=uptime_s,
+            broker=BrokerConnection(
+                self._session.is_connected,
+                statistics.reconnect_count,
+                statistics.last_disconnect_at,
+                statistics.last_disconnect_reason,
+            ),
+            open_records=self._journal.open_records(),
+            last=next(answered, None),
+            outbox=self._journal.owed_count(),
+            counters=self._journal.counters(),
+            lockout=lockout,
+            clock_is_synchronised=self._clock_is_synchronised,
+            watchdog_is_armed=watchdog_is_armed,
+        )
+
+    async def _ask_lockout(self) -> Lockout | None:
+        if self._settings.executor is not Executor.HELPER:
+            return None
+        last = self._journal.last_executed()
+        execution = (last.command_id, str(last.state)) if last else None
+        now_s = time.monotonic()
+        if should_ask_helper(self._lockout, now_s, self._clock.now(), execution):
+            self._lockout = LockoutAge(await self._host.lockout(), now_s, execution)
+        assert self._lockout is not None
+        return self._lockout.lockout
