@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from infoscreen_reboot.agent.agent import Agent
+from infoscreen_reboot.agent.boots import Boot
 from infoscreen_reboot.agent.config import Settings
 from infoscreen_reboot.agent.journal import Journal, JournalError, Letter
 from infoscreen_reboot.agent.lifecycle import Record
+from infoscreen_reboot.agent.monitor import open_boot
 from infoscreen_reboot.agent.outbox import Outbox
 from infoscreen_reboot.agent.ports import Departure
 from infoscreen_reboot.agent.presence import StatusWriter
@@ -175,7 +177,7 @@ class World:
         return asyncio.get_running_loop().time() - self._boot_started_s
 
     def now(self) -> datetime:
-        if self.judging_breaks:
+        if self.judging_breaks and self.queue:
             self.judging_breaks = False
             raise RuntimeError("a bug")
         return START + timedelta(seconds=asyncio.get_running_loop().time()) + self.wall_offset
@@ -301,6 +303,11 @@ class _CrashingJournal(Journal):
         super().strike_out(seq)
         self._world.point()
 
+    def open_boot(self, boot: Boot) -> None:
+        self._world.check_alive()
+        super().open_boot(boot)
+        self._world.point()
+
     def mark_shutdown(self, boot_id: str, at: str, began: bool = True) -> None:
         self._world.check_alive()
         super().mark_shutdown(boot_id, at, began)
@@ -329,6 +336,7 @@ class Life:
         """Until the process is dead, or `end` comes."""
         parts: list[asyncio.Future[Any]] = []
         try:
+            open_boot(self.journal, self.world, self.world.path.with_name("not-running-in"))
             self.agent.wake()
             if self.world.departing:
                 self.agent.on_departure(Departure.UNKNOWN)

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from infoscreen_reboot.agent.journal import Journal
+from infoscreen_reboot.agent.journal import Journal, Letter
 from infoscreen_reboot.agent.ports import Post
 from infoscreen_reboot.mqtt import Message, NotDelivered
 
@@ -51,7 +51,7 @@ class Outbox:
             if not self._work.is_set():
                 self._empty.set()
             return False
-        sent = [asyncio.ensure_future(self._post.publish(Message(o.letter.topic, o.letter.payload))) for o in owed]
+        sent = [asyncio.ensure_future(self._post.publish(_message(o.letter))) for o in owed]
         try:
             for letter, delivery in zip(owed, sent, strict=True):
                 await delivery
@@ -61,3 +61,7 @@ class Outbox:
                 delivery.cancel()
             await asyncio.gather(*sent, return_exceptions=True)
         return True
+
+
+def _message(letter: Letter) -> Message:
+    return Message(letter.topic, letter.payload, retain=letter.retain)

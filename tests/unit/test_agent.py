@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from infoscreen_reboot.agent.boots import Boot
+from infoscreen_reboot.agent.journal import Journal
 from infoscreen_reboot.agent.lifecycle import State
 from infoscreen_reboot.agent.ports import Departure, NoReply, Refusal
 from infoscreen_reboot.contract.ack import ErrorCode
 from infoscreen_reboot.contract.command import Action
+from infoscreen_reboot.contract.telemetry import Cause, Executor
 from tests import world as w
 from tests.world import COMMAND_ID, OTHER_ID, TOPICS, World
 
@@ -325,3 +328,166 @@ def test_a_refused_command_leaves_a_record_that_ends_it_for_good(world: World) -
     assert world.story() == ["retained", "retained"]
     record = world.on_disk()
     assert record is not None and record.state is State.FAILED
+
+
+def checked(world: World, **changes: object) -> None:
+    world.settings = w.settings(post_boot_units=("player.service",), **changes)
+
+
+def test_a_reboot_is_over_only_when_what_must_run_runs(world: World) -> None:
+    checked(world)
+
+    async def nature() -> None:
+        world.unit_states = {1: "activating"}
+        world.send(w.payload())
+        await asyncio.sleep(100)
+        assert world.story() == ["accepted", "execution_started"]
+        world.send(w.payload(command_id=OTHER_ID))
+        world.unit_states = {}
+        await asyncio.sleep(2)
+        assert world.story() == DONE
+
+    play(world, nature)
+    assert world.story(OTHER_ID) == ["busy"]
+
+
+def test_what_does_not_run_by_the_deadline_is_named(world: World) -> None:
+    checked(world, post_boot_timeout_s=40)
+
+    async def nature() -> None:
+        world.unit_states = {1: "failed"}
+        world.send(w.payload())
+        await asyncio.sleep(39)
+        assert world.story() == ["accepted", "execution_started"]
+        await asyncio.sleep(5)
+        assert world.story() == ["accepted", "execution_started", "post_check_failed"]
+
+    play(world, nature)
+    message = world.acks()[-1].error_message
+    assert message == "40 s after the boot these are missing: player.service is failed"
+
+
+def test_a_host_that_goes_down_again_is_checked_anew(world: World) -> None:
+    checked(world)
+
+    async def nature() -> None:
+        world.unit_states = {1: "activating"}
+        world.send(w.payload())
+        await asyncio.sleep(60)
+        world.go_down(Departure.REBOOTING)
+
+    play(world, nature)
+    assert world.boots == 2
+    assert world.story() == DONE
+    assert world.acks()[-1].boot_id == w.BOOTS[2]
+
+
+def test_a_shutdown_is_not_checked(world: World) -> None:
+    checked(world)
+    world.unit_states = {1: "failed"}
+    play(world, action=Action.SHUTDOWN_HOST)
+    assert world.story() == DONE
+
+
+def test_a_mocked_reboot_is_acked_at_once_and_nothing_goes_down(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    world.settings = w.settings(executor=Executor.MOCK, mocks_reboots=True)
+    play(world)
+    assert world.story() == DONE
+    assert (world.helper_calls, world.boots) == ([], 0)
+    assert {a.boot_id for a in world.acks()} == {w.BOOTS[0]}
+    assert "MOCKED" in caplog.text
+
+
+@pytest.mark.parametrize(("action", "mocks_reboots"), [(Action.SHUTDOWN_HOST, True), (Action.REBOOT_HOST, False)])
+def test_a_mock_calls_nothing_else_done(world: World, action: Action, mocks_reboots: bool) -> None:
+    world.settings = w.settings(executor=Executor.MOCK, mocks_reboots=mocks_reboots)
+    play(world, action=action)
+    assert world.story() == ["accepted", "execution_started", "helper_unavailable"]
+    assert "mock" in (world.acks()[-1].error_message or "")
+    assert (world.helper_calls, world.boots) == ([], 0)
+
+
+def boot_after(world: World, nature: Callable[[], Awaitable[None]]) -> Boot:
+    """What is written down of the second boot."""
+    opened: list[Boot] = []
+
+    async def with_boots() -> None:
+        await nature()
+        await asyncio.sleep(60)
+        journal = Journal(world.path)
+        found = journal.last_boot()
+        journal.close()
+        assert found is not None
+        opened.append(found)
+
+    play(world, with_boots)
+    (boot,) = opened
+    assert (boot.boot_id, boot.previous_boot_id) == (w.BOOTS[1], w.BOOTS[0])
+    return boot
+
+
+def test_a_commanded_reboot_is_the_cause_of_the_next_boot(world: World) -> None:
+    async def nature() -> None:
+        world.send(w.payload())
+
+    boot = boot_after(world, nature)
+    assert (boot.cause, boot.command_id, boot.clean_shutdown) == (Cause.COMMAND, COMMAND_ID, True)
+
+
+def test_a_shutdown_that_nobody_commanded_is_local(world: World) -> None:
+    async def nature() -> None:
+        await asyncio.sleep(1)
+        world.go_down(Departure.REBOOTING)
+
+    boot = boot_after(world, nature)
+    assert (boot.cause, boot.command_id, boot.clean_shutdown) == (Cause.LOCAL, None, True)
+
+
+def test_a_stop_in_a_shutdown_that_logind_did_not_announce_is_local_too(world: World) -> None:
+    async def nature() -> None:
+        await asyncio.sleep(1)
+        world.is_stopping = True
+        assert world.life is not None
+        await world.life.agent.leave()
+        world.host_is_down = True
+        world.kill()
+
+    assert boot_after(world, nature).cause is Cause.LOCAL
+
+
+def test_no_mark_is_a_loss_of_power_and_a_mark_that_was_taken_back_is_none(world: World) -> None:
+    async def nature() -> None:
+        world.announce(Departure.REBOOTING)
+        await asyncio.sleep(1)
+        world.take_back()
+        await asyncio.sleep(1)
+        world.host_is_down = True
+        world.kill()
+
+    boot = boot_after(world, nature)
+    assert (boot.cause, boot.clean_shutdown) == (Cause.POWER_LOSS, False)
+
+
+def test_power_lost_in_the_middle_of_an_execution_leaves_the_cause_unknown(world: World) -> None:
+    world.helper = "nothing"
+
+    async def nature() -> None:
+        world.send(w.payload())
+        await asyncio.sleep(10)
+        world.host_is_down = True
+        world.kill()
+
+    boot = boot_after(world, nature)
+    assert (boot.cause, boot.command_id, boot.clean_shutdown) == (Cause.UNKNOWN, None, False)
+    assert world.story() == DONE
+
+
+def test_a_mocked_reboot_is_no_cause(world: World) -> None:
+    world.settings = w.settings(executor=Executor.MOCK, mocks_reboots=True)
+
+    async def nature() -> None:
+        world.send(w.payload())
+        await asyncio.sleep(5)
+        world.go_down(Departure.REBOOTING)
+
+    assert boot_after(world, nature).cause is Cause.LOCAL

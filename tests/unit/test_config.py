@@ -7,6 +7,7 @@ import pytest
 from infoscreen_reboot.agent import config
 from infoscreen_reboot.agent.config import ConfigError, Settings
 from infoscreen_reboot.contract.command import Action
+from infoscreen_reboot.contract.telemetry import Executor
 from tests.world import CLIENT
 
 LEAST = {"MQTT_BROKER": "broker.example", "CLIENT_UUID": CLIENT}
@@ -119,3 +120,34 @@ def test_a_slip_of_the_pen_is_told_and_does_not_stop_the_agent() -> None:
     assert "did you mean COMMAND_SHUTDOWN_ENABLED?" in told[0]
     assert told[1].startswith("MQTT_VERIFY is not a setting of ours")
     config.load(environment)
+
+
+def test_checks_after_a_boot_are_named_once_each_and_in_order() -> None:
+    settings = load(POST_BOOT_UNITS=r" player@1.service wall\x2dleft.target player@1.service ", POST_BOOT_COMMAND="lit")
+    assert settings.post_boot_checks == ("player@1.service", r"wall\x2dleft.target", "lit")
+    assert (settings.post_boot_timeout_s, load().post_boot_checks) == (150, ())
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("POST_BOOT_UNITS", "player"),
+        ("POST_BOOT_UNITS", "player.service,browser.service"),
+        ("POST_BOOT_COMMAND", "/usr/bin/true"),
+        ("POST_BOOT_COMMAND", ".."),
+        ("POST_BOOT_COMMAND", "lit --now"),
+        ("POST_BOOT_TIMEOUT_S", "9"),
+        ("COMMAND_EXECUTOR", "systemctl"),
+    ],
+)
+def test_what_cannot_be_checked_or_executed_is_named(name: str, value: str) -> None:
+    assert problem(**{name: value}).startswith(f"{name} ")
+
+
+def test_the_real_executor_and_mocked_completion_exclude_each_other() -> None:
+    flag = "COMMAND_MOCK_REBOOT_IMMEDIATE_COMPLETE"
+    for executor in ({}, {"COMMAND_EXECUTOR": "helper"}):
+        assert "would call a reboot done that never was" in problem(**{flag: "yes"}, **executor)
+    assert load(**{flag: "yes", "COMMAND_EXECUTOR": "mock"}).mocks_reboots
+    assert not load(COMMAND_EXECUTOR="mock").mocks_reboots
+    assert load(**{flag: "no"}).executor is Executor.HELPER

@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 
 from infoscreen_reboot.agent import journal as module
+from infoscreen_reboot.agent.boots import Boot
 from infoscreen_reboot.agent.journal import Journal, JournalError, Letter
 from infoscreen_reboot.agent.lifecycle import Record, State
 from infoscreen_reboot.contract.command import Action
+from infoscreen_reboot.contract.telemetry import Cause
 
 ACK, SECOND = Letter("acks", b"accepted"), Letter("acks", b"execution_started")
 
@@ -120,3 +122,61 @@ def test_a_journal_that_another_holds_is_not_writable(path: Path) -> None:
     journal._db.execute("PRAGMA busy_timeout = 0")
     with pytest.raises(JournalError, match="locked"):
         journal.check_writable()
+
+
+def test_a_journal_of_the_first_format_is_carried_over(path: Path) -> None:
+    old = sqlite3.connect(path)
+    old.executescript(f"BEGIN; {module._FORMATS[0]} PRAGMA user_version = 1; COMMIT;")
+    old.execute("INSERT INTO outbox (topic, payload) VALUES ('acks', x'61')")
+    old.commit()
+    old.close()
+    journal = Journal(path)
+    assert [owed.letter for owed in journal.owed(10)] == [Letter("acks", b"a")]
+    assert journal.last_boot() is None
+    journal.commit(a_record(), [ACK])
+
+
+def a_boot(boot_id: str = "boot-1") -> Boot:
+    return Boot(boot_id, "2026-04-03T12:48:11.204Z", False, None, None, False, Cause.UNKNOWN, None, False)
+
+
+def test_a_boot_is_marked_reported_and_its_report_owed_in_one(path: Path) -> None:
+    journal = Journal(path)
+    journal.open_boot(a_boot())
+    journal.see_boot("boot-1", "2026-04-03T12:49:11.204Z")
+    journal.mark_shutdown("boot-1", "2026-04-03T12:50:11.204Z")
+    with pytest.raises(JournalError):
+        journal.report_boot("boot-1", Letter("boot", None))  # type: ignore[arg-type]  # what the table refuses
+    assert journal.last_boot() == replace(a_boot(), shutdown_began=True, last_seen_at="2026-04-03T12:50:11.204Z")
+    journal.report_boot("boot-1", Letter("boot", b"{}", retain=True))
+    found = Journal(path).last_boot()
+    assert found is not None and found.is_reported and found.shutdown_began
+    assert [owed.letter for owed in journal.owed(10)] == [Letter("boot", b"{}", retain=True)]
+    journal.mark_shutdown("boot-1", "2026-04-03T12:50:11.204Z", began=False)
+    assert journal.last_boot() == replace(found, shutdown_began=False)
+
+
+def test_boots_are_kept_within_bounds(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "KEPT_BOOTS", 2)
+    journal = Journal(path)
+    for number in range(4):
+        journal.open_boot(a_boot(str(number)))
+    rows = sqlite3.connect(path).execute("SELECT boot_id FROM boot ORDER BY seq").fetchall()
+    assert rows == [("2",), ("3",)]
+
+
+def test_only_an_execution_that_was_not_refused_belongs_to_its_boot(path: Path) -> None:
+    journal = Journal(path)
+    journal.commit(a_record("a", State.COMPLETED))
+    journal.commit(a_record("b", State.FAILED))
+    assert (journal.executed_in("boot"), journal.executed_in("another")) == ("a", None)
+    last = journal.last_executed()
+    assert last is not None and last.command_id == "b"
+
+
+def test_a_fact_is_recalled_by_the_next_process(path: Path) -> None:
+    journal = Journal(path)
+    assert journal.recall("broker") is None
+    journal.remember("broker", "1")
+    journal.remember("broker", "2")
+    assert Journal(path).recall("broker") == "2"

@@ -1,0 +1,162 @@
+"""What the agent says unasked: the cause of a boot, the health, and when the helper is woken for it."""
+
+import uuid
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from infoscreen_reboot.agent import boots
+from infoscreen_reboot.agent.boots import Boot
+from infoscreen_reboot.agent.health import Facts, LockoutAge, health, should_ask_helper
+from infoscreen_reboot.agent.journal import Journal
+from infoscreen_reboot.agent.lifecycle import Record, State
+from infoscreen_reboot.agent.monitor import open_boot, recall_statistics
+from infoscreen_reboot.contract import ack, telemetry
+from infoscreen_reboot.contract.ack import Ack, AckStatus
+from infoscreen_reboot.contract.telemetry import BrokerConnection, Cause, Executor, LastCommand, Lockout
+from infoscreen_reboot.mqtt import Statistics
+from tests import world as w
+from tests.world import BOOTS, CLIENT, COMMAND_ID, OTHER_ID, START
+
+SEEN = "2026-04-03T12:48:11.204Z"
+
+
+def a_boot(shutdown_began: bool) -> Boot:
+    return Boot(BOOTS[0], SEEN, shutdown_began, None, None, False, Cause.UNKNOWN, None, True)
+
+
+@pytest.mark.parametrize(
+    ("began", "executed", "was_down", "cause"),
+    [
+        (True, COMMAND_ID, False, Cause.COMMAND),
+        (True, None, False, Cause.LOCAL),
+        (True, None, True, Cause.LOCAL),
+        (False, None, False, Cause.POWER_LOSS),
+        (False, None, True, Cause.UNKNOWN),
+        (False, COMMAND_ID, False, Cause.UNKNOWN),
+    ],
+)
+def test_the_cause_is_what_was_written_down(began: bool, executed: str | None, was_down: bool, cause: Cause) -> None:
+    boot = boots.follow(a_boot(began), BOOTS[1], START, executed, was_down)
+    assert (boot.cause, boot.clean_shutdown, boot.previous_boot_id) == (cause, began, BOOTS[0])
+    assert boot.command_id == (COMMAND_ID if cause is Cause.COMMAND else None)
+    report = boots.report(boot, CLIENT, START, START)
+    assert report.previous_boot_last_seen_at == datetime.fromisoformat(SEEN)
+    assert telemetry.encode_boot_report(report)
+
+
+def test_of_a_first_boot_nothing_is_known() -> None:
+    boot = boots.follow(None, BOOTS[0], START, None, False)
+    assert (boot.cause, boot.clean_shutdown, boot.previous_boot_id) == (Cause.UNKNOWN, False, None)
+    assert telemetry.encode_boot_report(boots.report(boot, CLIENT, START, START))
+
+
+class FixedClock:
+    def __init__(self, boot_id: str) -> None:
+        self._boot_id = boot_id
+
+    def boot_id(self) -> str:
+        return self._boot_id
+
+    def boot_clock_s(self) -> float:
+        return 0.0
+
+    def now(self) -> datetime:
+        return START
+
+
+def test_an_agent_that_was_not_there_at_the_end_is_no_loss_of_power(tmp_path: Path) -> None:
+    journal, mark = Journal(tmp_path / "journal"), tmp_path / "not-running-in"
+
+    def start(number: int) -> Cause:
+        open_boot(journal, FixedClock(BOOTS[number]), mark)
+        found = journal.last_boot()
+        assert found is not None and not mark.exists()
+        return found.cause
+
+    assert start(0) is Cause.UNKNOWN
+    mark.write_text(uuid.UUID(BOOTS[0]).hex + "\n")  # as systemd writes %b
+    assert start(0) is Cause.UNKNOWN  # the same boot: restarted in it
+    assert start(1) is Cause.POWER_LOSS
+    mark.write_text(uuid.UUID(BOOTS[1]).hex + "\n")
+    assert start(2) is Cause.UNKNOWN
+    mark.write_text("rubbish")
+    assert start(3) is Cause.POWER_LOSS
+    journal.close()
+
+
+def test_statistics_are_recalled_as_they_were(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal")
+    assert recall_statistics(journal) == Statistics()
+    told = (
+        '{"is_lost": true, "reconnect_count": 2, "last_disconnect_at": "2026-04-03T12:48:10.000Z",'
+        ' "last_disconnect_reason": "gone"}'
+    )
+    journal.remember("broker", told)
+    assert recall_statistics(journal) == Statistics(True, 2, START, "gone")
+    journal.close()
+
+
+def facts(record: Record | None = None, armed: bool = False) -> Facts:
+    return Facts(
+        now=START,
+        boot_id=BOOTS[0],
+        uptime_s=4711.9,
+        broker=BrokerConnection(True, 2, START, "gone"),
+        open_records=[record] if record is not None and not record.state.is_terminal else [],
+        last=record,
+        outbox=1,
+        counters={"conflicts": 3},
+        lockout=None,
+        clock_is_synchronised=True,
+        watchdog_is_armed=armed,
+    )
+
+
+@pytest.mark.parametrize(("armed", "tier"), [(True, 2), (False, 1)])
+def test_tier_2_is_said_only_of_a_host_with_an_armed_watchdog(armed: bool, tier: int) -> None:
+    told = health(w.settings(), facts(armed=armed))
+    assert (told.capabilities.hardware_watchdog, told.capabilities.recovery_tier) == (armed, tier)
+    assert telemetry.encode_health(told)
+
+
+def test_health_tells_what_is_open_what_was_last_and_what_was_counted() -> None:
+    answer = Ack(COMMAND_ID, CLIENT, AckStatus.ACCEPTED, START, BOOTS[0])
+    record = Record(COMMAND_ID, "", BOOTS[0], b"", state=State.ACCEPTED, ack=ack.encode(answer))
+    told = health(w.settings(executor=Executor.MOCK, post_boot_units=("a.service",)), facts(record))
+    assert told.commands.in_progress == COMMAND_ID
+    assert told.commands.last == LastCommand(COMMAND_ID, AckStatus.ACCEPTED, START)
+    assert (told.commands.outbox, told.commands.conflicts, told.commands.unreadable) == (1, 3, 0)
+    assert (told.uptime_s, told.executor) == (4711, Executor.MOCK)
+    assert told.capabilities.post_boot_checks == ("a.service",)
+    assert telemetry.encode_health(told)
+
+
+NONE_USED, ONE_USED = Lockout(0, 3, 900, None), Lockout(1, 3, 900, None)
+LOCKED = Lockout(3, 3, 900, START + timedelta(seconds=20))
+DONE = (COMMAND_ID, "completed")
+
+
+@pytest.mark.parametrize(
+    ("known", "after_s", "execution", "asks"),
+    [
+        (None, 0, None, True),
+        (LockoutAge(NONE_USED, 0, None), 1e6, None, False),
+        (LockoutAge(NONE_USED, 0, None), 1, DONE, True),
+        (LockoutAge(ONE_USED, 0, DONE), 299, DONE, False),
+        (LockoutAge(ONE_USED, 0, DONE), 300, DONE, True),
+        (LockoutAge(LOCKED, 0, DONE), 19, DONE, False),
+        (LockoutAge(LOCKED, 0, DONE), 20, DONE, True),
+        (LockoutAge(None, 0, DONE), 1e6, DONE, False),
+        (LockoutAge(None, 0, DONE), 1, (OTHER_ID, "executing"), True),
+    ],
+)
+def test_the_helper_is_woken_only_when_its_answer_may_have_changed(
+    known: LockoutAge | None, after_s: float, execution: tuple[str, str] | None, asks: bool
+) -> None:
+    assert should_ask_helper(known, after_s, START + timedelta(seconds=after_s), execution) is asks
+
+
+def test_a_time_on_the_wire_is_in_utc() -> None:
+    assert datetime.fromisoformat(SEEN).tzinfo is UTC
