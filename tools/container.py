@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Self
 
 from tools.notify import Readiness
-from tools.scratch import LabError, Scratch, command, kill_group
+from tools.scratch import LabError, Scratch, command, kill_group, remove_group
 
 REBOOTED, POWERED_OFF, POWER_CUT = 133, 0, 1
 
@@ -159,8 +159,11 @@ class Container:
     def power_cut(self) -> None:
         """Everything on it stops at once, as without power, and it stays off."""
         number = len(self.lives)
-        kill_group(self.scratch.cgroup / "payload")
+        payload = self.scratch.cgroup / "payload"
+        kill_group(payload)
         self.wait_down(number)
+        # Else the next boot finds the groups of this one, and a newer kernel kills at once what systemd 257 starts there.
+        remove_group(payload)
 
     def stop(self, timeout_s: float = 60) -> int:
         """An orderly power-off."""

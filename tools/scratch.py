@@ -142,13 +142,17 @@ def kill_group(cgroup: Path, timeout_s: float = 10) -> None:
             time.sleep(0.005)
 
 
+def remove_group(cgroup: Path) -> None:
+    """Removes a group in which nothing runs any more, with all groups in it."""
+    for path, _, _ in os.walk(cgroup, topdown=False):
+        Path(path).rmdir()
+
+
 def _tear_down(name: str) -> None:
     directory = SCRATCH / name
     cgroup = _cgroups() / f"infoscreen-{name}"
     kill_group(cgroup)
-    if cgroup.exists():
-        for path, _, _ in os.walk(cgroup, topdown=False):
-            Path(path).rmdir()
+    remove_group(cgroup)
     if Path("/run/netns", name).exists():
         command("ip", "netns", "del", name)
     if os.path.ismount(directory / "root"):

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 INTERVAL_S = 30.0
 # Changes come in bursts; what they add up to is told once.
 _AT_MOST_EVERY_S = 1.0
-_CLOCK_POLL_S = 1.0
+_CLOCK_POLL_S = 5.0
 _STATISTICS = "broker"
 
 

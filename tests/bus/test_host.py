@@ -6,7 +6,9 @@ import asyncio
 import gc
 import os
 import select
+import time
 from collections.abc import Awaitable, Callable, Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -19,6 +21,7 @@ from infoscreen_reboot.agent.host import SystemHost
 from infoscreen_reboot.agent.ports import Departure, NoReply, Refusal
 from infoscreen_reboot.contract.ack import ErrorCode
 from infoscreen_reboot.contract.command import Action
+from infoscreen_reboot.contract.telemetry import Lockout
 from tests.bus.fakes import Answer, Behaviour, Fail, Fake, FakeLogind, Loop, PrivateBus, Silence
 from tests.world import COMMAND_ID
 
@@ -42,6 +45,23 @@ class FakeTimedated(Fake):
     def own_answer(self, message: Message) -> Behaviour:
         assert message.body == ["org.freedesktop.timedate1", "NTPSynchronized"]
         return Answer("v", (Variant("b", True),))
+
+
+class KnowingSystemd(Fake):
+    """Says of itself and of its one unit what a test told it."""
+
+    name = "org.freedesktop.systemd1"
+
+    def __init__(self, loop: Loop, address: str, **properties: Variant) -> None:
+        self.properties = properties
+        super().__init__(loop, address)
+
+    def own_answer(self, message: Message) -> Behaviour:
+        if message.member == "LoadUnit":
+            return Answer("o", (f"/unit/{message.body[0].partition('.')[0]}",))
+        if message.member == "Get" and message.body[1] in self.properties:
+            return Answer("v", (self.properties[message.body[1]],))
+        return Fail("org.freedesktop.DBus.Error.UnknownProperty")
 
 
 class DelayingLogind(FakeLogind):
@@ -318,3 +338,111 @@ def test_timedateds_word_on_the_clock_is_taken_and_its_silence_is_a_no(
 
     live(test)
     timedated.vanish()
+
+
+@pytest.mark.parametrize(
+    ("load_state", "active_state", "told"),
+    [
+        ("loaded", "active", "active"),
+        ("loaded", "failed", "failed"),
+        ("not-found", "inactive", "not found"),
+        ("masked", "inactive", "masked"),
+    ],
+)
+def test_a_units_state_is_systemds_word(
+    loop: Loop, bus: PrivateBus, logind: DelayingLogind, load_state: str, active_state: str, told: str
+) -> None:
+    states = {"LoadState": Variant("s", load_state), "ActiveState": Variant("s", active_state)}
+    systemd = KnowingSystemd(loop, bus.address, **states)
+
+    async def test(host: SystemHost, seen: Seen) -> None:
+        assert await host.unit_state("player.service") == told
+
+    live(test)
+    systemd.vanish()
+
+
+def test_where_systemd_is_silent_nothing_is_made_up(logind: DelayingLogind) -> None:
+    async def test(host: SystemHost, seen: Seen) -> None:
+        assert (await host.unit_state("player.service")).startswith("not known, for systemd cannot be asked")
+        assert not await host.is_going_down()
+        assert not await host.watchdog_is_armed()
+        assert await host.lockout() is None
+        assert abs(await host.uptime_s() - boot.boot_clock_s()) < 1
+
+    live(test)
+
+
+def test_uptime_counts_from_the_start_of_pid_1(loop: Loop, bus: PrivateBus, logind: DelayingLogind) -> None:
+    started_us = int((time.monotonic() - 20) * 1e6)
+    systemd = KnowingSystemd(loop, bus.address, UserspaceTimestampMonotonic=Variant("x", started_us))
+
+    async def test(host: SystemHost, seen: Seen) -> None:
+        assert 20 <= await host.uptime_s() < 25
+        systemd.answers["Get"] = Silence.HANG  # asked once: it cannot change
+        assert 20 <= await host.uptime_s() < 25
+
+    live(test)
+    systemd.vanish()
+
+
+@pytest.mark.parametrize(
+    ("timeout_us", "fed_ago_s", "is_software", "armed"),
+    [
+        (60_000_000, 30.0, False, True),
+        (60_000_000, 61.0, False, False),
+        (60_000_000, 30.0, True, False),
+        (60_000_000, None, False, False),
+        (0, 30.0, False, False),
+        (2**64 - 1, None, False, False),
+    ],
+)
+def test_a_watchdog_counts_while_it_is_fed_and_made_of_hardware(
+    loop: Loop,
+    bus: PrivateBus,
+    logind: DelayingLogind,
+    monkeypatch: pytest.MonkeyPatch,
+    timeout_us: int,
+    fed_ago_s: float | None,
+    is_software: bool,
+    armed: bool,
+) -> None:
+    monkeypatch.setattr(boot, "watchdog_is_software", lambda: is_software)
+    fed_at_us = 2**64 - 1 if fed_ago_s is None else int((time.monotonic() - fed_ago_s) * 1e6)
+    systemd = KnowingSystemd(
+        loop,
+        bus.address,
+        RuntimeWatchdogUSec=Variant("t", timeout_us),
+        WatchdogLastPingTimestampMonotonic=Variant("t" if fed_at_us >= 0 else "x", fed_at_us),
+    )
+
+    async def test(host: SystemHost, seen: Seen) -> None:
+        assert await host.watchdog_is_armed() is armed
+
+    live(test)
+    systemd.vanish()
+
+
+@pytest.mark.parametrize(("state", "going"), [("stopping", True), ("running", False), ("degraded", False)])
+def test_a_host_that_is_stopping_is_going_down(
+    loop: Loop, bus: PrivateBus, logind: DelayingLogind, state: str, going: bool
+) -> None:
+    systemd = KnowingSystemd(loop, bus.address, SystemState=Variant("s", state))
+
+    async def test(host: SystemHost, seen: Seen) -> None:
+        assert await host.is_going_down() is going
+
+    live(test)
+    systemd.vanish()
+
+
+def test_the_lockout_is_read_from_the_helper(logind: DelayingLogind, helper: FakeHelper) -> None:
+    until_text = "2026-04-03T13:01:44Z"
+    helper.answers["Get"] = Answer("v", (Variant("(uuus)", [3, 3, 900, until_text]),))
+
+    async def test(host: SystemHost, seen: Seen) -> None:
+        assert await host.lockout() == Lockout(3, 3, 900, datetime(2026, 4, 3, 13, 1, 44, tzinfo=UTC))
+        helper.answers["Get"] = Answer("v", (Variant("(uuus)", [0, 3, 900, ""]),))
+        assert await host.lockout() == Lockout(0, 3, 900, None)
+
+    live(test)
