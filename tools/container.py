@@ -162,7 +162,7 @@ class Container:
         payload = self.scratch.cgroup / "payload"
         kill_group(payload)
         self.wait_down(number)
-        # Else the next boot finds the groups of this one, and a newer kernel kills at once what systemd 257 starts there.
+        # Else the next boot finds the groups of this one, and a newer kernel kills what systemd 257 starts in them.
         remove_group(payload)
 
     def stop(self, timeout_s: float = 60) -> int:

@@ -89,10 +89,10 @@ class Monitor:
             self._save()
             if self._session.is_connected:
                 await self._tell_health()
+                await asyncio.sleep(_AT_MOST_EVERY_S)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(INTERVAL_S):
                     await self._changed.wait()
-            await asyncio.sleep(_AT_MOST_EVERY_S)
 
     async def report_boot(self) -> None:
         """Once a boot, as soon as its times can be right. Raises JournalError."""

@@ -100,6 +100,7 @@ def test_each_end_of_a_boot_is_told_from_the_others(machine: Machine) -> None:
     reports = [message.json["boot_id"] for message in machine.broker.on(machine.topic("boot"))]
     assert list(dict.fromkeys(reports)) == [life.boot_id for life in machine.lives]
     assert len(reports) == len(machine.lives), "a boot was reported twice"
+    assert health_of(machine, lambda health: health["boot_id"] == machine.boot_id, timeout_s=5)
     check_all_telemetry(machine)
 
 
