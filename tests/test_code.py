@@ -11,7 +11,7 @@ import pytest
 TOP = Path(__file__).parents[1]
 PACKAGE = TOP / "infoscreen_reboot"
 STDLIB = set(sys.stdlib_module_names)
-PURE = {"infoscreen_reboot.agent.lifecycle", "infoscreen_reboot.agent.policy"}
+PURE = {f"infoscreen_reboot.agent.{name}" for name in ("lifecycle", "policy", "boots", "health")}
 CONTRACT = "infoscreen_reboot.contract"
 
 

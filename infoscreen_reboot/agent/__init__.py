@@ -2,10 +2,15 @@
 
 lifecycle   states, events and what is legal                                     pure
 policy      may we, now?                                                         pure
+boots       why the boot before this one ended                                   pure
+health      facts in, health out                                                 pure
 journal     SQLite: what was promised and what is owed
+ledger      enters each step of a command, with the ack it owes
 outbox      delivers what is owed, in order
 agent       event -> decide -> commit -> act: the one place where order matters
-host        helper and logind over D-Bus; the only import of dbus-next here
+checks      what must run on the host after a boot
+monitor     what the agent says unasked: health, boot report
+host        helper, logind, systemd and timedated over D-Bus; the only import of dbus-next here
 boot        boot id, boot clock, clock synchronisation, machine id
 config      the environment, read once
 log         what the journal of the system shows

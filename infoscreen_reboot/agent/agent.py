@@ -13,24 +13,13 @@ from dataclasses import replace
 from infoscreen_reboot.agent import policy
 from infoscreen_reboot.agent.checks import PostBootChecks
 from infoscreen_reboot.agent.config import Settings
-from infoscreen_reboot.agent.journal import Journal, JournalError, Letter
-from infoscreen_reboot.agent.lifecycle import (
-    Accepted,
-    Due,
-    Event,
-    Failed,
-    GoingDown,
-    Held,
-    Mocked,
-    Record,
-    State,
-    Woke,
-    step,
-)
+from infoscreen_reboot.agent.journal import Journal, JournalError
+from infoscreen_reboot.agent.ledger import Ledger, log_field
+from infoscreen_reboot.agent.lifecycle import Accepted, Due, Failed, GoingDown, Held, Mocked, Record, State, Woke
 from infoscreen_reboot.agent.outbox import Outbox
 from infoscreen_reboot.agent.ports import Clock, Departure, Host, NoReply, Post, Refusal
-from infoscreen_reboot.contract import ack, command, wire
-from infoscreen_reboot.contract.ack import Ack, ErrorCode
+from infoscreen_reboot.contract import command, wire
+from infoscreen_reboot.contract.ack import ErrorCode
 from infoscreen_reboot.contract.command import Action, Command
 from infoscreen_reboot.contract.telemetry import Executor, PresenceReason
 from infoscreen_reboot.contract.topics import Topics
@@ -64,14 +53,13 @@ class Agent:
         on_change: Callable[[], None] = lambda: None,
     ) -> None:
         self._settings = settings
-        self._topics = Topics(settings.client_uuid)
+        self._transitional_topic = Topics(settings.client_uuid).transitional_command
         self._journal = journal
         self._outbox = outbox
         self._post = post
         self._host = host
         self._clock = clock
         self._farewell = farewell
-        self._on_change = on_change
         self._checks = PostBootChecks(settings, host)
         self._boot_id = clock.boot_id()
         self._clock_is_trusted = not settings.require_synced_clock
@@ -80,11 +68,18 @@ class Agent:
         self._staying = asyncio.Event()
         self._staying.set()
         self._changed = asyncio.Event()
+        self._ledger = Ledger(settings.client_uuid, journal, clock, self._on_entry)
+        self._on_change = on_change
+
+    def _on_entry(self) -> None:
+        self._outbox.nudge()
+        self._changed.set()
+        self._on_change()
 
     def wake(self) -> None:
         """End or go on with what an earlier run left open. Raises JournalError."""
         for record in self._journal.open_records():
-            self._apply(record, Woke(self._boot_id))
+            self._ledger.apply(record, Woke(self._boot_id))
 
     def on_message(self, delivery: Delivery) -> None:
         """Take a command in; when this returns it is on disk. Raises Redeliver when it could not be written."""
@@ -111,26 +106,26 @@ class Agent:
             received_boot_id=self._boot_id,
             command=delivery.payload,
             action=request.action if request is not None else None,
-            came_by_transitional=delivery.topic == self._topics.transitional_command,
+            came_by_transitional=delivery.topic == self._transitional_topic,
         )
         known = self._journal.find(command_id)
         if known is not None:
             self._repeat(known, record)
         elif request is not None:
-            self._apply(record, self._judge_safely(request, delivery.retain))
+            self._ledger.apply(record, self._judge_safely(request, delivery.retain))
         else:
-            self._apply(record, Failed(ErrorCode.INVALID_SCHEMA, str(fault)))
+            self._ledger.apply(record, Failed(ErrorCode.INVALID_SCHEMA, str(fault)))
         self._changed.set()
 
     def _repeat(self, known: Record, again: Record) -> None:
         """The same command once more: the same answer once more, and nothing else."""
         if known.content_digest != again.content_digest:
             self._journal.count("conflicts")
-            log.warning("command %s came again with other content", known.command_id, extra=_field(known))
+            log.warning("command %s came again with other content", known.command_id, extra=log_field(known))
         if again.came_by_transitional and not known.came_by_transitional:
             known = replace(known, came_by_transitional=True)
             self._journal.commit(known)
-        self._journal.owe_again(self._letters(known))
+        self._journal.owe_again(self._ledger.letters(known))
         self._outbox.nudge()
 
     def _judge_safely(self, request: Command, retained: bool) -> Held | Accepted | Failed:
@@ -176,7 +171,7 @@ class Agent:
                 case [Record(state=State.EXECUTING) as record, *_]:
                     await self._await_down(record)
                 case [Record(state=State.CHECKING) as record, *_]:
-                    self._advance(record, await self._checks.verdict())
+                    self._ledger.advance(record, await self._checks.verdict())
                 case _:
                     await self._changed.wait()
 
@@ -186,10 +181,10 @@ class Agent:
         left_s = record.decide_by_s - self._clock.boot_clock_s()
         if self._clock_is_trusted:
             request = command.parse(record.command)
-            self._advance(record, self._judge(request, retained=False, busy_with=None))
+            self._ledger.advance(record, self._judge(request, retained=False, busy_with=None))
         elif left_s <= 0:
             why = f"the clock was not synchronised within {self._settings.clock_timeout_s:.0f} s"
-            self._advance(record, Failed(ErrorCode.CLOCK_UNSYNCHRONIZED, why))
+            self._ledger.advance(record, Failed(ErrorCode.CLOCK_UNSYNCHRONIZED, why))
         else:
             await asyncio.sleep(min(left_s, _CLOCK_POLL_S))
 
@@ -199,9 +194,9 @@ class Agent:
         await self._staying.wait()
         now_s = self._clock.boot_clock_s()
         if now_s >= record.expires_at_s:
-            self._advance(record, Failed(ErrorCode.EXPIRED, "expired before execution could start"))
+            self._ledger.advance(record, Failed(ErrorCode.EXPIRED, "expired before execution could start"))
             return
-        self._advance(record, Due(self._boot_id, now_s + DELIVERY_S + self._settings.execution_timeout_s))
+        self._ledger.advance(record, Due(self._boot_id, now_s + DELIVERY_S + self._settings.execution_timeout_s))
         await self._outbox.wait_empty(DELIVERY_S)
         if self._settings.executor is Executor.MOCK:
             self._pretend(record)
@@ -211,21 +206,21 @@ class Agent:
         try:
             await self._host.request(record.action, record.command_id)
         except Refusal as refusal:
-            self._advance(record, Failed(refusal.code, refusal.message))
+            self._ledger.advance(record, Failed(refusal.code, refusal.message))
         except NoReply as unknown:
-            log.warning("command %s: %s; the boot id will tell", record.command_id, unknown, extra=_field(record))
+            log.warning("command %s: %s; the boot id will tell", record.command_id, unknown, extra=log_field(record))
         else:
             self._asked_at_s[record.command_id] = self._clock.boot_clock_s()
-            log.info("command %s: the helper said yes", record.command_id, extra=_field(record))
+            log.info("command %s: the helper said yes", record.command_id, extra=log_field(record))
 
     def _pretend(self, record: Record) -> None:
         """Nothing is executed; a reboot may count as done all the same, a shutdown never does."""
         if self._settings.mocks_reboots and record.action is Action.REBOOT_HOST:
-            log.warning("command %s: MOCKED, this host does not reboot", record.command_id, extra=_field(record))
-            self._advance(record, Mocked())
+            log.warning("command %s: MOCKED, this host does not reboot", record.command_id, extra=log_field(record))
+            self._ledger.advance(record, Mocked())
         else:
             why = "COMMAND_EXECUTOR is mock: this client executes nothing"
-            self._advance(record, Failed(ErrorCode.HELPER_UNAVAILABLE, why))
+            self._ledger.advance(record, Failed(ErrorCode.HELPER_UNAVAILABLE, why))
 
     async def _await_down(self, record: Record) -> None:
         assert record.down_by_s is not None
@@ -239,10 +234,10 @@ class Agent:
                     await self._changed.wait()
         elif asked_at_s is None:
             why = f"the agent was restarted, and after {timeout_s:.0f} s the boot id is still {self._boot_id}"
-            self._advance(record, Failed(ErrorCode.NOT_REBOOTED, why))
+            self._ledger.advance(record, Failed(ErrorCode.NOT_REBOOTED, why))
         else:
             why = f"the host had not gone down {timeout_s:.0f} s after the helper was asked"
-            self._advance(record, Failed(ErrorCode.EXECUTION_TIMEOUT, why))
+            self._ledger.advance(record, Failed(ErrorCode.EXECUTION_TIMEOUT, why))
 
     def on_departure(self, announced: Departure) -> None:
         """logind: the host is going down. Say the last words, then let it."""
@@ -254,7 +249,7 @@ class Agent:
                 if record.command_id in self._asked_at_s and record.action is not None:
                     reason = _REASONS[record.action] if announced is Departure.UNKNOWN else reason
                     if reason is PresenceReason.SHUTTING_DOWN:
-                        self._advance(record, GoingDown())
+                        self._ledger.advance(record, GoingDown())
         except JournalError as error:
             log.error("%s; the next boot will tell what became of the command", error)
         self._departure = asyncio.create_task(self._depart(reason), name="last words")
@@ -288,48 +283,5 @@ class Agent:
         except JournalError as error:
             log.error("%s; the next boot will not know that this one ended in good order", error)
 
-    def _advance(self, record: Record, event: Event) -> None:
-        """Apply `event` to what the journal now knows of `record`, unless its story has ended meanwhile."""
-        current = self._journal.find(record.command_id)
-        if current is not None and not current.state.is_terminal:
-            self._apply(current, event)
-
-    def _apply(self, record: Record, event: Event) -> None:
-        after, reply = step(record, event)
-        if after == record:
-            return
-        if reply is not None:
-            answer = Ack(
-                command_id=record.command_id,
-                client_uuid=self._settings.client_uuid,
-                status=reply.status,
-                timestamp=self._clock.now(),
-                boot_id=self._boot_id,
-                error_code=reply.code,
-                error_message=reply.message,
-            )
-            after = replace(after, ack=ack.encode(answer))
-        self._journal.commit(after, self._letters(after) if reply is not None else ())
-        self._outbox.nudge()
-        self._changed.set()
-        why = f" ({reply.code}: {reply.message})" if reply is not None and reply.code is not None else ""
-        what = record.action or "command"
-        log.info("%s %s: %s -> %s%s", what, record.command_id, record.state, after.state, why, extra=_field(record))
-        self._on_change()
-
-    def _letters(self, record: Record) -> list[Letter]:
-        """The record's current ack, to each topic that wants it."""
-        if record.ack is None:
-            return []
-        topics = [self._topics.commands_ack]
-        if record.came_by_transitional:
-            topics.append(self._topics.transitional_ack)
-        return [Letter(topic, record.ack) for topic in topics]
-
 
 _REASONS = {Action.REBOOT_HOST: PresenceReason.REBOOTING, Action.SHUTDOWN_HOST: PresenceReason.SHUTTING_DOWN}
-
-
-def _field(record: Record) -> dict[str, str]:
-    """The command's id as a field of its own in the system's journal."""
-    return {"COMMAND_ID": record.command_id}

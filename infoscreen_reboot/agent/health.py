@@ -4,14 +4,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from infoscreen_reboot import __version__
-from infoscreen_reboot.agent.config import Settings
 from infoscreen_reboot.agent.lifecycle import Record
 from infoscreen_reboot.contract import ack
+from infoscreen_reboot.contract.command import Action
 from infoscreen_reboot.contract.telemetry import (
     BrokerConnection,
     Capabilities,
     Commands,
+    Executor,
     Health,
     LastCommand,
     Lockout,
@@ -21,11 +21,22 @@ HARDWARE_WATCHDOG_TIER, SOFTWARE_TIER = 2, 1
 
 
 @dataclass(frozen=True, slots=True)
+class About:
+    """What stays the same as long as the agent runs."""
+
+    client_uuid: str
+    boot_id: str
+    agent_version: str
+    executor: Executor
+    actions: frozenset[Action]
+    post_boot_checks: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Facts:
     """What is known at one moment; `last` is the newest command that was answered."""
 
     now: datetime
-    boot_id: str
     uptime_s: float
     broker: BrokerConnection
     open_records: Sequence[Record]
@@ -37,14 +48,14 @@ class Facts:
     watchdog_is_armed: bool
 
 
-def health(settings: Settings, facts: Facts) -> Health:
+def health(about: About, facts: Facts) -> Health:
     return Health(
-        client_uuid=settings.client_uuid,
+        client_uuid=about.client_uuid,
         timestamp=facts.now,
-        boot_id=facts.boot_id,
+        boot_id=about.boot_id,
         uptime_s=int(facts.uptime_s),
-        agent_version=__version__,
-        executor=settings.executor,
+        agent_version=about.agent_version,
+        executor=about.executor,
         broker_connection=facts.broker,
         commands=Commands(
             in_progress=facts.open_records[0].command_id if facts.open_records else None,
@@ -56,9 +67,9 @@ def health(settings: Settings, facts: Facts) -> Health:
         lockout=facts.lockout,
         clock_synchronized=facts.clock_is_synchronised,
         capabilities=Capabilities(
-            actions=tuple(sorted(settings.offered)),
+            actions=tuple(sorted(about.actions)),
             hardware_watchdog=facts.watchdog_is_armed,
-            post_boot_checks=settings.post_boot_checks,
+            post_boot_checks=about.post_boot_checks,
             recovery_tier=HARDWARE_WATCHDOG_TIER if facts.watchdog_is_armed else SOFTWARE_TIER,
         ),
     )

@@ -9,9 +9,10 @@ import uuid
 from datetime import datetime, timedelta
 from pathlib import Path
 
+from infoscreen_reboot import __version__
 from infoscreen_reboot.agent import boots
 from infoscreen_reboot.agent.config import Settings
-from infoscreen_reboot.agent.health import Facts, LockoutAge, health, should_ask_helper
+from infoscreen_reboot.agent.health import About, Facts, LockoutAge, health, should_ask_helper
 from infoscreen_reboot.agent.host import SystemHost
 from infoscreen_reboot.agent.journal import Journal, Letter
 from infoscreen_reboot.agent.outbox import Outbox
@@ -68,6 +69,14 @@ class Monitor:
         self, settings: Settings, journal: Journal, outbox: Outbox, session: Session, host: SystemHost, clock: Clock
     ) -> None:
         self._settings = settings
+        self._about = About(
+            client_uuid=settings.client_uuid,
+            boot_id=clock.boot_id(),
+            agent_version=__version__,
+            executor=settings.executor,
+            actions=settings.offered,
+            post_boot_checks=settings.post_boot_checks,
+        )
         self._topics = Topics(settings.client_uuid)
         self._journal = journal
         self._outbox = outbox
@@ -127,7 +136,7 @@ class Monitor:
             self._saved_statistics = statistics
 
     async def _tell_health(self) -> None:
-        payload = telemetry.encode_health(health(self._settings, await self._facts()))
+        payload = telemetry.encode_health(health(self._about, await self._facts()))
         with contextlib.suppress(NotDelivered):  # QoS 0: the next one comes soon
             await self._session.publish(Message(self._topics.health, payload, qos=0))
 
@@ -139,7 +148,6 @@ class Monitor:
         answered = (record for record in self._journal.last_records(2) if record.ack is not None)
         return Facts(
             now=self._clock.now(),
-            boot_id=self._clock.boot_id(),
             uptime_s=uptime_s,
             broker=BrokerConnection(
                 self._session.is_connected,

@@ -1,22 +1,22 @@
 """What the agent says unasked: the cause of a boot, the health, and when the helper is woken for it."""
 
 import uuid
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from infoscreen_reboot.agent import boots
 from infoscreen_reboot.agent.boots import Boot
-from infoscreen_reboot.agent.health import Facts, LockoutAge, health, should_ask_helper
+from infoscreen_reboot.agent.health import About, Facts, LockoutAge, health, should_ask_helper
 from infoscreen_reboot.agent.journal import Journal
 from infoscreen_reboot.agent.lifecycle import Record, State
 from infoscreen_reboot.agent.monitor import open_boot, recall_statistics
 from infoscreen_reboot.contract import ack, telemetry
 from infoscreen_reboot.contract.ack import Ack, AckStatus
+from infoscreen_reboot.contract.command import Action
 from infoscreen_reboot.contract.telemetry import BrokerConnection, Cause, Executor, LastCommand, Lockout
 from infoscreen_reboot.mqtt import Statistics
-from tests import world as w
 from tests.world import BOOTS, CLIENT, COMMAND_ID, OTHER_ID, START
 
 SEEN = "2026-04-03T12:48:11.204Z"
@@ -98,10 +98,12 @@ def test_statistics_are_recalled_as_they_were(tmp_path: Path) -> None:
     journal.close()
 
 
+ABOUT = About(CLIENT, BOOTS[0], "1.0.0", Executor.MOCK, frozenset(Action), ("a.service",))
+
+
 def facts(record: Record | None = None, armed: bool = False) -> Facts:
     return Facts(
         now=START,
-        boot_id=BOOTS[0],
         uptime_s=4711.9,
         broker=BrokerConnection(True, 2, START, "gone"),
         open_records=[record] if record is not None and not record.state.is_terminal else [],
@@ -116,7 +118,7 @@ def facts(record: Record | None = None, armed: bool = False) -> Facts:
 
 @pytest.mark.parametrize(("armed", "tier"), [(True, 2), (False, 1)])
 def test_tier_2_is_said_only_of_a_host_with_an_armed_watchdog(armed: bool, tier: int) -> None:
-    told = health(w.settings(), facts(armed=armed))
+    told = health(ABOUT, facts(armed=armed))
     assert (told.capabilities.hardware_watchdog, told.capabilities.recovery_tier) == (armed, tier)
     assert telemetry.encode_health(told)
 
@@ -124,7 +126,7 @@ def test_tier_2_is_said_only_of_a_host_with_an_armed_watchdog(armed: bool, tier:
 def test_health_tells_what_is_open_what_was_last_and_what_was_counted() -> None:
     answer = Ack(COMMAND_ID, CLIENT, AckStatus.ACCEPTED, START, BOOTS[0])
     record = Record(COMMAND_ID, "", BOOTS[0], b"", state=State.ACCEPTED, ack=ack.encode(answer))
-    told = health(w.settings(executor=Executor.MOCK, post_boot_units=("a.service",)), facts(record))
+    told = health(ABOUT, facts(record))
     assert told.commands.in_progress == COMMAND_ID
     assert told.commands.last == LastCommand(COMMAND_ID, AckStatus.ACCEPTED, START)
     assert (told.commands.outbox, told.commands.conflicts, told.commands.unreadable) == (1, 3, 0)
@@ -156,7 +158,3 @@ def test_the_helper_is_woken_only_when_its_answer_may_have_changed(
     known: LockoutAge | None, after_s: float, execution: tuple[str, str] | None, asks: bool
 ) -> None:
     assert should_ask_helper(known, after_s, START + timedelta(seconds=after_s), execution) is asks
-
-
-def test_a_time_on_the_wire_is_in_utc() -> None:
-    assert datetime.fromisoformat(SEEN).tzinfo is UTC
