@@ -117,6 +117,7 @@ class Connection:
         self._client.will_set(will.topic, will.payload, will.qos, will.retain)
         self._client.on_connect = self._on_connect
         self._client.on_subscribe = self._on_subscribe
+        self._client.on_unsubscribe = self._on_unsubscribe
         self._client.on_publish = self._on_publish
         self._client.on_message = self._on_message
 
@@ -136,6 +137,15 @@ class Connection:
         _, mid = self._client.subscribe([(topic, 1) for topic in topics])
         granted: list[int] = await self._expect(f"suback {mid}")
         return [topic for topic, code in zip(topics, granted, strict=True) if code >= 0x80]
+
+    async def unsubscribe(self, topics: Sequence[str]) -> None:
+        """Raises NotDelivered."""
+        if not topics:
+            return
+        if self.closed.done():
+            raise NotDelivered("not connected")
+        _, mid = self._client.unsubscribe(list(topics))
+        await self._expect(f"unsuback {mid}")
 
     async def publish(self, message: Message) -> None:
         """Until PUBACK (QoS 1) or written to the socket (QoS 0); raises NotDelivered."""
@@ -258,6 +268,9 @@ class Connection:
 
     def _on_subscribe(self, _client: Any, _userdata: Any, mid: int, granted: Sequence[Any], *_: Any) -> None:
         self._settle(f"suback {mid}", [_code(reason) for reason in granted])
+
+    def _on_unsubscribe(self, _client: Any, _userdata: Any, mid: int, *_: Any) -> None:
+        self._settle(f"unsuback {mid}")
 
     def _on_publish(self, _client: Any, _userdata: Any, mid: int, *_: Any) -> None:
         self._settle(f"puback {mid}")

@@ -74,15 +74,20 @@ class Session:
         *,
         client_id: str,
         subscriptions: Sequence[str],
+        unsubscriptions: Sequence[str] = (),
         presence: Callable[[], Presence],
         on_message: Callable[[Delivery], None],
         on_change: Callable[[], None] = lambda: None,
         statistics: Statistics | None = None,
     ) -> None:
-        """on_change is called when is_connected or trouble has changed; the statistics go on from those given."""
+        """on_change is called when is_connected or trouble has changed; the statistics go on from those given.
+
+        `unsubscriptions` are topics that an earlier run may have subscribed to: the broker remembers them.
+        """
         self._settings = settings
         self._client_id = client_id
         self._subscriptions = subscriptions
+        self._unsubscriptions = unsubscriptions
         self._presence = presence
         self._on_message = on_message
         self._on_change = on_change
@@ -167,6 +172,7 @@ class Session:
             try:
                 async with asyncio.timeout(patience_s):
                     await connection.open()
+                    await connection.unsubscribe(self._unsubscriptions)
                     refused = await connection.subscribe(self._subscriptions)
                     await connection.publish(presence.birth)
             except TimeoutError:

@@ -28,6 +28,8 @@ ON_MACHINES = "tests/system"
 ONCE = "trixie"
 PYTEST = ("/usr/bin/python3", "-B", "-m", "pytest", "-p", "no:cacheprovider", "--color=no", "--durations=8")
 TIMEOUT_S = 30 * 60
+# Of this checkout: another one on the same machine may run its tests at the same time.
+LOGS = CACHE / "logs" / str(lab.TREE).strip("/").replace("/", "-")
 # nspawn says so where /run is not a tmpfs, and it means nothing.
 NOISE = "Attempted to remove disk file system under"
 
@@ -129,8 +131,7 @@ def plan(suites: Sequence[str], fast: bool, arguments: Sequence[str]) -> list[Jo
     chosen = [target for target in chosen if target != "tests/"]
     everything = sorted(str(path.relative_to(lab.TREE)) for path in lab.TREE.glob("tests/test_*.py"))
     everything += [*IN_WORKSHOP, *([] if fast else [ON_MACHINES])]
-    logs = CACHE / "logs"
-    logs.mkdir(parents=True, exist_ok=True)
+    LOGS.mkdir(parents=True, exist_ok=True)
     jobs = []
     for place in ("workshop", "machines"):
         for suite in suites:
@@ -140,7 +141,7 @@ def plan(suites: Sequence[str], fast: bool, arguments: Sequence[str]) -> list[Jo
             if suite != ONCE and (ONCE in suites or not chosen):
                 targets = [target for target in targets if _folder(target) != "tests/*.py"]
             if targets:
-                jobs.append(Job(suite, targets, options, logs / f"{place}-{suite}.log"))
+                jobs.append(Job(suite, targets, options, LOGS / f"{place}-{suite}.log"))
     return jobs
 
 
@@ -174,7 +175,7 @@ def summarise(jobs: Sequence[Job], seconds: float) -> int:
     for folder in folders:
         counts = [sum(job.ran[folder] for job in jobs if job.suite == suite) for suite in suites]
         print(f"{folder:<16}" + "".join(f"{count or '-':>10}" for count in counts))
-    print(f"in {seconds:.0f} s; full output in {CACHE}/logs\n")
+    print(f"in {seconds:.0f} s; full output in {LOGS}\n")
     for job in jobs:
         for (file, test), outcome in job.failed.items():
             only = f" -k {shlex.quote(test.partition('[')[0])}" if test else ""

@@ -89,6 +89,10 @@ class Agent:
             raise Redeliver(str(error)) from error
 
     def _receive(self, delivery: Delivery) -> None:
+        if delivery.topic == self._transitional_topic and not self._settings.compat_topics:
+            # Queued by the broker for a session that still had the topic.
+            log.warning("ignored a message on %s: COMMAND_COMPAT_TOPICS is off", delivery.topic)
+            return
         request: Command | None = None
         fault: ContractError | None = None
         try:

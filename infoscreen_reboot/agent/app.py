@@ -61,6 +61,7 @@ class Service:
             settings.broker,
             client_id=f"infoscreen-{settings.client_uuid}",
             subscriptions=[topics.commands] + [topics.transitional_command] * settings.compat_topics,
+            unsubscriptions=[topics.transitional_command] * (not settings.compat_topics),
             presence=status.open_session,
             on_message=lambda delivery: self._agent.on_message(delivery),
             on_change=self._on_change,

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import textwrap
 from asyncio.trsock import TransportSocket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
 from infoscreen_reboot.mqtt import (
@@ -19,6 +19,7 @@ from infoscreen_reboot.mqtt import (
     Message,
     Presence,
     Session,
+    Statistics,
     TlsSettings,
 )
 from tests.broker.conftest import Authority, Broker
@@ -31,7 +32,14 @@ FAREWELL = Message(STATUS, b"stopped", retain=True)
 class Client:
     """A session whose deliveries land in `inbox`, unless `refuse` takes them."""
 
-    def __init__(self, settings: BrokerSettings, *topics: str, client_id: str = "screen") -> None:
+    def __init__(
+        self,
+        settings: BrokerSettings,
+        *topics: str,
+        without: Sequence[str] = (),
+        client_id: str = "screen",
+        statistics: Statistics | None = None,
+    ) -> None:
         self.inbox: asyncio.Queue[Delivery] = asyncio.Queue()
         self.refuse: Callable[[Delivery], None] = lambda _: None
         self.changes: list[bool] = []
@@ -41,6 +49,8 @@ class Client:
             settings,
             client_id=client_id,
             subscriptions=topics or (COMMANDS,),
+            unsubscriptions=without,
+            statistics=statistics,
             presence=self._presence,
             on_message=self._on_message,
             on_change=self._on_change,

@@ -13,6 +13,7 @@ import pytest
 from infoscreen_reboot.mqtt import (
     Delivery,
     Redeliver,
+    Statistics,
     back_off_s,
 )
 from tests.broker.client import COMMANDS, FAREWELL, STATUS, Client, child, plain, secure
@@ -48,6 +49,41 @@ def test_after_a_broker_restart_the_session_is_back_and_subscribed_even_if_the_b
             assert not last.is_lost and last.reconnect_count >= 1
             assert last.last_disconnect_at is not None and began < last.last_disconnect_at < datetime.now(UTC)
             assert client.changes[:2] == [True, False] and client.changes[-1]
+
+    run(story())
+
+
+def test_a_topic_that_an_earlier_run_had_is_given_back(broker: Broker, run: Run) -> None:
+    async def story() -> None:
+        async with Client(plain(broker), COMMANDS, "screen/old").connected():
+            pass
+        client = Client(plain(broker), without=["screen/old"])
+        async with client.connected():
+            broker.publish("screen/old", "reboot twice")
+            broker.publish(COMMANDS, "reboot")
+            assert await client.received() == b"reboot"
+
+    run(story())
+
+
+@pytest.mark.parametrize(("was_lost", "count"), [(True, 3), (False, 2)])
+def test_the_count_goes_on_after_a_restart_of_the_process(broker: Broker, run: Run, was_lost: bool, count: int) -> None:
+    async def story() -> None:
+        before = Statistics(was_lost, 2, datetime.now(UTC), "gone")
+        client = Client(plain(broker), statistics=before)
+        async with client.connected():
+            assert client.session.statistics == replace(before, is_lost=False, reconnect_count=count)
+
+    run(story())
+
+
+def test_an_orderly_end_is_no_loss(broker: Broker, run: Run) -> None:
+    async def story() -> None:
+        client = Client(plain(broker))
+        async with client.connected() as task:
+            await client.session.leave(FAREWELL, 5)
+            await task
+        assert client.session.statistics == Statistics()
 
     run(story())
 

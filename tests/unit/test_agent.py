@@ -117,6 +117,16 @@ def test_an_ack_of_a_transitional_command_goes_to_both_topics(world: World) -> N
     assert world.acks(tail="/command/ack") == world.acks()
 
 
+def test_with_the_transitional_topics_off_nothing_that_still_comes_by_them_is_executed(world: World) -> None:
+    world.settings = w.settings(compat_topics=False)
+
+    async def nature() -> None:
+        world.send(w.payload(), topic=TOPICS.transitional_command)
+
+    play(world, nature)
+    assert (world.received, world.helper_calls, world.queue) == ([], [], [])
+
+
 def test_other_content_under_a_known_id_is_counted_and_changes_nothing(world: World) -> None:
     async def nature() -> None:
         world.send(w.payload())
