@@ -8,6 +8,8 @@ agent       event -> decide -> commit -> act: the one place where order matters
 host        helper and logind over D-Bus; the only import of dbus-next here
 boot        boot id, boot clock, clock synchronisation, machine id
 config      the environment, read once
+alerts      the units that systemd gave up on, on file for this boot
+notify_failure  says so to the controller; a program of its own
 log         what the journal of the system shows
 cli         for people on the machine
 app         puts it together and keeps systemd's watchdog fed
