@@ -99,7 +99,13 @@ class Connection:
     """One paho client, from its CONNECT to its end: no state of a lost connection gets into the next."""
 
     def __init__(
-        self, settings: BrokerSettings, client_id: str, will: Message, on_message: Callable[[Delivery], None]
+        self,
+        settings: BrokerSettings,
+        client_id: str,
+        will: Message | None,
+        on_message: Callable[[Delivery], None],
+        *,
+        clean_session: bool = False,
     ) -> None:
         self._settings = settings
         self._deliver = on_message
@@ -109,12 +115,13 @@ class Connection:
         # The reason of the end in operator's words, or the exception of on_message.
         self.closed: asyncio.Future[str] = self._loop.create_future()
         # paho's own answer to a refusal would be a reconnect that blocks the loop.
-        options: dict[str, Any] = {"clean_session": False, "reconnect_on_failure": False}
+        options: dict[str, Any] = {"clean_session": clean_session, "reconnect_on_failure": False}
         if hasattr(paho, "CallbackAPIVersion"):
             options["callback_api_version"] = paho.CallbackAPIVersion.VERSION2
         # paho's limits stay: 20 messages in flight keep their order, its queue is unlimited: none is dropped.
         self._client = paho.Client(client_id=client_id, **options)
-        self._client.will_set(will.topic, will.payload, will.qos, will.retain)
+        if will is not None:
+            self._client.will_set(will.topic, will.payload, will.qos, will.retain)
         self._client.on_connect = self._on_connect
         self._client.on_subscribe = self._on_subscribe
         self._client.on_unsubscribe = self._on_unsubscribe

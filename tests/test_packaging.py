@@ -20,6 +20,7 @@ from infoscreen_reboot.agent import config
 
 TREE = Path(__file__).resolve().parents[1]
 AGENT, HELPER = "infoscreen-simclient.service", "infoscreen-reboot-helper.service"
+NOTIFIER = "infoscreen-notify-failure@.service"
 MODULES = "usr/share/infoscreen-reboot/"
 # A folder of the tree, and where its files lie on the target.
 SHIPPED = {
@@ -32,6 +33,7 @@ SHIPPED = {
 }
 PROGRAMS = {
     "usr/bin/infoscreen-reboot",
+    "usr/libexec/infoscreen-reboot/infoscreen-notify-failure",
     "usr/libexec/infoscreen-reboot/infoscreen-simclient",
     "usr/libexec/infoscreen-reboot/infoscreen-reboot-helper",
 }
@@ -237,6 +239,11 @@ def test_the_agent_is_enabled_and_both_units_are_stopped_on_removal(deb: Deb) ->
         assert f"deb-systemd-invoke stop '{unit}'" in deb.scripts("prerm")
 
 
+def test_the_notifier_is_started_by_failures_only_and_stopped_on_removal(deb: Deb) -> None:
+    assert "infoscreen-notify-failure" not in deb.scripts("postinst")
+    assert "deb-systemd-invoke stop 'infoscreen-notify-failure@*.service'" in deb.scripts("prerm")
+
+
 def test_the_user_exists_before_the_agent_starts(deb: Deb) -> None:
     postinst = deb.scripts("postinst")
     assert 0 < postinst.index("systemd-sysusers") < postinst.index("deb-systemd-invoke")
@@ -250,10 +257,10 @@ def test_systemd_understands_every_line_of_the_units(deb: Deb, tmp_path: Path) -
     shutil.copytree("/usr/lib/systemd/system", units, symlinks=True, dirs_exist_ok=True)
     tmp_path.joinpath("bin").mkdir()
     shutil.copy("/bin/sh", tmp_path / "bin/sh")
-    assert run("systemd-analyze", "verify", "--man=no", f"--root={tmp_path}", AGENT, HELPER) == ""
+    assert run("systemd-analyze", "verify", "--man=no", f"--root={tmp_path}", AGENT, HELPER, NOTIFIER) == ""
 
 
-@pytest.mark.parametrize(("unit", "tenths"), [(AGENT, 12), (HELPER, 6)])
+@pytest.mark.parametrize(("unit", "tenths"), [(AGENT, 12), (NOTIFIER, 12), (HELPER, 6)])
 def test_units_are_confined(unit: str, tenths: int) -> None:
     path = TREE / "systemd/system" / unit
     run("systemd-analyze", "security", "--offline=true", f"--threshold={tenths}", path)

@@ -406,7 +406,7 @@ class Life:
     async def uptime_s(self) -> float:
         return self.world.boot_clock_s()
 
-    async def unit_state(self, name: str) -> str:
+    async def unit_state(self, name: str) -> str | None:
         self.world.point()
         return self.world.unit_states.get(self.world.boots, "active")
 

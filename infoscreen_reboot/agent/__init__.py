@@ -9,10 +9,12 @@ ledger      enters each step of a command, with the ack it owes
 outbox      delivers what is owed, in order
 agent       event -> decide -> commit -> act: the one place where order matters
 checks      what must run on the host after a boot
-monitor     what the agent says unasked: health, boot report
+monitor     what the agent says unasked: health, boot report, which alerts stand
 host        helper, logind, systemd and timedated over D-Bus; the only import of dbus-next here
 boot        boot id, boot clock, clock synchronisation, machine id
 config      the environment, read once
+alerts      the units that systemd gave up on, on file for this boot
+notify_failure  says so to the controller; a program of its own
 log         what the journal of the system shows
 cli         for people on the machine
 app         puts it together and keeps systemd's watchdog fed

@@ -13,6 +13,7 @@ from pathlib import Path
 from infoscreen_reboot import __version__
 from infoscreen_reboot.agent import boot, config, log
 from infoscreen_reboot.agent.agent import Agent
+from infoscreen_reboot.agent.alerts import Alerts
 from infoscreen_reboot.agent.host import SystemHost
 from infoscreen_reboot.agent.journal import Journal, JournalError
 from infoscreen_reboot.agent.monitor import Monitor, open_boot, recall_statistics
@@ -72,7 +73,8 @@ class Service:
         self._agent = Agent(
             settings, journal, self._outbox, self._session, self._host, clock, status.write, self._on_change
         )
-        self._monitor = Monitor(settings, journal, self._outbox, self._session, self._host, clock)
+        alerts = Alerts.of(os.environ)
+        self._monitor = Monitor(settings, journal, self._outbox, self._session, self._host, clock, alerts)
 
     async def run(self) -> None:
         """Until SIGTERM or SIGINT. Raises what ended a part of the agent, as an ExceptionGroup."""

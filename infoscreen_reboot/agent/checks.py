@@ -46,7 +46,11 @@ class PostBootChecks:
 
     async def _missing(self, command_timeout_s: float) -> list[str]:
         states = {name: await self._host.unit_state(name) for name in self._units}
-        missing = [f"{name} is {state}" for name, state in states.items() if state not in ("active", "reloading")]
+        missing = [
+            f"{name} is {state or 'not known, for systemd does not answer'}"
+            for name, state in states.items()
+            if state not in ("active", "reloading")
+        ]
         # The command is for what units cannot tell: it makes no sense before they run.
         if not missing and self._command is not None:
             missing = await _run(self._command, command_timeout_s)

@@ -126,6 +126,15 @@ def load(environment: Mapping[str, str]) -> Settings:
     return settings
 
 
+def load_address(environment: Mapping[str, str]) -> tuple[BrokerSettings, str]:
+    """The broker and the client's UUID, whatever the rest is like. Raises ConfigError with all problems at once."""
+    reader = _Reader(environment)
+    address = reader.broker(), reader.client_uuid()
+    if reader.problems:
+        raise ConfigError(reader.problems)
+    return address
+
+
 class _Reader:
     """Reads one variable at a time and gathers what is wrong; a variable set to nothing counts as not set."""
 

@@ -163,7 +163,7 @@ class SystemHost:
             self._started_s = started_us / 1e6
         return time.monotonic() - self._started_s
 
-    async def unit_state(self, name: str) -> str:
+    async def unit_state(self, name: str) -> str | None:
         """`active` or what else systemd says of the unit; `not found` where there is none of that name."""
         try:
             async with asyncio.timeout(_PROPERTY_TIMEOUT_S):
@@ -171,10 +171,12 @@ class SystemHost:
                     await self._connection(), _SYSTEMD, _SYSTEMD_PATH, _SYSTEMD_MANAGER, "LoadUnit", "s", name
                 )
         except (*_LOST, TimeoutError) as error:
-            return f"not known, for systemd cannot be asked: {_words(error)}"
+            log.debug("cannot ask systemd for %s: %s", name, _words(error))
+            return None
         loaded = await self._property(_SYSTEMD, reply.body[0], _UNIT, "LoadState")
         state = await self._property(_SYSTEMD, reply.body[0], _UNIT, "ActiveState")
-        return str((state if loaded == "loaded" else loaded) or "not known").replace("-", " ")
+        known = state if loaded == "loaded" else loaded
+        return str(known).replace("-", " ") if known else None
 
     async def is_going_down(self) -> bool:
         return bool(await self._of_systemd("SystemState") == "stopping")

@@ -1,4 +1,4 @@
-"""What the agent says unasked: health every half minute and on change, and the boot report once a boot."""
+"""What the agent says unasked: health every half minute and on change, the boot report, which alerts still stand."""
 
 import asyncio
 import contextlib
@@ -11,6 +11,7 @@ from pathlib import Path
 
 from infoscreen_reboot import __version__
 from infoscreen_reboot.agent import boots
+from infoscreen_reboot.agent.alerts import Alerts
 from infoscreen_reboot.agent.config import Settings
 from infoscreen_reboot.agent.health import About, Facts, LockoutAge, health, should_ask_helper
 from infoscreen_reboot.agent.host import SystemHost
@@ -66,7 +67,14 @@ class Monitor:
     """Tells what is the case; `nudge` says that something has changed."""
 
     def __init__(
-        self, settings: Settings, journal: Journal, outbox: Outbox, session: Session, host: SystemHost, clock: Clock
+        self,
+        settings: Settings,
+        journal: Journal,
+        outbox: Outbox,
+        session: Session,
+        host: SystemHost,
+        clock: Clock,
+        alerts: Alerts,
     ) -> None:
         self._settings = settings
         self._about = About(
@@ -83,6 +91,8 @@ class Monitor:
         self._session = session
         self._host = host
         self._clock = clock
+        self._alerts = alerts
+        self._told_alert: bytes | None = None
         self._changed = asyncio.Event()
         self._saved_statistics = session.statistics
         self._clock_is_synchronised = False
@@ -97,7 +107,9 @@ class Monitor:
             self._changed.clear()
             self._save()
             if self._session.is_connected:
-                await self._tell_health()
+                with contextlib.suppress(NotDelivered):  # the next turn of the loop tells it again
+                    await self._tell_health()
+                    await self._tell_alert()
                 await asyncio.sleep(_AT_MOST_EVERY_S)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(INTERVAL_S):
@@ -137,8 +149,27 @@ class Monitor:
 
     async def _tell_health(self) -> None:
         payload = telemetry.encode_health(health(self._about, await self._facts()))
-        with contextlib.suppress(NotDelivered):  # QoS 0: the next one comes soon
-            await self._session.publish(Message(self._topics.health, payload, qos=0))
+        await self._session.publish(Message(self._topics.health, payload, qos=0))
+
+    async def _tell_alert(self) -> None:
+        """Take back what stands for a unit that is not failed any more; our own is not, for here we are."""
+        standing = self._alerts.standing()
+        failed = [alert for alert in standing if await self._host.unit_state(alert.unit) in ("failed", None)]
+        payload = failed[-1].payload if failed else b""
+        if payload == self._told_alert and failed == standing:
+            return
+        await self._session.publish(Message(self._topics.service_failed, payload, retain=True))
+        self._told_alert = payload
+        for alert in standing:
+            if alert not in failed:
+                log.info("%s is not failed any more: its alert is taken back", alert.unit)
+                self._forget(alert.unit)
+
+    def _forget(self, unit: str) -> None:
+        try:
+            self._alerts.forget(unit)
+        except OSError as error:
+            log.warning("cannot remove the alert for %s: %s", unit, error)
 
     async def _facts(self) -> Facts:
         lockout = await self._ask_lockout()

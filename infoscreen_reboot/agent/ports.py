@@ -42,8 +42,8 @@ class Host(Protocol):
     async def uptime_s(self) -> float:
         """Seconds since the host's PID 1 started."""
 
-    async def unit_state(self, name: str) -> str:
-        """`active` or what else the unit is, in systemd's words."""
+    async def unit_state(self, name: str) -> str | None:
+        """`active` or what else the unit is, in systemd's words; None where it cannot be asked."""
 
     async def is_going_down(self) -> bool:
         """Whether systemd is stopping everything, announced by logind or not."""

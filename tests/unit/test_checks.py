@@ -24,7 +24,7 @@ class FakeHost:
     async def uptime_s(self) -> float:
         return time.monotonic() - self.started
 
-    async def unit_state(self, name: str) -> str:
+    async def unit_state(self, name: str) -> str | None:
         return self.states[name.partition(".")[0]]
 
     async def request(self, action: Action, command_id: str) -> None: ...

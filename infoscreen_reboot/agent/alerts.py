@@ -1,0 +1,66 @@
+"""The alerts that stand: one file for each unit on which systemd gave up.
+
+They lie in /run: a broken or full disk does not touch them, and they end with the boot, as a unit's failed state does.
+"""
+
+import contextlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+_SUFFIX = ".alert"
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """`run` is systemd's id of the run of `unit` that failed, `payload` what was or will be sent, byte for byte."""
+
+    unit: str
+    run: str
+    payload: bytes
+
+
+class Alerts:
+    """The notifier writes them, the agent takes them away; neither needs the other to run."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    @classmethod
+    def of(cls, environment: Mapping[str, str]) -> "Alerts":
+        """Where RuntimeDirectory= of the units says."""
+        return cls(Path(environment.get("RUNTIME_DIRECTORY", "/run/infoscreen-reboot-alerts")))
+
+    def write(self, alert: Alert) -> None:
+        """In place of an older one of the same unit. Raises OSError."""
+        path = self._path(alert.unit)
+        draft = path.with_name(f"{path.name}.{os.getpid()}")
+        try:
+            draft.write_bytes(alert.run.encode() + b"\n" + alert.payload)
+            draft.replace(path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                draft.unlink(missing_ok=True)
+            raise
+
+    def read(self, unit: str) -> Alert | None:
+        """None if there is none, or none that can be read."""
+        try:
+            run, _, payload = self._path(unit).read_bytes().partition(b"\n")
+        except OSError:
+            return None
+        return Alert(unit, run.decode(errors="replace"), payload) if payload else None
+
+    def standing(self) -> list[Alert]:
+        """All of them, by the names of their units."""
+        units = sorted(path.name.removesuffix(_SUFFIX) for path in self._directory.glob(f"*{_SUFFIX}"))
+        return [alert for unit in units if (alert := self.read(unit)) is not None]
+
+    def forget(self, unit: str) -> None:
+        """The unit is not failed any more. Raises OSError."""
+        self._path(unit).unlink(missing_ok=True)
+
+    def _path(self, unit: str) -> Path:
+        # A unit's name has neither a slash nor a character that would need escaping.
+        return self._directory / (unit + _SUFFIX)
