@@ -51,7 +51,9 @@ def wait_state(machine: Machine, name: str, state: str) -> None:
 def wait_alert(machine: Machine, failed: str, timeout_s: float = 30) -> dict[str, Any]:
     """The alert for that unit, valid and retained."""
     topic = machine.topic("service_failed")
-    heard = machine.broker.wait_for(lambda m: m.topic == topic and m.payload and m.json["unit"] == failed, timeout_s)
+    heard = machine.broker.wait_for(
+        lambda m: m.topic == topic and m.payload != b"" and m.json["unit"] == failed, timeout_s
+    )
     assert heard.qos == 1
     assert machine.broker.retained(topic) == heard.payload
     content: dict[str, Any] = heard.json
