@@ -11,7 +11,10 @@ import pytest
 TOP = Path(__file__).parents[1]
 PACKAGE = TOP / "infoscreen_reboot"
 STDLIB = set(sys.stdlib_module_names)
-PURE = {"infoscreen_reboot.agent.lifecycle", "infoscreen_reboot.agent.policy"}
+# What decides, and the doctor's judgement with it: `survey` and `probe` ask, these are told.
+PURE = {
+    f"infoscreen_reboot.agent.{name}" for name in ("lifecycle", "policy", "finding", "doctor", "tuning", "firmware")
+}
 CONTRACT = "infoscreen_reboot.contract"
 
 
