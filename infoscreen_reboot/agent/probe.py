@@ -21,6 +21,7 @@ from infoscreen_reboot.contract.topics import Topics
 from infoscreen_reboot.tls import tls_context, tls_trouble
 
 _PATIENCE_S = 5.0
+_CLOSED = "the broker closed the connection without an answer; is TLS expected on this port?"
 _MQTT_3_1_1, _MQTT_5 = 4, 5
 # Packet types, with the flags that the standard fixes for them.
 _CONNECT, _CONNACK, _PUBREC, _SUBSCRIBE, _SUBACK, _DISCONNECT = 0x10, 0x20, 0x50, 0x82, 0x90, 0xE0
@@ -235,7 +236,7 @@ class _Mqtt:
         while len(taken) < size:
             part = self._sock.recv(size - len(taken))
             if not part:
-                raise _Trouble("the broker closed the connection without an answer; is TLS expected on this port?")
+                raise _Trouble(_CLOSED)
             taken += part
         return taken
 
@@ -249,6 +250,8 @@ def _words(error: Exception) -> str:
     match error:
         case ssl.SSLError():
             return tls_trouble(error)
+        case ConnectionResetError():
+            return _CLOSED
         case TimeoutError():
             return f"no answer within {_PATIENCE_S:g} s"
         case OSError(strerror=str(text)):
