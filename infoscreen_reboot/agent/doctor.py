@@ -98,7 +98,7 @@ def _has_problem(probe: Probe, *checks: str) -> bool:
 def _helper(facts: Facts) -> Iterator[Finding]:
     """Root is always let in by polkit, so what root is told is the helper's own opinion."""
     if not facts.consent.polkit_answers:
-        yield problem("polkit", facts.consent.unknown_because, "systemctl restart polkit")
+        yield problem("polkit", facts.consent.unknown_because, "systemctl unmask polkit; systemctl restart polkit")
         return
     is_there = facts.reboot.code is not None
     if is_there:
@@ -155,17 +155,19 @@ def _agent(facts: Facts) -> Iterator[Finding]:
     if _has_problem(facts.probe, "configuration"):
         return  # it cannot run, and that has been said
     unit = facts.unit
-    status = unit.get("StatusText", "")
+    status = unit["StatusText"]
     found = []
-    if unit["ActiveState"] != "active":
-        text = f"it is not running: {unit['ActiveState']} ({unit['Result']}) {status}".strip()
+    if unit["UnitFileState"] != "enabled":
+        text = f"it is {unit['UnitFileState'] or unit['LoadState']}: after a reboot it does not come back"
+        found.append(problem("agent", text, f"systemctl unmask {AGENT}; systemctl enable --now {AGENT}"))
+    elif unit["ActiveState"] != "active":
+        # Of one that was stopped systemd still has the last words of its life.
+        last_words = f", it said: {status}" if unit["ActiveState"] == "failed" and status else ""
+        text = f"it is not running: {unit['ActiveState']} ({unit['Result']}){last_words}"
         found.append(problem("agent", text, f"journalctl -u {AGENT}; then: systemctl restart {AGENT}"))
     elif not _has_problem(facts.probe) and "connected to " not in status:
         advice = f"wait for its next attempt, or: systemctl restart {AGENT}"
         found.append(warning("agent", f"the broker would let it in, but it says: {status}", advice))
-    if unit["UnitFileState"] != "enabled":
-        text = f"it is {unit['UnitFileState'] or 'not installed'}: after a reboot it does not come back"
-        found.append(problem("agent", text, f"systemctl unmask {AGENT}; systemctl enable --now {AGENT}"))
     if unit["NeedDaemonReload"] == "yes":
         advice = f"systemctl daemon-reload; systemctl restart {AGENT}"
         found.append(warning("agent", "its unit was changed, and systemd has not read it again", advice))

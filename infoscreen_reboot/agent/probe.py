@@ -75,7 +75,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     try:
         found = socket.getaddrinfo(broker.host, broker.port, type=socket.SOCK_STREAM)
     except OSError as error:
-        text = f"{broker.host} has no address: {error.strerror or error}"
+        text = f"{broker.host} has no address: {_words(error)}"
         yield problem("name resolution", text, "correct MQTT_BROKER, or the name server in /etc/resolv.conf")
         return
     yield ok("name resolution", f"{broker.host} is {', '.join(dict.fromkeys(str(one[4][0]) for one in found))}")
@@ -127,7 +127,10 @@ def _talk(sock: socket.socket, settings: Settings) -> Iterator[Finding]:
             mqtt = _Mqtt(sock, _MQTT_3_1_1)
             mqtt.log_in(broker, topics)
     except (_Trouble, OSError) as error:
-        advice = "correct MQTT_USER and MQTT_PASSWORD_BROKER (or the credential), or the broker's users"
+        advice = (
+            "correct MQTT_USER and MQTT_PASSWORD_BROKER (or the credential), MQTT_TLS_CERT where the broker wants one, "
+            "or the broker's users"
+        )
         yield problem("login", f"the broker refuses the login {login}: {_words(error)}", advice)
         return
     with sock:

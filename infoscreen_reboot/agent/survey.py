@@ -22,7 +22,7 @@ _SYSTEMD = "org.freedesktop.systemd1"
 _HELPER = "org.infoscreen.RebootHelper1", "/org/infoscreen/RebootHelper1", "org.infoscreen.RebootHelper1"
 _POLKIT = "org.freedesktop.PolicyKit1", "/org/freedesktop/PolicyKit1/Authority", "org.freedesktop.PolicyKit1.Authority"
 _CLOCK = "org.freedesktop.timedate1", "/org/freedesktop/timedate1", "org.freedesktop.timedate1"
-_UNIT_FACTS = "ActiveState", "SubState", "Result", "StatusText", "UnitFileState", "NeedDaemonReload", "MainPID"
+_UNIT_FACTS = "LoadState", "ActiveState", "Result", "StatusText", "UnitFileState", "NeedDaemonReload", "MainPID"
 
 
 class NoAnswer(Exception):
@@ -34,7 +34,8 @@ def gather() -> Facts:
     unit = show(UNIT, *_UNIT_FACTS)
     model = _text(Path("/proc/device-tree/model")).rstrip("\0")
     return Facts(
-        probe=_probe(),
+        # Of a unit that is masked systemd does not know the settings.
+        probe=_probe() if unit["LoadState"] == "loaded" else Probe([]),
         reboot=_preview("reboot_host"),
         shutdown=_preview("shutdown_host"),
         consent=_consent(int(unit["MainPID"])),

@@ -186,9 +186,13 @@ def test_the_probe_leaves_the_agent_and_the_controller_alone(secured: Machine) -
     assert secured.run("busctl", "get-property", *HELPER_CALL, "Lockout").strip() == '(uuus) 0 3 900 ""'
 
 
-def test_a_bad_configuration_and_a_stopped_agent_are_told_apart(machine: Machine) -> None:
+def test_a_bad_configuration_and_an_agent_that_is_stopped_or_masked_are_told_apart(machine: Machine) -> None:
     machine.run("systemctl", "stop", AGENT)
-    assert [found[0] for found in problems(machine)] == ["agent"]
+    assert [found[:2] for found in problems(machine)] == [("agent", "it is not running: inactive (success)")]
+    machine.run("systemctl", "mask", "--runtime", AGENT)
+    ((check, text, _),) = problems(machine)
+    assert check == "agent" and text.startswith("it is masked")
+    machine.run("systemctl", "unmask", "--runtime", AGENT)
     machine.configure(MQTT_PORT="mqtt", MQTT_TLS="perhaps")
     assert [found[0] for found in problems(machine)] == ["configuration", "configuration"]
     told = machine.run("infoscreen-reboot", "doctor", check=False)

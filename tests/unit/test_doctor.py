@@ -21,6 +21,7 @@ SOUND = Facts(
     consent=Consent(reboot=True, shutdown=True),
     clock_is_synchronised=True,
     unit={
+        "LoadState": "loaded",
         "ActiveState": "active",
         "Result": "success",
         "StatusText": "connected to broker:8883, ready for commands",
@@ -70,7 +71,9 @@ def test_a_sound_machine_has_nothing_but_ok() -> None:
         (replace(SOUND, consent=Consent(None, None, "timeout", polkit_answers=False)), "polkit", "timeout"),
         (replace(SOUND, reboot=Preview(None, "masked"), shutdown=Preview(None, "masked")), "helper", "masked"),
         (unit(ActiveState="failed", Result="exit-code"), "agent", "it is not running: failed (exit-code)"),
-        (unit(UnitFileState="disabled"), "agent", "after a reboot it does not come back"),
+        (unit(UnitFileState="disabled"), "agent", "it is disabled: after a reboot it does not come back"),
+        (unit(UnitFileState="disabled", ActiveState="inactive"), "agent", "it is disabled"),
+        (replace(unit(LoadState="not-found", UnitFileState=""), probe=Probe([])), "agent", "it is not-found"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
