@@ -50,6 +50,7 @@ class Watchdog:
     """`device` as /dev has it, "" for none; `runtime` as systemctl shows RuntimeWatchdogUSec."""
 
     device: str
+    is_software: bool
     is_armed: bool
     runtime: str
 
@@ -183,6 +184,9 @@ def _watchdog(facts: Facts) -> Iterator[Finding]:
     elif not watchdog.device:
         advice = "look for bcm2835_wdt in dmesg; without it a hung kernel stays hung"
         yield warning("watchdog", "a Raspberry Pi has one, but there is no /dev/watchdog0", advice)
+    elif watchdog.is_software:
+        advice = "take softdog out of /etc/modules-load.d and load the machine's own watchdog driver"
+        yield warning("watchdog", "it is softdog, which hangs with the kernel that it should watch", advice)
     elif watchdog.is_armed and tuning.seconds(watchdog.runtime):
         yield ok("watchdog", f"{watchdog.device} is armed: systemd has {watchdog.runtime} for each sign of life")
     else:

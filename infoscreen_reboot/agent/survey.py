@@ -142,8 +142,10 @@ def _container() -> str:
 
 def _watchdog() -> Watchdog:
     device = "/dev/watchdog0" if Path("/dev/watchdog0").exists() else ""
-    is_armed = _text(Path("/sys/class/watchdog/watchdog0/state")).strip() == "active"
-    return Watchdog(device, is_armed, show("", "RuntimeWatchdogUSec")["RuntimeWatchdogUSec"])
+    told = Path("/sys/class/watchdog/watchdog0")
+    is_software = _text(told / "identity").strip() == "Software Watchdog"
+    is_armed = _text(told / "state").strip() == "active"
+    return Watchdog(device, is_software, is_armed, show("", "RuntimeWatchdogUSec")["RuntimeWatchdogUSec"])
 
 
 def _disk_timeouts_s() -> dict[str, int]:

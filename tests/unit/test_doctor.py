@@ -29,7 +29,7 @@ SOUND = Facts(
         "NeedDaemonReload": "no",
     },
     container="",
-    watchdog=Watchdog("/dev/watchdog0", is_armed=True, runtime="1min"),
+    watchdog=Watchdog("/dev/watchdog0", is_software=False, is_armed=True, runtime="1min"),
     disk_timeouts_s={"sda": 10},
     settings=[Setting("", STOP, "15s", OUR_FILE)],
     pi=None,
@@ -95,9 +95,10 @@ def test_what_stands_in_the_way_of_a_reboot_is_a_problem(facts: Facts, check: st
         (replace(SOUND, consent=Consent(None, None, "not on the bus")), "polkit", "not on the bus"),
         (unit(StatusText="connecting to broker:8883"), "agent", "connecting to broker:8883"),
         (unit(NeedDaemonReload="yes"), "agent", "was changed"),
-        (replace(SOUND, watchdog=Watchdog("/dev/watchdog0", False, "0")), "watchdog", "is not armed"),
-        (replace(SOUND, watchdog=Watchdog("/dev/watchdog0", True, "0")), "watchdog", "is not armed"),
-        (replace(SOUND, watchdog=Watchdog("", False, "0"), pi=GOOD_PI), "watchdog", "a Raspberry Pi has one"),
+        (replace(SOUND, watchdog=Watchdog("/dev/watchdog0", False, False, "0")), "watchdog", "is not armed"),
+        (replace(SOUND, watchdog=Watchdog("/dev/watchdog0", False, True, "0")), "watchdog", "is not armed"),
+        (replace(SOUND, watchdog=Watchdog("/dev/watchdog0", True, True, "1min")), "watchdog", "softdog"),
+        (replace(SOUND, watchdog=Watchdog("", False, False, "0"), pi=GOOD_PI), "watchdog", "a Raspberry Pi has one"),
         (replace(SOUND, disk_timeouts_s={"sda": 10, "sdb": 30}), "SSD timers", "/sys/block/sdb/device/timeout is 30 s"),
         (replace(SOUND, settings=[]), "tuning", "none of the package's files"),
     ],
@@ -138,7 +139,7 @@ def test_a_probe_that_came_to_no_end_is_a_problem_of_the_step_that_it_was_at() -
 
 
 def test_in_a_container_the_hosts_hardware_is_not_judged() -> None:
-    facts = replace(SOUND, container="lxc", watchdog=Watchdog("", False, "0"), disk_timeouts_s={"sda": 30})
+    facts = replace(SOUND, container="lxc", watchdog=Watchdog("", False, False, "0"), disk_timeouts_s={"sda": 30})
     assert not found(facts, Verdict.WARNING)
 
 
