@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -244,3 +246,34 @@ def test_each_setting_that_only_the_owner_may_change_comes_with_its_command(
 def test_the_power_supply_is_advice_and_no_warning() -> None:
     *_, finding = firmware.judge(replace(GOOD_PI, config_txt=""))
     assert finding.verdict is Verdict.OK and "usb_max_current_enable=1" in finding.advice
+
+
+def test_each_command_that_is_advised_cures_what_it_is_advised_for(tmp_path: Path) -> None:
+    fake = tmp_path / "rpi-eeprom-config"
+    fake.write_text(f'#!/bin/sh\ntest "$1" != --apply || exec cp "$2" {tmp_path}/eeprom\ncat {tmp_path}/eeprom\n')
+    fake.chmod(0o755)
+    sick = RaspberryPi(
+        model=GOOD_PI.model,
+        kernel_command_line="console=tty1 rootwait",
+        fstab="PARTUUID=1-01  /boot/firmware  vfat  defaults  0  2\nPARTUUID=1-02  /  ext4  defaults,noatime  0  1\n",
+        eeprom="[all]\nBOOT_UART=1\nBOOT_ORDER=0xf461\nWAIT_FOR_POWER_BUTTON=1\nBOOT_WATCHDOG_TIMEOUT=10\n",
+        config_txt="",
+    )
+    places = {"/boot/firmware/cmdline.txt": "cmdline", "/etc/fstab": "fstab", "/root/eeprom.conf": "new"}
+    for name, text in (("cmdline", sick.kernel_command_line + "\n"), ("fstab", sick.fstab), ("eeprom", sick.eeprom)):
+        (tmp_path / name).write_text(text)
+    advised = [finding for finding in firmware.judge(sick) if finding.verdict is Verdict.WARNING]
+    assert len(advised) == 4
+    for finding in advised:
+        command = finding.advice.removesuffix(" && reboot")
+        for place, name in places.items():
+            command = command.replace(place, str(tmp_path / name))
+        subprocess.run(["sh", "-c", command], check=True, env={"PATH": f"{tmp_path}:/usr/bin:/bin"})
+    command_line, fstab, eeprom = ((tmp_path / name).read_text() for name in ("cmdline", "fstab", "eeprom"))
+    cured = replace(sick, kernel_command_line=command_line, fstab=fstab, eeprom=eeprom)
+    assert [finding.verdict for finding in firmware.judge(cured)] == [Verdict.OK, Verdict.OK]
+    assert (
+        command_line.count("\n") == 1
+        and "BOOT_UART=1" in eeprom
+        and fstab.splitlines()[1] == sick.fstab.splitlines()[1]
+    )
