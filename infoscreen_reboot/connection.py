@@ -20,7 +20,7 @@ from infoscreen_reboot.tls import TlsSettings, tls_context, tls_trouble
 log = logging.getLogger(__name__)
 
 # By CONNACK code of MQTT 3.1.1 (paho 1.6) and by the reason code which paho 2 and MQTT 5 have for it.
-_REFUSALS = {
+REFUSALS = {
     **dict.fromkeys((1, 132), "the broker does not accept this protocol version"),
     **dict.fromkeys((2, 133), "the broker does not accept our client id"),
     **dict.fromkeys((3, 136), "the broker is not available now"),
@@ -271,7 +271,7 @@ class Connection:
         if (code := _code(reason)) == 0:
             self._settle("connack")
         else:
-            self.close(_REFUSALS.get(code, f"the broker refused with code {code}"))
+            self.close(REFUSALS.get(code, f"the broker refused with code {code}"))
 
     def _on_subscribe(self, _client: Any, _userdata: Any, mid: int, granted: Sequence[Any], *_: Any) -> None:
         self._settle(f"suback {mid}", [_code(reason) for reason in granted])

@@ -11,7 +11,11 @@ import pytest
 TOP = Path(__file__).parents[1]
 PACKAGE = TOP / "infoscreen_reboot"
 STDLIB = set(sys.stdlib_module_names)
-PURE = {f"infoscreen_reboot.agent.{name}" for name in ("lifecycle", "policy", "boots", "health")}
+# What decides, and the doctor's judgement with it: `survey` and `probe` ask, these are told.
+PURE = {
+    f"infoscreen_reboot.agent.{name}"
+    for name in ("lifecycle", "policy", "boots", "health", "finding", "doctor", "tuning", "firmware")
+}
 CONTRACT = "infoscreen_reboot.contract"
 
 

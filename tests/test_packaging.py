@@ -192,6 +192,7 @@ def test_the_package_holds_no_file_without_a_reason(deb: Deb) -> None:
     others = {name for name in deb.contents if not name.startswith(places)}
     assert others == PROGRAMS | {
         "etc/infoscreen-reboot/agent.env",
+        "usr/share/bash-completion/completions/infoscreen-reboot",
         "usr/share/lintian/overrides/infoscreen-reboot",
         "usr/share/python3/runtime.d/infoscreen-reboot.rtupdate",
     }

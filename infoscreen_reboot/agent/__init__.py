@@ -17,5 +17,11 @@ alerts      the units that systemd gave up on, on file for this boot
 notify_failure  says so to the controller; a program of its own
 log         what the journal of the system shows
 cli         for people on the machine
+doctor      what is wrong, and what to do about it                               pure
+finding     one line of the doctor's report                                      pure
+tuning      whether systemd goes by the package's values                         pure
+firmware    what only the owner of a Raspberry Pi may set                        pure
+survey      asks systemd, the bus, /proc and /sys for the doctor
+probe       asks the broker for the doctor, as the agent's user
 app         puts it together and keeps systemd's watchdog fed
 """

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from infoscreen_reboot import __version__
-from infoscreen_reboot.agent import boot, config, log
+from infoscreen_reboot.agent import boot, config, log, probe
 from infoscreen_reboot.agent.agent import Agent
 from infoscreen_reboot.agent.alerts import Alerts
 from infoscreen_reboot.agent.host import SystemHost
@@ -147,12 +147,15 @@ def main(argv: list[str] | None = None) -> int:
     """The agent as systemd starts it; returns the exit code."""
     parser = argparse.ArgumentParser(prog="infoscreen-simclient", description=__doc__)
     parser.add_argument("--check-config", action="store_true", help="only tell whether the environment is good")
+    parser.add_argument("--probe", action="store_true", help=argparse.SUPPRESS)  # for `infoscreen-reboot doctor`
     # PID 1 knows it better (%b): a service's own /proc may be one that its sandbox has made, and in a container of
     # systemd 252 that one shows the boot id of the machine underneath.
     parser.add_argument("--boot-id", type=uuid.UUID, default=boot.boot_id(), help="default: what /proc says")
     arguments = parser.parse_args(argv)
     if arguments.check_config:
         return _check_config()
+    if arguments.probe:
+        return probe.main(os.environ)
     return _serve(SystemClock(str(arguments.boot_id)))
 
 

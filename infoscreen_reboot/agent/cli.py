@@ -1,74 +1,118 @@
-"""For people on the machine: what the agent knows, and whether its configuration is good."""
+"""For people on the machine: what the agent knows, and what is wrong."""
 
 import argparse
 import json
 import os
 import subprocess
 import sys
+from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from infoscreen_reboot import __version__
-from infoscreen_reboot.agent import boot
+from infoscreen_reboot.agent import boot, doctor, survey
 from infoscreen_reboot.agent.app import JOURNAL_NAME
+from infoscreen_reboot.agent.finding import Finding, Verdict
 from infoscreen_reboot.agent.journal import Journal, JournalError
 from infoscreen_reboot.agent.lifecycle import Record
 from infoscreen_reboot.contract import ack, wire
+from infoscreen_reboot.contract.command import MAX_BYTES
 
-UNIT = "infoscreen-simclient.service"
-_AGENT = "/usr/libexec/infoscreen-reboot/infoscreen-simclient"
-_STATE = Path("/var/lib/infoscreen-reboot")
+_JOURNAL = Path("/var/lib/infoscreen-reboot", JOURNAL_NAME)
+_SHOWN_BY_STATUS = 10
+_ASKED = "requested_by", "reason", "issued_at", "expires_at"
+_ANSWERED, _WRONG = 0, 1
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(prog="infoscreen-reboot", description="Remote reboot and shutdown of this client.")
+    made.add_argument("--version", action="version", version=__version__)
+    commands = made.add_subparsers(dest="command", required=True)
+    status = commands.add_parser("status", help="what the agent is doing, and the last commands")
+    history = commands.add_parser("history", help="the commands so far, the newest first, with all that is known")
+    history.add_argument("--limit", type=_number, default=20, metavar="N", help="at most so many (default: 20)")
+    check = commands.add_parser("doctor", help="whether a remote reboot would work, and what to do if not")
+    for command in (status, history, check):
+        command.add_argument("--json", action="store_true", help="the same for programs")
+    commands.add_parser("check-config", help="whether the agent's configuration is good, and what is wrong with it")
+    return made
+
+
+def _number(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
+    return int(text)
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="infoscreen-reboot", description="Remote reboot and shutdown of this client.")
-    parser.add_argument("--version", action="version", version=__version__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    status = commands.add_parser("status", help="what the agent is doing, and the last commands")
-    status.add_argument("--json", action="store_true", help="the same for programs")
-    commands.add_parser("check-config", help="whether the agent's configuration is good, and what is wrong with it")
-    arguments = parser.parse_args(argv)
+    arguments = parser().parse_args(argv)
     if os.geteuid() != 0:
         print("infoscreen-reboot: cannot read the agent's state; run it as root", file=sys.stderr)
-        return 1
-    if arguments.command == "check-config":
-        return _check_config()
-    return _status(as_json=arguments.json)
+        return _WRONG
+    try:
+        match arguments.command:
+            case "check-config":
+                return subprocess.run(survey.as_agent("--check-config"), check=False).returncode
+            case "doctor":
+                return _doctor(arguments.json)
+            case "history":
+                return _history(arguments.limit, arguments.json)
+        return _status(arguments.json)
+    except JournalError as error:
+        print(f"infoscreen-reboot: {error}", file=sys.stderr)
+    except survey.NoAnswer as error:
+        print(f"infoscreen-reboot: cannot ask systemd: {error}", file=sys.stderr)
+    return _WRONG
 
 
 def _status(as_json: bool) -> int:
-    unit = _show("ActiveState", "SubState", "Result", "StatusText")
+    unit = survey.show(survey.UNIT, "ActiveState", "SubState", "Result", "StatusText")
     report: dict[str, object] = {"unit": unit, "boot_id": boot.boot_id()}
-    path = _STATE / JOURNAL_NAME
-    if path.exists():
-        try:
-            report |= _read_journal(path)
-        except JournalError as error:
-            print(f"infoscreen-reboot: {error}", file=sys.stderr)
-            return 1
-    if as_json:
-        print(json.dumps(report, indent=2))
+    lines = [f"{survey.UNIT}: {unit['ActiveState']} ({unit['SubState']})"]
+    lines += [f"  {unit['StatusText']}"] if unit["StatusText"] else []
+    if _JOURNAL.exists():
+        owed, counters, records = _read_journal(_SHOWN_BY_STATUS)
+        unreadable, conflicts = counters.get("unreadable", 0), counters.get("conflicts", 0)
+        known = [_known(record) for record in records]
+        report |= {"outbox": owed, "unreadable": unreadable, "conflicts": conflicts, "commands": known}
+        lines.append(f"acks to deliver: {owed}, unreadable payloads: {unreadable}, conflicting repeats: {conflicts}")
+        lines += [_line(one) for one in known]
     else:
-        print(_readable(report))
-    return 0
+        lines.append("no commands yet: the agent has not run")
+    print(json.dumps(report, indent=2) if as_json else "\n".join(lines))
+    return _ANSWERED
 
 
-def _read_journal(path: Path) -> dict[str, object]:
-    journal = Journal(path, read_only=True)
+def _history(limit: int, as_json: bool) -> int:
+    records = _read_journal(limit)[2] if _JOURNAL.exists() else []
+    known = [_known(record) for record in records]
+    if as_json:
+        print(json.dumps(known, indent=2))
+    for one in known if not as_json else ():
+        print(_line(one))
+        told = (f"{name.replace('_', ' ')}: {one[name]}" for name in _ASKED if one[name] is not None)
+        print(_printable("    " + (", ".join(told) or "it does not say who asked, and why")))
+    if not known and not as_json:
+        print("no commands yet")
+    return _ANSWERED
+
+
+def _read_journal(limit: int) -> tuple[int, dict[str, int], list[Record]]:
+    """How many acks are owed, the counters and the newest records."""
+    journal = Journal(_JOURNAL, read_only=True)
     try:
-        counters = journal.counters()
-        return {
-            "outbox": journal.owed_count(),
-            "unreadable": counters.get("unreadable", 0),
-            "conflicts": counters.get("conflicts", 0),
-            "commands": [_summary(record) for record in journal.last_records(10)],
-        }
+        return journal.owed_count(), journal.counters(), journal.last_records(limit)
     finally:
         journal.close()
 
 
-def _summary(record: Record) -> dict[str, object]:
+def _known(record: Record) -> dict[str, object]:
+    """All facts of a command; None for what is not known. A refused one may hold anything, or be no JSON at all."""
     last = ack.parse(record.ack) if record.ack is not None else None
+    try:
+        asked = wire.decode(record.command, MAX_BYTES)
+    except wire.ContractError:
+        asked = {}
     return {
         "command_id": record.command_id,
         "action": record.action,
@@ -76,57 +120,44 @@ def _summary(record: Record) -> dict[str, object]:
         "timestamp": wire.format_time(last.timestamp) if last else None,
         "error_code": last.error_code if last else None,
         "error_message": last.error_message if last else None,
+        "requested_by": asked.get("requested_by"),
+        "reason": asked.get("reason"),
+        "issued_at": asked.get("issued_at"),
+        "expires_at": asked.get("expires_at"),
+        "received_boot_id": record.received_boot_id,
+        "started_boot_id": record.started_boot_id,
     }
 
 
-def _readable(report: dict[str, object]) -> str:
-    unit = report["unit"]
-    assert isinstance(unit, dict)
-    lines = [f"{UNIT}: {unit['ActiveState']} ({unit['SubState']})"]
-    if unit["StatusText"]:
-        lines.append(f"  {unit['StatusText']}")
-    if "commands" not in report:
-        return "\n".join([*lines, "no commands yet: the agent has not run"])
-    lines.append(
-        f"acks to deliver: {report['outbox']}, unreadable payloads: {report['unreadable']}, "
-        f"conflicting repeats: {report['conflicts']}"
-    )
-    commands = report["commands"]
-    assert isinstance(commands, list)
-    for command in commands:
-        when, what = command["timestamp"] or "-", f"{command['command_id']}  {command['action']!s:13}"
-        line = f"{when:24}  {what}  {command['state']}"
-        error = f"  {command['error_code']}: {command['error_message']}" if command["error_code"] else ""
-        lines.append(line + error)
-    return "\n".join(lines)
+def _line(known: dict[str, object]) -> str:
+    what = f"{known['command_id']}  {known['action'] or '-'!s:13}  {known['state']}"
+    error = f"  {known['error_code']}: {known['error_message']}" if known["error_code"] else ""
+    return _printable(f"{known['timestamp'] or '-':24}  {what}{error}")
 
 
-def _check_config() -> int:
-    """Ask the agent itself, as its own user and with the environment and the credentials its unit gives it."""
-    properties = [f"User={_unit_property('User')}"]
-    properties += [f"EnvironmentFile={'-' * may_miss}{path}" for path, may_miss in _unit_property("EnvironmentFiles")]
-    properties += [f"LoadCredential={name}:{path}" for name, path in _unit_property("LoadCredential")]
-    properties += [f"LoadCredentialEncrypted={n}:{path}" for n, path in _unit_property("LoadCredentialEncrypted")]
-    words = [f"--setenv={assignment}" for assignment in _unit_property("Environment")]
-    words += [f"--property={line}" for line in properties]
-    run = ["systemd-run", "--quiet", "--wait", "--pipe", "--collect", *words, "--", _AGENT, "--check-config"]
-    return subprocess.run(run, check=False).returncode
+def _printable(text: str) -> str:
+    """What a stranger wrote must not steer the terminal."""
+    return "".join(c if c.isprintable() else "?" for c in text)
 
 
-def _unit_property(name: str) -> Any:
-    """A property of the agent's unit by way of the bus: `systemctl show` of systemd 252 leaves some out."""
-    path = "/org/freedesktop/systemd1/unit/infoscreen_2dsimclient_2eservice"
-    where = ["org.freedesktop.systemd1", path, "org.freedesktop.systemd1.Service", name]
-    return json.loads(_ask("busctl", "--json=short", "get-property", *where))["data"]
+def _doctor(as_json: bool) -> int:
+    findings = doctor.diagnose(survey.gather())
+    verdict = max((finding.verdict for finding in findings), key=list(Verdict).index)
+    if as_json:
+        print(json.dumps({"verdict": verdict, "findings": [asdict(finding) for finding in findings]}, indent=2))
+    else:
+        print("\n".join([*map(_told, findings), "", _summary(findings)]))
+    return _WRONG if verdict is Verdict.PROBLEM else _ANSWERED
 
 
-def _show(*names: str) -> dict[str, str]:
-    shown = _ask("systemctl", "show", UNIT, *(f"--property={name}" for name in names))
-    return dict(line.split("=", 1) for line in shown.splitlines())
+def _told(finding: Finding) -> str:
+    line = f"{finding.verdict:7}  {finding.check}: {finding.text}"
+    return _printable(line) + (f"\n         -> {_printable(finding.advice)}" if finding.advice else "")
 
 
-def _ask(*command: str) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise SystemExit(f"infoscreen-reboot: cannot ask systemd: {done.stderr.strip()}")
-    return done.stdout
+def _summary(findings: list[Finding]) -> str:
+    count = Counter(finding.verdict for finding in findings)
+    problems, warnings = count[Verdict.PROBLEM], count[Verdict.WARNING]
+    told = [f"{number} {word}{'s' * (number != 1)}" for number, word in ((problems, "problem"), (warnings, "warning"))]
+    end = "a remote reboot will not work" if problems else "nothing here stands in the way of a remote reboot"
+    return f"{', '.join(told)}: {end}"

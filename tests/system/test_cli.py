@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from tests.system.story import drop_in, refused, status, unit
 from tools.machine import AGENT, Machine
 
@@ -44,6 +46,38 @@ def test_status_lists_the_last_commands_and_how_they_ended(machine: Machine) -> 
     assert "connected to 127.0.0.1:1883, ready for commands" in told
     assert command["command_id"] in told and "expired" in told
     assert status(machine)["commands"][0]["error_code"] == "expired"
+
+
+def test_history_tells_who_asked_for_what_and_why_the_newest_first(machine: Machine) -> None:
+    old = {"issued_at": "2026-01-01T00:00:00Z", "expires_at": "2026-01-01T00:10:00Z"}
+    first = machine.command(**old, requested_by="night shift", reason="picture frozen\x1b[2J")
+    second = machine.command("shutdown_host", **old, requested_by=42)
+    for command in (first, second):
+        assert refused(machine, command)[0] == "expired"
+    told = machine.run("infoscreen-reboot", "history")
+    assert told.index(second["command_id"]) < told.index(first["command_id"])
+    assert "requested by: night shift, reason: picture frozen?[2J" in told
+    (known,) = json.loads(machine.run("infoscreen-reboot", "history", "--json", "--limit", "1"))
+    assert (known["command_id"], known["action"], known["state"]) == (second["command_id"], "shutdown_host", "failed")
+    assert (known["error_code"], known["requested_by"], known["reason"]) == ("expired", 42, None)
+
+
+def test_bash_completes_what_the_program_knows(machine: Machine) -> None:
+    script = """
+        . /usr/share/bash-completion/completions/infoscreen-reboot
+        COMP_WORDS=("$@") COMP_CWORD=$(($# - 1))
+        _infoscreen_reboot
+        echo "${COMPREPLY[@]}"
+    """
+
+    def completed(*words: str) -> str:
+        return machine.run("bash", "-c", script, "bash", *words).strip()
+
+    assert completed("infoscreen-reboot", "") == "status history doctor check-config --help --version"
+    assert completed("infoscreen-reboot", "do") == "doctor"
+    assert completed("infoscreen-reboot", "history", "--l") == "--limit"
+    assert completed("infoscreen-reboot", "doctor", "--j") == "--json"
+    assert completed("infoscreen-reboot", "check-config", "--j") == ""
 
 
 def test_without_root_the_command_says_what_to_do(machine: Machine) -> None:

@@ -1,0 +1,213 @@
+"""What the facts about this machine mean for a remote reboot: values in, findings out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from infoscreen_reboot.agent import firmware, tuning
+from infoscreen_reboot.agent.finding import Finding, Verdict, ok, problem, warning
+from infoscreen_reboot.agent.firmware import RaspberryPi
+from infoscreen_reboot.agent.tuning import Setting
+
+AGENT, HELPER = "infoscreen-simclient", "infoscreen-reboot-helper"
+# The agent's own, each resting on those before; it goes as far as it can.
+BROKER_CHECKS = "configuration", "name resolution", "TCP", "TLS", "login", "subscribe", "publish"
+# The kernel's last write to a dead disk may take eight times as long, and a reboot 150 s; docs/ssd-tuning.md.
+_DISK_TIMEOUTS_S = range(7, 14)
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """What the agent found out when it was run for the purpose; `stopped` says why it came to no end, if so."""
+
+    findings: Sequence[Finding]
+    needs_clock: bool = True
+    offers_shutdown: bool = True
+    is_mock: bool = False
+    stopped: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """What the helper answers root about an action: "" for yes, a code of the contract, None for no answer at all."""
+
+    code: str | None
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Consent:
+    """What polkit says about the agent that runs; None where nothing is known, and why."""
+
+    reboot: bool | None
+    shutdown: bool | None
+    unknown_because: str = ""
+    polkit_answers: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Watchdog:
+    """`device` as /dev has it, "" for none; `runtime` as systemctl shows RuntimeWatchdogUSec."""
+
+    device: str
+    is_software: bool
+    is_armed: bool
+    runtime: str
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    probe: Probe
+    reboot: Preview
+    shutdown: Preview
+    consent: Consent
+    clock_is_synchronised: bool
+    unit: Mapping[str, str]  # of the agent, as systemctl shows it
+    container: str  # its kind, "" for a machine of its own
+    watchdog: Watchdog
+    disk_timeouts_s: Mapping[str, int]  # of USB disks
+    settings: Sequence[Setting]
+    pi: RaspberryPi | None
+
+
+def diagnose(facts: Facts) -> list[Finding]:
+    """In the order of importance. What rests on something that failed is left out: it would be no news."""
+    return [
+        *_broker(facts.probe),
+        *_helper(facts),
+        *_clock(facts),
+        *_agent(facts),
+        *_watchdog(facts),
+        *_disks(facts),
+        *tuning.judge(facts.settings),
+        *(firmware.judge(facts.pi) if facts.pi else ()),
+    ]
+
+
+def _broker(probe: Probe) -> Iterator[Finding]:
+    yield from probe.findings
+    if probe.stopped and not _has_problem(probe):
+        done = [finding.check for finding in probe.findings]
+        check = next((name for name in BROKER_CHECKS if name not in done), BROKER_CHECKS[-1])
+        yield problem(check, f"cannot tell: {probe.stopped}", f"systemctl status {AGENT}; journalctl -u {AGENT}")
+
+
+def _has_problem(probe: Probe, *checks: str) -> bool:
+    return any(f.verdict is Verdict.PROBLEM and (not checks or f.check in checks) for f in probe.findings)
+
+
+def _helper(facts: Facts) -> Iterator[Finding]:
+    """Root is always let in by polkit, so what root is told is the helper's own opinion."""
+    if not facts.consent.polkit_answers:
+        yield problem("polkit", facts.consent.unknown_because, "systemctl unmask polkit; systemctl restart polkit")
+        return
+    is_there = facts.reboot.code is not None
+    if is_there:
+        yield ok("helper", "it answers")
+    else:
+        advice = f"systemctl unmask {HELPER}; journalctl -u {HELPER}"
+        yield problem("helper", f"it cannot be reached: {facts.reboot.text}", advice)
+    yield _consent(facts)
+    if not is_there:
+        return
+    if facts.reboot.code == "lockout":
+        advice = "wait until then; and find out who sends so many reboots: infoscreen-reboot history"
+        yield problem("lockout", facts.reboot.text, advice)
+    else:
+        yield ok("lockout", "a reboot would be let through")
+    # A shutdown is not counted, so the answer about it is about locks alone.
+    match facts.shutdown.code:
+        case "":
+            yield ok("inhibitors", "nobody blocks a shutdown")
+        case "inhibited":
+            yield problem("inhibitors", facts.shutdown.text, "let it finish, or stop it; systemd-inhibit --list")
+        case code:
+            told = f"cannot tell: {facts.shutdown.text or code}"
+            yield problem("inhibitors", told, f"journalctl -u {HELPER} -u systemd-logind")
+
+
+def _consent(facts: Facts) -> Finding:
+    consent = facts.consent
+    if consent.reboot is None:
+        advice = f"start the agent and ask again: systemctl start {AGENT}"
+        return warning("polkit", f"cannot tell: {consent.unknown_because}", advice)
+    rules = "look for the rule in /etc/polkit-1/rules.d and /usr/share/polkit-1/rules.d"
+    if not consent.reboot:
+        text = "it does not let the agent reboot"
+        return problem("polkit", text, f"{rules}; apt-get install --reinstall infoscreen-reboot brings ours back")
+    if facts.probe.offers_shutdown and not consent.shutdown:
+        text = "it lets the agent reboot, but not shut down, which the agent offers"
+        return warning("polkit", text, f"set COMMAND_SHUTDOWN_ENABLED=no if that is meant; else {rules}")
+    return ok("polkit", "it lets the agent reboot" + " and shut down" * bool(consent.shutdown))
+
+
+def _clock(facts: Facts) -> Iterator[Finding]:
+    if facts.clock_is_synchronised:
+        yield ok("clock", "synchronised")
+        return
+    advice = "timedatectl timesync-status; set a time server that is reached from here in /etc/systemd/timesyncd.conf"
+    if facts.probe.needs_clock:
+        yield problem("clock", "not synchronised, so every command is refused in the end", advice)
+    else:
+        yield warning("clock", "not synchronised, and COMMAND_REQUIRE_SYNCED_CLOCK is off", advice)
+
+
+def _agent(facts: Facts) -> Iterator[Finding]:
+    if _has_problem(facts.probe, "configuration"):
+        return  # it cannot run, and that has been said
+    unit = facts.unit
+    status = unit["StatusText"]
+    found = []
+    if facts.probe.is_mock:
+        advice = "if this is no canary: take COMMAND_EXECUTOR=mock out of /etc/infoscreen-reboot"
+        found.append(warning("agent", "its executor is a mock: no command is ever executed here", advice))
+    if unit["UnitFileState"] != "enabled":
+        text = f"it is {unit['UnitFileState'] or unit['LoadState']}: after a reboot it does not come back"
+        found.append(problem("agent", text, f"systemctl unmask {AGENT}; systemctl enable --now {AGENT}"))
+    elif unit["ActiveState"] != "active":
+        # Of one that was stopped systemd still has the last words of its life.
+        last_words = f", it said: {status}" if unit["ActiveState"] == "failed" and status else ""
+        text = f"it is not running: {unit['ActiveState']} ({unit['Result']}){last_words}"
+        found.append(problem("agent", text, f"journalctl -u {AGENT}; then: systemctl restart {AGENT}"))
+    elif not _has_problem(facts.probe) and "connected to " not in status:
+        advice = f"wait for its next attempt, or: systemctl restart {AGENT}"
+        found.append(warning("agent", f"the broker would let it in, but it says: {status}", advice))
+    if unit["NeedDaemonReload"] == "yes":
+        advice = f"systemctl daemon-reload; systemctl restart {AGENT}"
+        found.append(warning("agent", "its unit was changed, and systemd has not read it again", advice))
+    yield from found or [ok("agent", f"running and enabled; it says: {status}")]
+
+
+def _watchdog(facts: Facts) -> Iterator[Finding]:
+    watchdog = facts.watchdog
+    if facts.container:
+        yield ok("watchdog", f"in a container ({facts.container}) it is the host's")
+    elif not watchdog.device and facts.pi is None:
+        yield ok("watchdog", "this machine has none")
+    elif not watchdog.device:
+        advice = "look for bcm2835_wdt in dmesg; without it a hung kernel stays hung"
+        yield warning("watchdog", "a Raspberry Pi has one, but there is no /dev/watchdog0", advice)
+    elif watchdog.is_software:
+        advice = "take softdog out of /etc/modules-load.d and load the machine's own watchdog driver"
+        yield warning("watchdog", "it is softdog, which hangs with the kernel that it should watch", advice)
+    elif watchdog.is_armed and tuning.seconds(watchdog.runtime):
+        yield ok("watchdog", f"{watchdog.device} is armed: systemd has {watchdog.runtime} for each sign of life")
+    else:
+        advice = "set RuntimeWatchdogSec=60s in /etc/systemd/system.conf.d/, then: systemctl daemon-reexec"
+        yield warning("watchdog", f"{watchdog.device} is not armed: a hung kernel stays hung", advice)
+
+
+def _disks(facts: Facts) -> Iterator[Finding]:
+    if facts.container:
+        yield ok("SSD timers", f"in a container ({facts.container}) they are the host's")
+        return
+    wrong = {disk: s for disk, s in facts.disk_timeouts_s.items() if s not in _DISK_TIMEOUTS_S}
+    for disk, timeout_s in wrong.items():
+        low, high = _DISK_TIMEOUTS_S[0], _DISK_TIMEOUTS_S[-1]
+        advice = "udevadm control --reload; udevadm trigger --action=change --subsystem-match=block"
+        text = f"/sys/block/{disk}/device/timeout is {timeout_s} s, outside {low} to {high} s"
+        yield warning("SSD timers", f"{text}: a dead disk would hold up the reboot or a slow one be given up", advice)
+    if not wrong:
+        good = ", ".join(f"{disk} has {s} s" for disk, s in facts.disk_timeouts_s.items())
+        yield ok("SSD timers", good or "no USB disk")

@@ -1,0 +1,264 @@
+"""Whether the broker is there and lets the agent in: asked in small steps, as the agent's own user.
+
+It speaks MQTT itself. Only MQTT 5 says that a publish was not authorised, and paho 1.6 keeps that answer to itself.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import ssl
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+
+from infoscreen_reboot.agent import config
+from infoscreen_reboot.agent.config import Settings
+from infoscreen_reboot.agent.finding import Finding, ok, problem, warning
+from infoscreen_reboot.connection import REFUSALS, BrokerSettings
+from infoscreen_reboot.contract.command import Action
+from infoscreen_reboot.contract.telemetry import Executor
+from infoscreen_reboot.contract.topics import Topics
+from infoscreen_reboot.tls import tls_context, tls_trouble
+
+_PATIENCE_S = 5.0
+_CLOSED = "the broker closed the connection without an answer; is TLS expected on this port?"
+_MQTT_3_1_1, _MQTT_5 = 4, 5
+# Packet types, with the flags that the standard fixes for them.
+_CONNECT, _CONNACK, _PUBREC, _SUBSCRIBE, _SUBACK, _DISCONNECT = 0x10, 0x20, 0x50, 0x82, 0x90, 0xE0
+_PUBLISH_QOS_2 = 0x34
+_OTHER_VERSION, _NOT_AUTHORISED, _REFUSED = (0x01, 0x84), 0x87, 0x80
+# QoS 1; in MQTT 5 also "send no retained message", which is none of our business here.
+_SUBSCRIPTION = {_MQTT_3_1_1: 0x01, _MQTT_5: 0x21}
+
+
+class _Trouble(Exception):
+    """The step cannot be finished; `code` is MQTT's reason where the broker gave one."""
+
+    def __init__(self, words: str, code: int = 0) -> None:
+        super().__init__(words)
+        self.code = code
+
+
+def main(environment: Mapping[str, str]) -> int:
+    """Prints one JSON object a line, each as soon as it is known: what else the doctor asks of the settings, findings.
+
+    Returns 0: what is wrong is in the lines.
+    """
+    for sentence in config.unknown_names(environment):
+        _print(asdict(warning("configuration", sentence, "correct its name, or take it away")))
+    try:
+        settings = config.load(environment)
+    except config.ConfigError as error:
+        for sentence in error.problems:
+            advice = "correct it in /etc/infoscreen-reboot, then: systemctl restart infoscreen-simclient"
+            _print(asdict(problem("configuration", sentence, advice)))
+        return 0
+    wanted = {
+        "needs_clock": settings.require_synced_clock,
+        "offers_shutdown": Action.SHUTDOWN_HOST in settings.offered,
+        "is_mock": settings.executor is Executor.MOCK,
+    }
+    _print({"settings": wanted})
+    for finding in examine(settings):
+        _print(asdict(finding))
+    return 0
+
+
+def _print(content: Mapping[str, object]) -> None:
+    print(json.dumps(content), flush=True)
+
+
+def examine(settings: Settings) -> Iterator[Finding]:
+    """One finding a step, in order; after a problem only what does not depend on it."""
+    broker = settings.broker
+    transport = "TLS" if broker.tls else "plain TCP"
+    yield ok("configuration", f"client {settings.client_uuid}, broker {broker.address} over {transport}")
+    try:
+        found = socket.getaddrinfo(broker.host, broker.port, type=socket.SOCK_STREAM)
+    except OSError as error:
+        text = f"{broker.host} has no address: {_words(error)}"
+        yield problem("name resolution", text, "correct MQTT_BROKER, or the name server in /etc/resolv.conf")
+        return
+    yield ok("name resolution", f"{broker.host} is {', '.join(dict.fromkeys(str(one[4][0]) for one in found))}")
+    try:
+        sock = _reach(broker)
+    except OSError as error:
+        advice = "correct MQTT_BROKER and MQTT_PORT, start the broker, or open the firewall between"
+        yield problem("TCP", f"{broker.address} cannot be reached: {_words(error)}", advice)
+        return
+    yield ok("TCP", f"{broker.address} accepts connections")
+    try:
+        sock = _secure(sock, broker)
+    except (OSError, ValueError) as error:
+        sock.close()
+        advice = (
+            "set MQTT_TLS_CA to the authority of the broker's certificate, MQTT_BROKER to the name in it, and "
+            "MQTT_PORT to the port with TLS"
+        )
+        yield problem("TLS", _words(error), advice)
+        return
+    with sock:
+        is_tls = isinstance(sock, ssl.SSLSocket)
+        yield ok("TLS", f"the broker proves to be {broker.host}" if is_tls else "not used: MQTT_TLS is off")
+        yield from _talk(sock, settings)
+
+
+def _reach(broker: BrokerSettings) -> socket.socket:
+    return socket.create_connection((broker.host, broker.port), _PATIENCE_S)
+
+
+def _secure(sock: socket.socket, broker: BrokerSettings) -> socket.socket:
+    """As the agent's connections do it: certificate and host name count."""
+    return sock if broker.tls is None else tls_context(broker.tls).wrap_socket(sock, server_hostname=broker.host)
+
+
+def _talk(sock: socket.socket, settings: Settings) -> Iterator[Finding]:
+    """Login and rights, in MQTT 5, or 3.1.1 if the broker knows no other."""
+    broker, topics = settings.broker, Topics(settings.client_uuid)
+    login = "as " + broker.username if broker.username else "without a user name"
+    mqtt = _Mqtt(sock, _MQTT_5)
+    try:
+        try:
+            mqtt.log_in(broker, topics)
+        except _Trouble as trouble:
+            if trouble.code not in _OTHER_VERSION:
+                raise
+            sock.close()
+            sock = _secure(_reach(broker), broker)
+            mqtt = _Mqtt(sock, _MQTT_3_1_1)
+            mqtt.log_in(broker, topics)
+    except (_Trouble, OSError) as error:
+        advice = (
+            "correct MQTT_USER and MQTT_PASSWORD_BROKER (or the credential), MQTT_TLS_CERT where the broker wants one, "
+            "or the broker's users"
+        )
+        yield problem("login", f"the broker refuses the login {login}: {_words(error)}", advice)
+        return
+    with sock:
+        yield ok("login", f"the broker lets us in {login}")
+        wanted = [topics.commands] + [topics.transitional_command] * settings.compat_topics
+        advice = f"let it subscribe to {', '.join(wanted)} in the broker's access rules"
+        try:
+            refused = mqtt.subscribe(wanted)
+        except (_Trouble, OSError) as error:
+            yield problem("subscribe", f"the broker ends the connection at a subscription: {_words(error)}", advice)
+            return
+        if refused:
+            yield problem("subscribe", f"the broker refuses {', '.join(refused)}", advice)
+        else:
+            yield ok("subscribe", f"the broker grants {', '.join(wanted)}")
+        yield _rights(mqtt, [topics.commands_ack, topics.health])
+        mqtt.send(_DISCONNECT)
+
+
+def _rights(mqtt: _Mqtt, topics: Sequence[str]) -> Finding:
+    if mqtt.version == _MQTT_3_1_1:
+        text = "cannot tell: the broker knows MQTT 3.1.1 only, in which it answers yes also to what it drops"
+        return warning("publish", text, f"look into the broker's access rules for {', '.join(topics)}")
+    for topic in topics:
+        advice = f"let it publish on {', '.join(topics)} in the broker's access rules"
+        try:
+            mqtt.offer(topic)
+        except (_Trouble, OSError) as error:
+            text = f"{topic}: {_words(error)}"
+            if isinstance(error, _Trouble) and error.code == _NOT_AUTHORISED:
+                return problem("publish", text, advice)
+            return warning("publish", f"cannot tell for {text}", advice)
+    return ok("publish", f"the broker takes {', '.join(topics)}")
+
+
+class _Mqtt:
+    """One connection that asks and leaves. Its client id is its own: with the agent's the agent would be thrown out."""
+
+    def __init__(self, sock: socket.socket, version: int) -> None:
+        self.version = version
+        self._sock = sock
+        self._offered = 0
+        self._properties = b"\0" if version == _MQTT_5 else b""  # none
+
+    def log_in(self, broker: BrokerSettings, topics: Topics) -> None:
+        """A new session, without a will, that ends with the connection."""
+        has_user, has_password = broker.username is not None, broker.password is not None
+        flags = 0x02 | 0x80 * has_user | 0x40 * has_password
+        names = [f"infoscreen-{topics.client_uuid}-probe", broker.username, broker.password]
+        content = b"".join(_text(name) for name in names if name is not None)
+        keep_alive = bytes([0, 60])
+        self.send(_CONNECT, _text("MQTT"), bytes([self.version, flags]), keep_alive, self._properties, content)
+        code = self._answer(_CONNACK)[1]
+        if code:
+            raise _Trouble(REFUSALS.get(code, f"code {code}"), code)
+
+    def subscribe(self, topics: Sequence[str]) -> list[str]:
+        """Those that the broker refuses. mosquitto's acl_file refuses none: it drops what comes in later."""
+        option = bytes([_SUBSCRIPTION[self.version]])
+        self.send(_SUBSCRIBE, b"\0\1", self._properties, *(_text(topic) + option for topic in topics))
+        codes = self._answer(_SUBACK)[-len(topics) :]
+        return [topic for topic, code in zip(topics, codes, strict=True) if code >= _REFUSED]
+
+    def offer(self, topic: str) -> None:
+        """Ask for the right to publish; raises _Trouble with the broker's reason.
+
+        The first half of an empty QoS 2 message: the broker judges it, and never gets the word to pass it on. mosquitto
+        then tells nobody; a broker that passes it on at once shows subscribers an empty payload, which is retained
+        nowhere and by the contract neither an ack nor a health report.
+        """
+        self._offered += 1
+        self.send(_PUBLISH_QOS_2, _text(topic), bytes([0, self._offered]), self._properties)
+        reason = self._answer(_PUBREC)[2:3]
+        if reason and reason[0] >= _REFUSED:
+            raise _Trouble(REFUSALS.get(reason[0], f"code {reason[0]}"), reason[0])
+
+    def send(self, kind: int, *parts: bytes) -> None:
+        body = b"".join(parts)
+        length, left = bytearray(), len(body)
+        while left >= 0x80:
+            length.append(left % 0x80 | 0x80)
+            left //= 0x80
+        self._sock.sendall(bytes([kind, *length, left]) + body)
+
+    def _answer(self, kind: int) -> bytes:
+        """What follows the header of the next packet of that kind; a command that comes meanwhile is the agent's."""
+        while True:
+            (header,) = self._take(1)
+            length = shift = 0
+            more = True
+            while more and shift < 28:
+                (digit,) = self._take(1)
+                length |= (digit & 0x7F) << shift
+                shift, more = shift + 7, digit >= 0x80
+            body = self._take(length)
+            if header & 0xF0 == kind and len(body) >= 2:
+                return body
+            if header == _DISCONNECT:
+                code = body[0] if body else 0
+                raise _Trouble(REFUSALS.get(code, f"the broker closed the connection, code {code}"), code)
+            if header & 0xF0 not in (0x30, kind):
+                raise _Trouble("the answer was not MQTT; is TLS expected on this port?")
+
+    def _take(self, size: int) -> bytes:
+        taken = b""
+        while len(taken) < size:
+            part = self._sock.recv(size - len(taken))
+            if not part:
+                raise _Trouble(_CLOSED)
+            taken += part
+        return taken
+
+
+def _text(text: str) -> bytes:
+    data = text.encode()
+    return struct.pack("!H", len(data)) + data
+
+
+def _words(error: Exception) -> str:
+    match error:
+        case ssl.SSLError():
+            return tls_trouble(error)
+        case ConnectionResetError():
+            return _CLOSED
+        case TimeoutError():
+            return f"no answer within {_PATIENCE_S:g} s"
+        case OSError(strerror=str(text)):
+            return text[:1].lower() + text[1:]
+    return str(error)

@@ -1,0 +1,220 @@
+"""What `infoscreen-reboot doctor` says of a machine on which one thing at a time is wrong, and of a sound one."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.broker.conftest import Authority
+from tests.system.story import HELPER_CALL, start
+from tools.machine import AGENT, HELPER, Machine
+
+TLS_PORT = 8883
+RULE = "/usr/share/polkit-1/rules.d/50-infoscreen-reboot.rules"
+HISTORY = "/var/lib/infoscreen-reboot-helper/history.json"
+CA = "/etc/infoscreen-reboot/ca.pem"
+# Beside the lab's own listener: one as a fleet has it.
+LISTENER = """\
+listener {port} 127.0.0.1
+allow_anonymous false
+password_file {folder}/users
+acl_file {folder}/rights
+certfile {certificate}
+keyfile {key}
+"""
+
+
+def doctor(machine: Machine) -> tuple[int, list[dict[str, Any]]]:
+    """Its exit code and its findings."""
+    told = machine.run("sh", "-c", "infoscreen-reboot doctor --json; echo $?")
+    report, _, code = told.strip().rpartition("\n")
+    findings: list[dict[str, Any]] = json.loads(report)["findings"]
+    return int(code), findings
+
+
+def problems(machine: Machine) -> list[tuple[str, str, str]]:
+    """Check, text and advice of each problem; the exit code says whether there is one."""
+    code, findings = doctor(machine)
+    found = [(f["check"], f["text"], f["advice"]) for f in findings if f["verdict"] == "problem"]
+    assert code == bool(found), findings
+    return found
+
+
+@pytest.fixture
+def secured(parked: Machine, tmp_path: Path) -> Machine:
+    """A machine whose broker wants TLS, a password and rights; `stranger` may log in and no more."""
+    parked.broker.stop()
+    authority = Authority(tmp_path)
+    identity = authority.issue("broker", "DNS:broker.example,IP:127.0.0.1")
+    for user in ("screen", "stranger"):
+        new = [] if user == "stranger" else ["-c"]
+        subprocess.run(["mosquitto_passwd", "-b", *new, tmp_path / "users", user, f"{user}'s secret"], check=True)
+    (tmp_path / "rights").write_text(f"user screen\ntopic readwrite infoscreen/{parked.uuid}/#\n")
+    listener = LISTENER.format(port=TLS_PORT, folder=tmp_path, certificate=identity.certificate, key=identity.key)
+    configuration = parked.broker.configuration
+    configuration.write_text(f"per_listener_settings true\n{configuration.read_text()}{listener}")
+    parked.broker.start()
+    parked.write("/etc/hosts", "127.0.0.1 broker.example other.example\n")
+    parked.write(CA, authority.certificate.read_text())
+    other = tmp_path / "other"
+    other.mkdir()
+    parked.write(f"{CA}.other", Authority(other).certificate.read_text())
+    parked.configure(
+        MQTT_TLS="yes",
+        MQTT_BROKER="broker.example",
+        MQTT_TLS_CA=CA,
+        MQTT_USER="screen",
+        MQTT_PASSWORD_BROKER="screen's secret",
+    )
+    start(parked)
+    return parked
+
+
+@contextmanager
+def configured(machine: Machine, **variables: str) -> Iterator[None]:
+    """As if an administrator had written that; put right afterwards, the agent online again."""
+    before = {name: machine.settings.get(name) for name in variables}
+    machine.configure(**variables)
+    machine.run("systemctl", "restart", AGENT)
+    yield
+    heard = len(machine.broker.messages)
+    machine.configure(**before)
+    machine.run("systemctl", "restart", AGENT)
+    machine.wait_online(after=heard)
+
+
+@contextmanager
+def no_polkit_rule(machine: Machine) -> Iterator[None]:
+    machine.run("mv", RULE, "/root/rule")
+    machine.run("systemctl", "restart", "polkit")
+    yield
+    machine.run("mv", "/root/rule", RULE)
+    machine.run("systemctl", "restart", "polkit")
+
+
+@contextmanager
+def masked_helper(machine: Machine) -> Iterator[None]:
+    machine.run("systemctl", "mask", "--runtime", "--now", HELPER)
+    yield
+    machine.run("systemctl", "unmask", "--runtime", HELPER)
+
+
+@contextmanager
+def lockout(machine: Machine) -> Iterator[None]:
+    """A history that cannot be read counts as full."""
+    machine.run("systemctl", "stop", HELPER)
+    machine.write(HISTORY, "rubbish", 0o600)
+    yield
+    machine.run("systemctl", "stop", HELPER)
+    machine.run("rm", HISTORY)
+
+
+@contextmanager
+def inhibitor(machine: Machine) -> Iterator[None]:
+    blocker = "systemd-inhibit", "--what=shutdown", "--mode=block", "--who=apt of the operator", "--why=half an upgrade"
+    machine.run("systemd-run", "-q", "--unit=blocker", *blocker, "sleep", "infinity")
+    machine.run("sh", "-c", "until systemd-inhibit --list | grep -q 'half an upgrade'; do :; done", timeout_s=20)
+    yield
+    machine.run("systemctl", "stop", "blocker")
+
+
+@contextmanager
+def no_clock(machine: Machine) -> Iterator[None]:
+    machine.set_clock_synchronised(now=False)
+    yield
+    machine.set_clock_synchronised(now=True)
+
+
+def test_each_of_ten_faults_is_named_with_what_to_do_and_nothing_else(secured: Machine) -> None:
+    faults: list[tuple[Callable[[], Any], str, str, str]] = [
+        (
+            lambda: configured(secured, MQTT_BROKER="broker.invalid"),
+            *("name resolution", "broker.invalid has no address", "correct MQTT_BROKER"),
+        ),
+        (
+            lambda: configured(secured, MQTT_PORT="8884"),
+            *("TCP", "broker.example:8884 cannot be reached: connection refused", "correct MQTT_BROKER and MQTT_PORT"),
+        ),
+        (
+            lambda: configured(secured, MQTT_TLS_CA=f"{CA}.other"),
+            *("TLS", "the broker's certificate is not accepted", "set MQTT_TLS_CA"),
+        ),
+        (
+            lambda: configured(secured, MQTT_PASSWORD_BROKER="slip of the pen"),
+            *("login", "the broker refuses the login as screen: not authorised", "correct MQTT_USER and MQTT_PASSWORD"),
+        ),
+        (
+            lambda: configured(secured, MQTT_USER="stranger", MQTT_PASSWORD_BROKER="stranger's secret"),
+            *("publish", f"infoscreen/{secured.uuid}/commands/ack: not authorised", "let it publish on"),
+        ),
+        (lambda: no_polkit_rule(secured), "polkit", "it does not let the agent reboot", "reinstall"),
+        (lambda: masked_helper(secured), "helper", "it cannot be reached", "systemctl unmask"),
+        (lambda: lockout(secured), "lockout", "next possible at", "wait until then"),
+        (lambda: inhibitor(secured), "inhibitors", "apt of the operator: half an upgrade", "let it finish"),
+        (lambda: no_clock(secured), "clock", "not synchronised", "time server"),
+    ]
+    assert problems(secured) == []
+    for make, check, text, advice in faults:
+        with make():
+            (found,) = problems(secured)
+            assert found[0] == check
+            assert text in found[1] and advice in found[2]
+    assert problems(secured) == []
+
+
+def test_a_certificate_for_another_host_is_named(secured: Machine) -> None:
+    secured.configure(MQTT_BROKER="other.example")
+    ((check, text, _),) = problems(secured)
+    assert check == "TLS" and "certificate is not valid for 'other.example'" in text
+
+
+def test_the_probe_leaves_the_agent_and_the_controller_alone(secured: Machine) -> None:
+    assert problems(secured) == []
+    # Deliveries are in order: with this one heard, all that the probe could have sent has been heard.
+    secured.broker.publish("lab/marker", b"now")
+    secured.broker.wait_for(lambda m: m.topic == "lab/marker")
+    assert secured.broker.on(secured.topic("commands/ack")) == []
+    assert [m for m in secured.broker.on(secured.topic("health")) if not m.payload] == []
+    # One session from first to last: the agent was not thrown out.
+    told = {(m.json["session_id"], m.json["state"]) for m in secured.broker.on(secured.topic("status"))}
+    assert [state for _, state in told] == ["online"]
+    assert secured.run("busctl", "get-property", *HELPER_CALL, "Lockout").strip() == '(uuus) 0 3 900 ""'
+
+
+def test_a_bad_configuration_and_an_agent_that_is_stopped_or_masked_are_told_apart(machine: Machine) -> None:
+    machine.run("systemctl", "stop", AGENT)
+    assert [found[:2] for found in problems(machine)] == [("agent", "it is not running: inactive (success)")]
+    machine.run("systemctl", "mask", "--runtime", AGENT)
+    ((check, text, _),) = problems(machine)
+    assert check == "agent" and text.startswith("it is masked")
+    machine.run("systemctl", "unmask", "--runtime", AGENT)
+    machine.configure(MQTT_PORT="mqtt", MQTT_TLS="perhaps")
+    assert [found[0] for found in problems(machine)] == ["configuration", "configuration"]
+    told = machine.run("infoscreen-reboot", "doctor", check=False)
+    assert "problem  configuration: MQTT_PORT is 'mqtt'" in told
+    assert told.strip().endswith("a remote reboot will not work")
+
+
+def test_a_tuning_value_that_an_administrator_overrides_is_named_with_its_file(machine: Machine) -> None:
+    def tuning() -> list[tuple[str, str, str]]:
+        return [(f["verdict"], f["text"], f["advice"]) for f in doctor(machine)[1] if f["check"] == "tuning"]
+
+    folder = machine.root / "usr/lib/systemd/system.conf.d"
+    folder.mkdir(exist_ok=True)
+    (folder / "90-infoscreen-reboot.conf").write_text("[Manager]\nDefaultTimeoutStopSec=17s\n")
+    unread = [told for told in tuning() if "DefaultTimeoutStopSec is 1" in told[1]]
+    assert [told[0] for told in unread] == ["warning"]
+    assert "not in force until the next boot" in unread[0][2]
+    machine.run("systemctl", "daemon-reload")
+    assert not [told for told in tuning() if "DefaultTimeoutStopSec" in told[1]]
+    machine.write("/etc/systemd/system.conf.d/95-site.conf", "[Manager]\nDefaultTimeoutStopSec=20s\n")
+    machine.run("systemctl", "daemon-reload")
+    (overridden,) = [told for told in tuning() if "DefaultTimeoutStopSec" in told[1]]
+    assert overridden[0] == "warning"
+    assert "is 20s, overridden by /etc/systemd/system.conf.d/95-site.conf; the package's value is 17s" in overridden[1]
