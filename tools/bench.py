@@ -16,10 +16,10 @@ SSH_KEY = "/root/.ssh/id_ed25519"
 
 
 class Bench(lab.Workshop):
-    """Tools of trixie, whatever the suite of what they judge, with the tree in /build/src."""
+    """The tools of one suite, with the tree in /build/src."""
 
-    def __init__(self) -> None:
-        super().__init__("trixie", lab.sources(), layers_of_bench())
+    def __init__(self, suite: str) -> None:
+        super().__init__(suite, lab.sources(), layers_of_bench(suite))
         self._runs = 0
 
     def take(self, file: Path) -> str:

@@ -153,7 +153,7 @@ def _ruff() -> Path:
 
 
 def grown(name: str, layers: Sequence[Path], script: str, given: Path | None = None) -> Path:
-    """The layer of what a root's shell wrote on those layers, with the host's network; `given` as /var/tmp/given.deb."""
+    """The layer of what root's shell wrote on those layers, with the host's network; `given` is /var/tmp/given.deb."""
 
     def make(target: Path) -> None:
         with Scratch(name, layers) as scratch:
@@ -191,7 +191,7 @@ def layers_of_testbed(suite: str, deb: Path) -> list[Path]:
     return [grown(name, below, TESTBED), *below]
 
 
-def layers_of_bench() -> list[Path]:
-    """The workshop of trixie with the tools that judge a package and those that manage a fleet."""
-    base, script = workshop_root("trixie"), f"apt-get -q update; {INSTALL} {BENCH_PACKAGES}; apt-get clean"
-    return [grown(f"bench-trixie-{digest(base.name.encode(), script.encode())}", [base], script), base]
+def layers_of_bench(suite: str) -> list[Path]:
+    """The suite's workshop with its tools that judge a package and those that manage a fleet."""
+    base, script = workshop_root(suite), f"apt-get -q update; {INSTALL} {BENCH_PACKAGES}; apt-get clean"
+    return [grown(f"bench-{suite}-{digest(base.name.encode(), script.encode())}", [base], script), base]

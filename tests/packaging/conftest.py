@@ -16,8 +16,8 @@ __all__ = ["deb", "pytest_addoption", "suite"]
 
 
 @pytest.fixture
-def bench() -> Iterator[Bench]:
-    with Bench() as bench:
+def bench(suite: str) -> Iterator[Bench]:
+    with Bench(suite) as bench:
         yield bench
 
 
