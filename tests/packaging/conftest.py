@@ -7,12 +7,20 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.conftest import deb, pytest_addoption, suite
+from tests.system.conftest import (
+    MACHINES,
+    bare,
+    deb,
+    pytest_addoption,
+    pytest_runtest_makereport,
+    pytest_runtest_setup,
+    suite,
+)
 from tools.bench import Bench
 from tools.machine import Machine
 from tools.roots import layers_of_testbed
 
-__all__ = ["deb", "pytest_addoption", "suite"]
+__all__ = ["bare", "deb", "pytest_addoption", "pytest_runtest_makereport", "pytest_runtest_setup", "suite"]
 
 
 @pytest.fixture
@@ -22,9 +30,10 @@ def bench(suite: str) -> Iterator[Bench]:
 
 
 @pytest.fixture
-def testbed(suite: str, deb: Path, bench: Bench) -> Iterator[Machine]:
+def testbed(suite: str, deb: Path, bench: Bench, request: pytest.FixtureRequest) -> Iterator[Machine]:
     """A booted Debian without our package, which the bench may log in to; it comes back from reboots by itself."""
     with Machine(suite, deb, auto_restart=True, layers=layers_of_testbed(suite, deb)) as machine:
+        request.node.stash[MACHINES].append(machine)
         bench.let_in(machine)
         machine.boot()
         machine.wait_booted()
