@@ -9,7 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -55,8 +55,8 @@ def _is_installed(package: str) -> bool:
 class Workshop(Scratch):
     """A root with the tools of its suite, the tree copied to /build/src, and no network but its loopback."""
 
-    def __init__(self, suite: str, files: Iterable[Path]) -> None:
-        super().__init__(f"workshop-{suite}", [workshop_root(suite)])
+    def __init__(self, suite: str, files: Iterable[Path], layers: Sequence[Path] = ()) -> None:
+        super().__init__(f"workshop-{suite}", layers or [workshop_root(suite)])
         self.suite = suite
         self.source = self.root / "build" / "src"
         for file in files:
@@ -94,12 +94,17 @@ def sources() -> list[Path]:
     return [name for name in names if (TREE / name).is_symlink() or (TREE / name).is_file()]
 
 
+def package_sources() -> list[Path]:
+    """What a package is built from."""
+    return [file for file in sources() if file.parts[0] not in ("tools", "tests", ".ci")]
+
+
 def packages(suite: str, version_suffix: str = "") -> Path:
     """The folder with the .deb, .changes and .buildinfo built for the suite from the work tree as it is now.
 
     With a `version_suffix` the version is a higher one: `+1` makes an upgrade of the same files.
     """
-    files = [file for file in sources() if file.parts[0] not in ("tools", "tests", ".ci")]
+    files = package_sources()
     version_suffix += "~bookworm" if suite == "bookworm" else ""
     state = [f"{file} {(TREE / file).lstat().st_mode}".encode() + _content(TREE / file) for file in files]
 

@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -43,6 +43,20 @@ MACHINE_HOOKS = (
     'chroot "$1" useradd --create-home visitor',
     'mkdir -p "$1/var/log/journal"',
 )
+INSTALL = "apt-get -qy --no-install-recommends install"
+BENCH_PACKAGES = "ansible-core autopkgtest cloud-init faketime openssh-client piuparts reprotest"
+# python3-apt is what Ansible wants, apt-utils and dpkg-dev what autopkgtest wants; our tests want mosquitto.
+TESTBED = f"""\
+{INSTALL} apt-utils dpkg-dev openssh-server python3 python3-apt
+{INSTALL} --download-only mosquitto mosquitto-clients
+mkdir /repo
+mv /var/cache/apt/archives/*.deb /repo
+cd /repo
+apt-ftparchive packages . > Packages
+rm -rf /etc/apt/sources.list.d/* /var/lib/apt/lists/*
+echo 'deb [trusted=yes] file:/repo ./' > /etc/apt/sources.list
+apt-get -q update
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,24 +152,46 @@ def _ruff() -> Path:
     return layer(f"ruff-{platform.machine()}-{RUFF}", make) / "ruff"
 
 
+def grown(name: str, layers: Sequence[Path], script: str, given: Path | None = None) -> Path:
+    """The layer of what root's shell wrote on those layers, with the host's network; `given` is /var/tmp/given.deb."""
+
+    def make(target: Path) -> None:
+        with Scratch(name, layers) as scratch:
+            handed = scratch.root / "var/tmp/given.deb"
+            if given is not None:
+                shutil.copy(given, handed)
+            log = scratch.directory / "log"
+            with log.open("wb") as output:
+                quiet = "--setenv=DEBIAN_FRONTEND=noninteractive"
+                inside = scratch.nspawn("--as-pid2", "--resolv-conf=bind-host", quiet, "sh", "-ec", script)
+                status = scratch.popen(*inside, output=output).wait()
+            if status != 0:
+                words = log.read_text(errors="replace")[-3000:]
+                raise LabError(f"cannot make {name}, is the mirror reachable?\n{words}")
+            handed.unlink(missing_ok=True)
+            kill_group(scratch.cgroup)
+            scratch.keep_as(target)
+
+    return layer(name, make)
+
+
 def larder(suite: str, deb: Path) -> Path:
     """The layer with apt's lists and what installing `deb` will fetch: a machine has no way to any network."""
     base = machine_root(suite)
     depends = command("dpkg-deb", "-f", deb, "Depends", "Recommends")
-    script = "apt-get -q update && apt-get -qy install --download-only /var/tmp/ours.deb"
+    script = "apt-get -q update; apt-get -qy install --download-only /var/tmp/given.deb"
+    name = f"larder-{suite}-{digest(base.name.encode(), depends.encode())}"
+    return grown(name, [base], script, deb)
 
-    def make(target: Path) -> None:
-        with Scratch(f"larder-{suite}", [base]) as scratch:
-            shutil.copy(deb, scratch.root / "var/tmp/ours.deb")
-            log = scratch.directory / "log"
-            with log.open("wb") as output:
-                inside = scratch.nspawn("--as-pid2", "--resolv-conf=bind-host", "sh", "-c", script)
-                status = scratch.popen(*inside, output=output).wait()
-            if status != 0:
-                words = log.read_text(errors="replace")[-3000:]
-                raise LabError(f"cannot download what {deb.name} depends on:\n{words}")
-            (scratch.root / "var/tmp/ours.deb").unlink()
-            kill_group(scratch.cgroup)
-            scratch.keep_as(target)
 
-    return layer(f"larder-{suite}-{digest(base.name.encode(), depends.encode())}", make)
+def layers_of_testbed(suite: str, deb: Path) -> list[Path]:
+    """A machine that others drive by ssh, and whose apt is content without a network: all it fetches lies in /repo."""
+    below = [larder(suite, deb), machine_root(suite)]
+    name = f"testbed-{suite}-{digest(below[0].name.encode(), TESTBED.encode())}"
+    return [grown(name, below, TESTBED), *below]
+
+
+def layers_of_bench(suite: str) -> list[Path]:
+    """The suite's workshop with its tools that judge a package and those that manage a fleet."""
+    base, script = workshop_root(suite), f"apt-get -q update; {INSTALL} {BENCH_PACKAGES}; apt-get clean"
+    return [grown(f"bench-{suite}-{digest(base.name.encode(), script.encode())}", [base], script), base]

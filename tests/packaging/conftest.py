@@ -1,0 +1,40 @@
+"""Debian's own tools and a fleet's tools on a bench, and machines that they reach."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.system.conftest import (
+    MACHINES,
+    bare,
+    deb,
+    pytest_addoption,
+    pytest_runtest_makereport,
+    pytest_runtest_setup,
+    suite,
+)
+from tools.bench import Bench
+from tools.machine import Machine
+from tools.roots import layers_of_testbed
+
+__all__ = ["bare", "deb", "pytest_addoption", "pytest_runtest_makereport", "pytest_runtest_setup", "suite"]
+
+
+@pytest.fixture
+def bench(suite: str) -> Iterator[Bench]:
+    with Bench(suite) as bench:
+        yield bench
+
+
+@pytest.fixture
+def testbed(suite: str, deb: Path, bench: Bench, request: pytest.FixtureRequest) -> Iterator[Machine]:
+    """A booted Debian without our package, which the bench may log in to; it comes back from reboots by itself."""
+    with Machine(suite, deb, auto_restart=True, layers=layers_of_testbed(suite, deb)) as machine:
+        request.node.stash[MACHINES].append(machine)
+        bench.let_in(machine)
+        machine.boot()
+        machine.wait_booted()
+        yield machine
