@@ -19,7 +19,7 @@ from tools.scratch import LabError
 EXAMPLES = lab.TREE / "docs/examples"
 PASSWORD = 'p"w\\d $HOME'
 ENV_FILE = "/etc/infoscreen-reboot/agent.env.d/50-site.env"
-PASSWORD_FILE = "/etc/infoscreen-reboot/mqtt-password-broker"
+PASSWORD_FILE = "/etc/credstore/mqtt-password-broker"
 CREDENTIAL = f"/run/credentials/{AGENT}/mqtt-password-broker"
 PRESET = "/etc/systemd/system-preset/50-infoscreen.preset"
 

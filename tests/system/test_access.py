@@ -7,11 +7,19 @@ from uuid import uuid4
 
 import pytest
 
-from tests.system.story import HELPER_CALL, check_stays_up, unit
+from tests.system.story import HELPER_CALL, check_stays_up, start, unit
 from tools.machine import HELPER, Machine
 
 AGENT_USER = "infoscreen-reboot"
 LOGIND = "org.freedesktop.login1", "/org/freedesktop/login1", "org.freedesktop.login1.Manager"
+
+
+@pytest.fixture
+def undisturbed(parked: Machine) -> Machine:
+    """Its agent is a mock, which has no use for the helper: the real one asks it for the lockout when it starts."""
+    parked.configure(COMMAND_EXECUTOR="mock")
+    start(parked)
+    return parked
 
 
 def call(machine: Machine, member: str, *arguments: str, user: str | None = None) -> str:
@@ -23,11 +31,11 @@ def call(machine: Machine, member: str, *arguments: str, user: str | None = None
     "member", [("Reboot", "s", str(uuid4())), ("Shutdown", "s", str(uuid4())), ("Preview", "s", "reboot_host")]
 )
 def test_a_stranger_is_refused_by_the_bus_and_does_not_even_start_the_helper(
-    machine: Machine, user: str, member: tuple[str, ...]
+    undisturbed: Machine, user: str, member: tuple[str, ...]
 ) -> None:
-    assert "Access denied" in call(machine, *member, user=user)
-    assert unit(machine, HELPER, "ActiveState") == "inactive"
-    check_stays_up(machine, 1)
+    assert "Access denied" in call(undisturbed, *member, user=user)
+    assert unit(undisturbed, HELPER, "ActiveState") == "inactive"
+    check_stays_up(undisturbed, 1)
 
 
 def test_the_agents_user_outside_the_agents_unit_is_refused_where_polkit_knows_units(
@@ -49,15 +57,15 @@ def test_the_agents_user_gets_nothing_from_logind_directly(machine: Machine, met
     check_stays_up(machine, 1)
 
 
-def test_the_helper_is_not_running_before_a_call_and_gone_40_s_after(machine: Machine) -> None:
-    assert unit(machine, HELPER, "ActiveState") == "inactive"
-    assert call(machine, "Preview", "s", "reboot_host").strip() == 'bss true "" ""'
-    assert unit(machine, HELPER, "ActiveState") == "active"
+def test_the_helper_is_not_running_before_a_call_and_gone_40_s_after(undisturbed: Machine) -> None:
+    assert unit(undisturbed, HELPER, "ActiveState") == "inactive"
+    assert call(undisturbed, "Preview", "s", "reboot_host").strip() == 'bss true "" ""'
+    assert unit(undisturbed, HELPER, "ActiveState") == "active"
     deadline = time.monotonic() + 40
-    while unit(machine, HELPER, "ActiveState") != "inactive":
+    while unit(undisturbed, HELPER, "ActiveState") != "inactive":
         assert time.monotonic() < deadline, "the helper is still there"
         time.sleep(0.5)
-    assert unit(machine, HELPER, "Result") == "success"
+    assert unit(undisturbed, HELPER, "Result") == "success"
 
 
 def test_a_preview_changes_nothing(machine: Machine) -> None:
