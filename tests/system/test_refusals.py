@@ -111,7 +111,7 @@ def test_a_block_inhibitor_is_respected_and_named_and_gone_when_it_is_released(m
 
 
 def test_without_the_helper_there_is_no_other_way(machine: Machine) -> None:
-    machine.run("systemctl", "mask", "--runtime", HELPER)
+    machine.run("systemctl", "mask", "--runtime", "--now", HELPER)
     code, message = refused(machine, machine.command())
     assert code == "helper_unavailable"
     assert "masked" in message
