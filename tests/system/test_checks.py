@@ -62,7 +62,7 @@ def test_a_command_must_succeed_in_the_agents_sandbox_too(parked: Machine) -> No
     command = parked.command()
     play(parked, command, "completed")
     assert "who: infoscreen-reboot, lit: yes" in parked.journal(AGENT)
-    parked.wait_online()
+    parked.wait_booted(2)
     parked.write(lit, "no")
     command = parked.command()
     ack = play(parked, command, "failed")

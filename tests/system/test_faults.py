@@ -23,6 +23,7 @@ RECONNECT_S = 90  # after a broker outage the agent's back-off is up to 60 s
 
 def freeze(machine: Machine, name: str) -> None:
     """Stop a service's processes in their tracks: it neither answers nor goes away."""
+    machine.run("systemctl", "start", name)  # polkit is started only when it is asked for the first time
     machine.run("systemctl", "kill", "--signal=STOP", name)
 
 
