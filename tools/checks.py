@@ -23,7 +23,8 @@ from tools import lab
 from tools.scratch import CACHE, LabError, sweep
 
 IN_WORKSHOP = ("tests/unit", "tests/crash", "tests/bus", "tests/broker")
-ON_MACHINES = "tests/system"
+WORKSHOP = "workshop"
+ON_MACHINES = ("tests/system", "tests/vm")
 # The linters are of one suite, and so is the judgement of what they lint.
 ONCE = "trixie"
 PYTEST = ("/usr/bin/python3", "-B", "-m", "pytest", "-p", "no:cacheprovider", "--color=no", "--durations=8")
@@ -119,7 +120,13 @@ def _file(dotted: str) -> str:
 
 def _folder(path: str) -> str:
     """`tests/unit` of everything in it; what lies beside the folders is all of one kind."""
-    return next((folder for folder in (*IN_WORKSHOP, ON_MACHINES) if path.startswith(folder)), "tests/*.py")
+    return next((folder for folder in (*IN_WORKSHOP, *ON_MACHINES) if path.startswith(folder)), "tests/*.py")
+
+
+def _place(target: str) -> str:
+    """What drives machines runs for itself: each such folder has fixtures of its own."""
+    folder = _folder(target)
+    return folder if folder in ON_MACHINES else WORKSHOP
 
 
 def plan(suites: Sequence[str], fast: bool, arguments: Sequence[str]) -> list[Job]:
@@ -128,19 +135,17 @@ def plan(suites: Sequence[str], fast: bool, arguments: Sequence[str]) -> list[Jo
     options = [argument for argument in arguments if argument not in chosen]
     chosen = [target for target in chosen if target != "tests/"]
     everything = sorted(str(path.relative_to(lab.TREE)) for path in lab.TREE.glob("tests/test_*.py"))
-    everything += [*IN_WORKSHOP, *([] if fast else [ON_MACHINES])]
+    everything += [*IN_WORKSHOP, *([] if fast else ON_MACHINES)]
     logs = CACHE / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     jobs = []
-    for place in ("workshop", "machines"):
+    for place in (WORKSHOP, *ON_MACHINES):
         for suite in suites:
-            targets = [
-                target for target in chosen or everything if (_folder(target) == ON_MACHINES) == (place == "machines")
-            ]
+            targets = [target for target in chosen or everything if _place(target) == place]
             if suite != ONCE and (ONCE in suites or not chosen):
                 targets = [target for target in targets if _folder(target) != "tests/*.py"]
             if targets:
-                jobs.append(Job(suite, targets, options, logs / f"{place}-{suite}.log"))
+                jobs.append(Job(suite, targets, options, logs / f"{Path(place).name}-{suite}.log"))
     return jobs
 
 
@@ -196,7 +201,7 @@ def main() -> int:
         description="Installs what the tests need and runs all of them; downloads are cached.",
         epilog="Arguments under tests/ choose what runs, all others go to pytest: tools/test tests/unit -k words",
     )
-    parser.add_argument("--fast", action="store_true", help="leave out tests/system, which boots machines")
+    parser.add_argument("--fast", action="store_true", help="leave out what boots machines")
     parser.add_argument(
         "--suite", action="append", choices=lab.SUITES, help="only this Debian release (may be repeated)"
     )
