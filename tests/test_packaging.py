@@ -28,8 +28,11 @@ SHIPPED = {
     "dbus/system.d": "usr/share/dbus-1/system.d",
     "polkit/actions": "usr/share/polkit-1/actions",
     "polkit/rules.d": "usr/share/polkit-1/rules.d",
+    "systemd/sysctl.d": "usr/lib/sysctl.d",
     "systemd/system": "usr/lib/systemd/system",
+    "systemd/system.conf.d": "usr/lib/systemd/system.conf.d",
     "systemd/sysusers.d": "usr/lib/sysusers.d",
+    "systemd/udev/rules.d": "usr/lib/udev/rules.d",
 }
 PROGRAMS = {
     "usr/bin/infoscreen-reboot",
@@ -173,7 +176,8 @@ def test_changelog_and_modules_agree_on_the_version() -> None:
 
 def test_every_file_of_the_tree_lies_where_the_target_wants_it(deb: Deb) -> None:
     for folder, target in SHIPPED.items():
-        ours = {path.name: path.read_text("utf-8") for path in (TREE / folder).iterdir()}
+        files = (path for path in (TREE / folder).rglob("*") if path.is_file())
+        ours = {str(path.relative_to(TREE / folder)): path.read_text("utf-8") for path in files}
         assert ours, f"nothing in {folder}"
         for name, text in ours.items():
             assert deb.contents[f"{target}/{name}"] == text
@@ -258,7 +262,8 @@ def test_systemd_understands_every_line_of_the_units(deb: Deb, tmp_path: Path) -
     shutil.copytree("/usr/lib/systemd/system", units, symlinks=True, dirs_exist_ok=True)
     tmp_path.joinpath("bin").mkdir()
     shutil.copy("/bin/sh", tmp_path / "bin/sh")
-    assert run("systemd-analyze", "verify", "--man=no", f"--root={tmp_path}", AGENT, HELPER, NOTIFIER) == ""
+    tuned = "reboot.target", "emergency.service"
+    assert run("systemd-analyze", "verify", "--man=no", f"--root={tmp_path}", AGENT, HELPER, NOTIFIER, *tuned) == ""
 
 
 @pytest.mark.parametrize(("unit", "tenths"), [(AGENT, 12), (NOTIFIER, 12), (HELPER, 6)])

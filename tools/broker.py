@@ -102,18 +102,22 @@ class Broker:
 
     def _read(self, listener: subprocess.Popen[bytes]) -> None:
         assert listener.stdout is not None
-        for line in listener.stdout:
-            words = line.decode().rstrip("\n").split(" ", 5)
-            if len(words) < 6:
-                continue  # its complaints while the broker is away
-            at, qos, retain, _, payload, topic = words
-            if topic == HELLO:
-                self._listens.set()
-                continue
-            message = Message(float(at), int(qos), retain == "1", bytes.fromhex(payload), topic)
-            with self._heard:
-                self._messages.append(message)
-                self._heard.notify_all()
+        with listener.stdout as lines:
+            for line in lines:
+                self._on_line(line)
+
+    def _on_line(self, line: bytes) -> None:
+        words = line.decode().rstrip("\n").split(" ", 5)
+        if len(words) < 6:
+            return  # its complaints while the broker is away
+        at, qos, retain, _, payload, topic = words
+        if topic == HELLO:
+            self._listens.set()
+            return
+        message = Message(float(at), int(qos), retain == "1", bytes.fromhex(payload), topic)
+        with self._heard:
+            self._messages.append(message)
+            self._heard.notify_all()
 
     @property
     def messages(self) -> list[Message]:

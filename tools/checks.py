@@ -25,7 +25,7 @@ from tools.scratch import CACHE, LabError, sweep
 IN_WORKSHOP = ("tests/unit", "tests/crash", "tests/bus", "tests/broker")
 WORKSHOP = "workshop"
 PACKAGING = "tests/packaging"
-ON_MACHINES = ("tests/system", PACKAGING)
+ON_MACHINES = ("tests/system", PACKAGING, "tests/vm")
 # The linters are of one suite, and so is the judgement of what they lint.
 ONCE = "trixie"
 PYTEST = ("/usr/bin/python3", "-B", "-m", "pytest", "-p", "no:cacheprovider", "--color=no", "--durations=8")

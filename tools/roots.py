@@ -57,6 +57,16 @@ rm -rf /etc/apt/sources.list.d/* /var/lib/apt/lists/*
 echo 'deb [trusted=yes] file:/repo ./' > /etc/apt/sources.list
 apt-get -q update
 """
+# A machine with a kernel of its own and the network manager that Raspberry Pi OS has.
+VM_PACKAGES = [*MACHINE_PACKAGES, "initramfs-tools", "linux-image-amd64", "network-manager"]
+VM_HOOKS = (
+    *MACHINE_HOOKS,
+    # Drivers of what no virtual machine has: half of the image.
+    'cd "$1"/usr/lib/modules/*/kernel && rm -rf sound drivers/gpu drivers/infiniband drivers/media drivers/net/wireless'
+    " drivers/net/ethernet drivers/iio drivers/staging",
+    'chroot "$1" sh -c "depmod $(ls "$1"/usr/lib/modules) && update-initramfs -u -k all"',
+    'rm -rf "$1"/usr/share/doc "$1"/usr/share/locale',
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +138,12 @@ def machine_root(suite: str) -> Path:
     return layer(recipe.name, recipe.make)
 
 
+def vm_root(suite: str) -> Path:
+    """The same with Debian's own kernel, for a virtual machine."""
+    recipe = Recipe("vm", suite, "important", tuple(VM_PACKAGES), VM_HOOKS)
+    return layer(recipe.name, recipe.make)
+
+
 def workshop_root(suite: str) -> Path:
     """Every build and test tool of the suite; the linters are those of trixie."""
     packages, hooks = [*WORKSHOP_PACKAGES], [*WORKSHOP_HOOKS]
@@ -175,9 +191,9 @@ def grown(name: str, layers: Sequence[Path], script: str, given: Path | None = N
     return layer(name, make)
 
 
-def larder(suite: str, deb: Path) -> Path:
+def larder(suite: str, deb: Path, base: Path | None = None) -> Path:
     """The layer with apt's lists and what installing `deb` will fetch: a machine has no way to any network."""
-    base = machine_root(suite)
+    base = base or machine_root(suite)
     depends = command("dpkg-deb", "-f", deb, "Depends", "Recommends")
     script = "apt-get -q update; apt-get -qy install --download-only /var/tmp/given.deb"
     name = f"larder-{suite}-{digest(base.name.encode(), depends.encode())}"

@@ -1,0 +1,60 @@
+"""Virtual machines for the tests: Debian's own kernel on a USB disk, with a hardware watchdog and our package."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.system.conftest import deb, pytest_addoption, suite
+from tests.vm.story import Normal, facts, normal_reboot
+from tools.client import AGENT
+from tools.vm import VirtualMachine
+
+__all__ = ["deb", "pytest_addoption", "suite"]
+
+STARTED: list[VirtualMachine] = []
+
+
+@contextmanager
+def online(suite: str, deb: Path) -> Iterator[VirtualMachine]:
+    """Booted, configured, and its agent online, on a disk as the installation left it."""
+    with VirtualMachine(suite, deb) as machine:
+        STARTED[:] = [machine]
+        machine.broker.start()
+        machine.boot()
+        machine.wait_up()
+        machine.configure_for_broker()
+        machine.run(f"systemctl restart {AGENT}", timeout_s=120)
+        machine.wait_online(120)
+        yield machine
+
+
+@pytest.fixture(scope="session")
+def normal(suite: str, deb: Path) -> Normal:
+    """What a client's settings are, before and after a commanded reboot that nothing hinders, and how long it took."""
+    with online(suite, deb) as machine:
+        return normal_reboot(machine, facts(machine))
+
+
+@pytest.fixture
+def machine(suite: str, deb: Path) -> Iterator[VirtualMachine]:
+    with online(suite, deb) as machine:
+        yield machine
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport() -> Generator[None, Any, None]:
+    """What the machine said belongs to a failed test's report."""
+    outcome = yield
+    report = outcome.get_result()
+    if report.failed:
+        for machine in STARTED:
+            report.sections += [
+                (f"{machine.scratch.name}: boots", "\n".join(map(str, machine.boots))),
+                (f"{machine.scratch.name}: messages", "\n".join(map(str, machine.broker.messages[-30:]))),
+                (f"{machine.scratch.name}: end of the console", machine.console()[-6000:]),
+            ]

@@ -1,0 +1,259 @@
+"""A virtual machine with Debian's own kernel, its system on a USB disk, a hardware watchdog, and the package on it."""
+
+from __future__ import annotations
+
+import base64
+import json
+import shlex
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from tools.broker import Broker
+from tools.client import Client
+from tools.machine import Machine, installed_layers
+from tools.roots import digest, layer, vm_root
+from tools.scratch import LabError, Scratch, command
+
+LABEL, PORT = "infoscreen", "lab"
+DISK_SIZE = "2G"
+# Root's shell for us, one command a line and encoded, so that no byte of it means anything to the wire.
+SHELL = """\
+# Not by a device unit: without KVM the driver may come later than a device is waited for.
+until [ -e /dev/virtio-ports/lab ]; do sleep 0.2; done
+exec 3<>/dev/virtio-ports/lab
+echo "ready $(cat /proc/sys/kernel/random/boot_id)" >&3
+while read -r number script <&3; do
+    bash -c "$(base64 -d <<<"$script")" >/run/lab-output 2>&1 </dev/null 3>&-
+    echo "$number $? $(base64 -w0 /run/lab-output)" >&3
+done
+"""
+FILES = {
+    "/etc/fstab": f"LABEL={LABEL} / ext4 errors=remount-ro 0 1\n",
+    "/usr/local/sbin/lab-shell": SHELL,
+    "/etc/systemd/system/lab-shell.service": """\
+[Service]
+ExecStart=/bin/bash /usr/local/sbin/lab-shell
+[Install]
+WantedBy=multi-user.target
+""",
+}
+# The disk's changes last as long as the process: over the guest's reboots, and no longer.
+HARDWARE = """\
+-nodefaults -machine q35 -accel tcg,thread=multi -cpu max -m 768 -display none -vga none
+-drive file={image}/disk,format=raw,if=none,id=ssd,snapshot=on,cache=unsafe
+-device qemu-xhci -device usb-uas,id=uas -device scsi-hd,bus=uas.0,scsi-id=0,lun=0,drive=ssd
+-blockdev driver=null-co,node-name=other,size=67108864,read-zeroes=on
+-device virtio-scsi-pci,id=scsi -device scsi-hd,bus=scsi.0,drive=other
+-device i6300esb -watchdog-action reset
+-device virtio-rng-pci -nic user,model=virtio-net-pci
+-kernel {image}/kernel -initrd {image}/initrd
+-serial file:{directory}/console.log
+-device virtio-serial-pci -chardev socket,id=lab,path={directory}/lab -device virtserialport,chardev=lab,name=lab
+-chardev socket,id=qmp,path={directory}/qmp -mon chardev=qmp,mode=control
+"""
+KERNEL_COMMAND_LINE = f"root=LABEL={LABEL} ro quiet console=ttyS0"
+
+
+@dataclass(slots=True)
+class Boot:
+    """From power or reset on: `reset_at` in seconds of the wall clock."""
+
+    reset_at: float
+    by_watchdog: bool
+    boot_id: str = ""
+
+
+class VirtualMachine(Client):
+    """Off at first. Its changes are forgotten with it; its only network is the way to the broker beside it."""
+
+    # QEMU's user network leads it to the loopback of the network that QEMU itself is in.
+    BROKER_HOST = "10.0.2.2"
+
+    def __init__(self, suite: str, deb: Path) -> None:
+        self.boots: list[Boot] = []
+        self.image = image(suite, deb)
+        self.scratch = Scratch(f"vm-{suite}", [self.image])
+        self._turn = threading.Condition()
+        self._is_watchdog = False
+        self._console = ""
+        self._replies: dict[int, tuple[int, str]] = {}
+        self._sockets: list[socket.socket] = []
+        self._process: subprocess.Popen[bytes] | None = None
+        try:
+            command("ip", "netns", "add", self.scratch.name)
+            command("ip", "-n", self.scratch.name, "link", "set", "lo", "up")
+            super().__init__(Broker(self.scratch))
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Leaves nothing: no process, network or file."""
+        self.console()
+        self.scratch.close()
+        for connection in self._sockets:
+            connection.close()
+
+    # Power.
+
+    def boot(self) -> None:
+        """Switches it on; wait_up() tells when it is up."""
+        hardware = HARDWARE.format(image=self.image, directory=self.scratch.directory).split()
+        argv = ["nsenter", f"--net=/run/netns/{self.scratch.name}", "qemu-system-x86_64", *hardware]
+        with Door(self.scratch.directory / "qmp") as qmp, Door(self.scratch.directory / PORT) as shell:
+            with (self.scratch.directory / "qemu.log").open("wb") as output:
+                temporary = {"TMPDIR": str(self.scratch.directory)}
+                self._process = self.scratch.popen(*argv, "-append", KERNEL_COMMAND_LINE, env=temporary, output=output)
+            self.boots.append(Boot(time.time(), by_watchdog=False))
+            try:
+                self._sockets = [door.accept() for door in (qmp, shell)]
+            except TimeoutError:
+                words = (self.scratch.directory / "qemu.log").read_text(errors="replace")
+                raise LabError(f"cannot start QEMU:\n{words}") from None
+        self._qmp, self._shell = self._sockets
+        for connection, on_line in ((self._qmp, self._on_qmp), (self._shell, self._on_shell)):
+            threading.Thread(target=self._listen, args=(connection, on_line), daemon=True).start()
+        # QEMU says nothing of itself before it is told this.
+        self._qmp.sendall(b'{"execute": "qmp_capabilities"}\n')
+
+    def _listen(self, connection: socket.socket, on_line: Callable[[bytes], None]) -> None:
+        with connection.makefile("rb") as lines:
+            for line in lines:
+                with self._turn:
+                    on_line(line)
+                    self._turn.notify_all()
+
+    def _on_qmp(self, line: bytes) -> None:
+        message: dict[str, Any] = json.loads(line)
+        match message.get("event"):
+            case "WATCHDOG":
+                self._is_watchdog = True
+            # Firmware that finds itself started warm resets once more: no boot of its own.
+            case "RESET" if self.boot_id:
+                stamp = message["timestamp"]
+                at = stamp["seconds"] + stamp["microseconds"] / 1e6
+                self.boots.append(Boot(at, self._is_watchdog))
+                self._is_watchdog = False
+
+    def _on_shell(self, line: bytes) -> None:
+        # A reset may have cut a line off.
+        match line.decode(errors="replace").split():
+            case [*_, "ready", boot_id]:
+                self.boots[-1].boot_id = boot_id
+            case [number, status, *output] if number.isdigit():
+                text = base64.b64decode(output[0]).decode(errors="replace") if output else ""
+                self._replies[int(number)] = (int(status), text)
+
+    @property
+    def boot_id(self) -> str:
+        return self.boots[-1].boot_id
+
+    def _wait(self, is_so: Callable[[], bool], what: str, timeout_s: float) -> None:
+        with self._turn:
+            if not self._turn.wait_for(is_so, timeout_s):
+                raise LabError(f"{what} within {timeout_s:g} s: {self.boots}")
+
+    def console(self) -> str:
+        """What it printed, also after it was closed."""
+        path = self.scratch.directory / "console.log"
+        if path.exists():
+            self._console = path.read_text(errors="replace")
+        return self._console
+
+    def wait_reset(self, after: int, timeout_s: float) -> Boot:
+        """Waits until the machine was reset once more than `after` boots; the boot that this begins."""
+        self._wait(lambda: len(self.boots) > after, f"{self.scratch.name} was not reset", timeout_s)
+        return self.boots[after]
+
+    def wait_up(self, timeout_s: float = 240) -> Boot:
+        """Waits until the present boot has come to multi-user.target."""
+        self._wait(lambda: bool(self.boot_id), f"boot {len(self.boots)} did not come up", timeout_s)
+        return self.boots[-1]
+
+    # Inside.
+
+    def start(self, script: str) -> int:
+        """Has root's shell begin on it, which will be over sometime or never."""
+        number = time.monotonic_ns()
+        self._shell.sendall(b"%d %s\n" % (number, base64.b64encode(script.encode())))
+        return number
+
+    def run(self, script: str, check: bool = True, timeout_s: float = 60) -> str:
+        """What root's shell printed, both streams."""
+        number = self.start(script)
+        self._wait(lambda: number in self._replies, f"`{script}` was not over", timeout_s)
+        status, output = self._replies.pop(number)
+        if check and status != 0:
+            raise LabError(f"`{script}` ended with {status} on {self.scratch.name}:\n{output[-3000:]}")
+        return output
+
+    def read(self, inside: str) -> str:
+        return self.run(f"cat {shlex.quote(inside)}")
+
+    def write(self, inside: str, text: str, mode: int = 0o644) -> None:
+        path, content = shlex.quote(inside), shlex.quote(text)
+        self.run(f"mkdir -p $(dirname {path}); printf %s {content} >{path}; chmod {mode:o} {path}")
+
+
+class Door:
+    """A socket that QEMU will come to: unlike the other way round nobody has to try until it is there."""
+
+    def __init__(self, path: Path) -> None:
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(path))
+        self._listener.listen(1)
+        self._listener.settimeout(20)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._listener.close()
+
+    def accept(self) -> socket.socket:
+        connection, _ = self._listener.accept()
+        connection.settimeout(None)
+        return connection
+
+
+def image(suite: str, deb: Path) -> Path:
+    """The layer with a disk on which apt installed the package, and the kernel and initramfs from it."""
+    layers = installed_layers(suite, deb, vm_root(suite))
+
+    def make(target: Path) -> None:
+        with Machine(suite, deb, layers=layers) as machine:
+            machine.set_clock_synchronised()
+            for path, text in FILES.items():
+                machine.write(path, text)
+            systemctl = "systemctl", f"--root={machine.root}", "--quiet"
+            command(*systemctl, "enable", "lab-shell.service")
+            # NetworkManager has the network, as on Raspberry Pi OS.
+            command(*systemctl, "mask", "networking.service")
+            for leftovers in ("var/cache/apt", "var/lib/apt/lists"):
+                shutil.rmtree(machine.root / leftovers)
+            target.mkdir()
+            (kernel,), (initrd,) = (machine.root.glob(f"boot/{name}-*") for name in ("vmlinuz", "initrd.img"))
+            shutil.copy(kernel, target / "kernel")
+            shutil.copy(initrd, target / "initrd")
+            command("mkfs.ext4", "-q", "-L", LABEL, "-d", machine.root, target / "disk", DISK_SIZE)
+
+    recipe = json.dumps([FILES, LABEL, DISK_SIZE]).encode()
+    return layer(f"image-{suite}-{digest(layers[0].name.encode(), recipe)}", make)
