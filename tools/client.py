@@ -61,7 +61,7 @@ class Client:
 
     def sent_at(self, command_id: str) -> float:
         """When the broker passed a command on, in seconds of the wall clock."""
-        return self._hear("commands", 10, command_id=command_id).heard_at
+        return self.hear("commands", 10, command_id=command_id).heard_at
 
     def acks(self, command_id: str | None = None, tail: str = "commands/ack") -> list[Message]:
         """What was acknowledged so far, in order; every command's if none is named."""
@@ -71,15 +71,17 @@ class Client:
         return [str(ack.json["status"]) for ack in self.acks(command_id)]
 
     def wait_ack(self, command_id: str, status: str, timeout_s: float = 60) -> dict[str, Any]:
-        message = self._hear("commands/ack", timeout_s, command_id=command_id, status=status)
+        message = self.hear("commands/ack", timeout_s, command_id=command_id, status=status)
         ack: dict[str, Any] = message.json
         return ack
 
     def wait_online(self, timeout_s: float = 60, after: int = 0) -> Message:
         """Waits until the agent of the present boot has said that it is online."""
-        return self._hear("status", timeout_s, after, state="online", boot_id=self.boot_id)
+        return self.hear("status", timeout_s, after, state="online", boot_id=self.boot_id)
 
-    def _hear(self, tail: str, timeout_s: float, after: int = 0, **members: str) -> Message:
+    def hear(self, tail: str, timeout_s: float, after: int = 0, **members: str) -> Message:
+        """The first message on that topic of this client whose members have those values, heard already or in time."""
+
         def is_it(message: Message) -> bool:
             if message.topic != self.topic(tail) or not message.payload:
                 return False

@@ -12,6 +12,7 @@ from pathlib import Path
 from infoscreen_reboot import __version__
 from infoscreen_reboot.agent import boot, doctor, survey
 from infoscreen_reboot.agent.app import JOURNAL_NAME
+from infoscreen_reboot.agent.boots import Boot
 from infoscreen_reboot.agent.finding import Finding, Verdict
 from infoscreen_reboot.agent.journal import Journal, JournalError
 from infoscreen_reboot.agent.lifecycle import Record
@@ -71,10 +72,14 @@ def _status(as_json: bool) -> int:
     lines = [f"{survey.UNIT}: {unit['ActiveState']} ({unit['SubState']})"]
     lines += [f"  {unit['StatusText']}"] if unit["StatusText"] else []
     if _JOURNAL.exists():
-        owed, counters, records = _read_journal(_SHOWN_BY_STATUS)
+        owed, counters, records, last_boot = _read_journal(_SHOWN_BY_STATUS)
         unreadable, conflicts = counters.get("unreadable", 0), counters.get("conflicts", 0)
         known = [_known(record) for record in records]
         report |= {"outbox": owed, "unreadable": unreadable, "conflicts": conflicts, "commands": known}
+        if last_boot is not None:
+            report["boot"] = asdict(last_boot)
+            after = f" {last_boot.command_id}" if last_boot.command_id else ""
+            lines.append(f"this boot came about by {last_boot.cause}{after}")
         lines.append(f"acks to deliver: {owed}, unreadable payloads: {unreadable}, conflicting repeats: {conflicts}")
         lines += [_line(one) for one in known]
     else:
@@ -97,11 +102,11 @@ def _history(limit: int, as_json: bool) -> int:
     return _ANSWERED
 
 
-def _read_journal(limit: int) -> tuple[int, dict[str, int], list[Record]]:
-    """How many acks are owed, the counters and the newest records."""
+def _read_journal(limit: int) -> tuple[int, dict[str, int], list[Record], Boot | None]:
+    """How many acks are owed, the counters, the newest records, and why this boot came about."""
     journal = Journal(_JOURNAL, read_only=True)
     try:
-        return journal.owed_count(), journal.counters(), journal.last_records(limit)
+        return journal.owed_count(), journal.counters(), journal.last_records(limit), journal.last_boot()
     finally:
         journal.close()
 

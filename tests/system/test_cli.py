@@ -44,6 +44,7 @@ def test_status_lists_the_last_commands_and_how_they_ended(machine: Machine) -> 
     assert refused(machine, command)[0] == "expired"
     told = machine.run("infoscreen-reboot", "status")
     assert "connected to 127.0.0.1:1883, ready for commands" in told
+    assert "this boot came about by unknown" in told
     assert command["command_id"] in told and "expired" in told
     assert status(machine)["commands"][0]["error_code"] == "expired"
 

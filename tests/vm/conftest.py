@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.system.conftest import deb, pytest_addoption, suite
-from tests.vm.story import Normal, facts, normal_reboot
+from tests.vm.story import Normal, normal_reboot
 from tools.client import AGENT
 from tools.vm import VirtualMachine
 
@@ -37,7 +37,7 @@ def online(suite: str, deb: Path) -> Iterator[VirtualMachine]:
 def normal(suite: str, deb: Path) -> Normal:
     """What a client's settings are, before and after a commanded reboot that nothing hinders, and how long it took."""
     with online(suite, deb) as machine:
-        return normal_reboot(machine, facts(machine))
+        return normal_reboot(machine)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import dataclass
 
@@ -50,12 +51,25 @@ def facts(machine: VirtualMachine) -> dict[str, str]:
     return dict(line.split("=", 1) for line in lines)
 
 
+def diagnosis(machine: VirtualMachine) -> dict[str, list[str]]:
+    """What the doctor says of each thing: its verdict and its words."""
+    report = json.loads(machine.run("infoscreen-reboot doctor --json", check=False, timeout_s=SLOW_S))
+    told: dict[str, list[str]] = {}
+    for finding in report["findings"]:
+        told.setdefault(finding["check"], []).append(f"{finding['verdict']}: {finding['text']}")
+    return told
+
+
 @dataclass(frozen=True, slots=True)
 class Normal:
     """A commanded reboot that nothing hinders; times in seconds."""
 
     shipped: dict[str, str]
     overridden: dict[str, str]
+    diagnosis: dict[str, list[str]]
+    diagnosis_overridden: dict[str, list[str]]
+    capabilities: dict[str, object]
+    cause: str
     statuses: list[str]
     boot_ids: list[str]
     completed_in: str
@@ -65,7 +79,8 @@ class Normal:
     boot_s: float
 
 
-def normal_reboot(machine: VirtualMachine, shipped: dict[str, str]) -> Normal:
+def normal_reboot(machine: VirtualMachine) -> Normal:
+    shipped, well = facts(machine), diagnosis(machine)
     for path, text in (RASPBERRY_PI | ADMINISTRATOR).items():
         manager = "[Manager]\n" if "/system.conf.d/" in path else ""
         machine.write(path, manager + text)
@@ -78,9 +93,14 @@ def normal_reboot(machine: VirtualMachine, shipped: dict[str, str]) -> Normal:
     completed = machine.wait_ack(command["command_id"], "completed", SLOW_S)
     uptime_s, now = float(machine.read("/proc/uptime").split()[0]), time.time()
     userspace_us = machine.run("systemctl show --value -p UserspaceTimestampMonotonic")
+    health, report = (machine.hear(tail, SLOW_S, boot_id=machine.boot_id).json for tail in ("health", "boot"))
     return Normal(
         shipped,
         facts(machine),
+        well,
+        diagnosis(machine),
+        health["capabilities"],
+        report["cause"],
         machine.statuses(command["command_id"]),
         [boot.boot_id for boot in machine.boots],
         completed["boot_id"],

@@ -52,6 +52,23 @@ def test_ours_win_over_raspberry_pis_and_an_administrators_over_ours(normal: Nor
     assert normal.overridden == IN_FORCE | administrators
 
 
+def test_the_doctor_sees_what_is_in_force_and_who_overrode_it(normal: Normal) -> None:
+    well, overridden = normal.diagnosis, normal.diagnosis_overridden
+    assert {line.split(":")[0] for lines in well.values() for line in lines} == {"ok"}, well
+    assert well["watchdog"] == ["ok: /dev/watchdog0 is armed: systemd has 1min for each sign of life"]
+    assert well["SSD timers"] == ["ok: sda has 10 s"]
+    assert len(well["tuning"]) == 1 and "are in force" in well["tuning"][0]
+    assert [line.split("; ")[0] for line in overridden["tuning"]] == [
+        "warning: systemd: DefaultDeviceTimeoutSec is 20s, overridden by /etc/systemd/system.conf.d/95-site.conf",
+        "warning: reboot.target: JobTimeoutSec is 40s, overridden by /etc/systemd/system/reboot.target.d/95-site.conf",
+    ]
+
+
+def test_a_fed_hardware_watchdog_is_tier_2(normal: Normal) -> None:
+    assert (normal.capabilities["hardware_watchdog"], normal.capabilities["recovery_tier"]) == (True, 2)
+    assert normal.cause == "command"
+
+
 def test_a_commanded_reboot_completes_with_a_new_boot_id(
     normal: Normal, suite: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
