@@ -61,6 +61,8 @@ class Story:
                 case "status":
                     why = MEANING.get(body["reason"], "")
                     return Event(at, "agent", f"{body['state']} ({body['reason']})", why)
+                case "boot":
+                    return Event(at, "agent", "boot report", f"this boot came about by: {body['cause']}")
         except (ValueError, KeyError, TypeError):
             if tail in ("commands", "command"):
                 return Event(at, "you", "no command", f"{len(message.payload)} bytes that nobody can read")
