@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from infoscreen_reboot.agent.lifecycle import Record
+from infoscreen_reboot.agent.lifecycle import Record, State
 from infoscreen_reboot.contract import ack
 from infoscreen_reboot.contract.command import Action
 from infoscreen_reboot.contract.telemetry import (
@@ -101,6 +101,8 @@ def should_ask_helper(known: LockoutAge | None, now_s: float, now: datetime, exe
     `execution` names the last command that was executed and its state; it changes when the helper has been asked to
     do something.
     """
+    if execution is not None and execution[1] == State.EXECUTING:
+        return False  # it has more important things to do, and its answer changes with them
     if known is None or known.execution != execution:
         return True
     if known.lockout is None or not known.lockout.used:

@@ -203,5 +203,4 @@ class Monitor:
         now_s = time.monotonic()
         if should_ask_helper(self._lockout, now_s, self._clock.now(), execution):
             self._lockout = LockoutAge(await self._host.lockout(), now_s, execution)
-        assert self._lockout is not None
-        return self._lockout.lockout
+        return self._lockout.lockout if self._lockout is not None else None

@@ -151,7 +151,9 @@ DONE = (COMMAND_ID, "completed")
         (LockoutAge(LOCKED, 0, DONE), 19, DONE, False),
         (LockoutAge(LOCKED, 0, DONE), 20, DONE, True),
         (LockoutAge(None, 0, DONE), 1e6, DONE, False),
-        (LockoutAge(None, 0, DONE), 1, (OTHER_ID, "executing"), True),
+        (LockoutAge(NONE_USED, 0, DONE), 1, (OTHER_ID, "executing"), False),
+        (None, 0, (OTHER_ID, "executing"), False),
+        (LockoutAge(None, 0, DONE), 1, (OTHER_ID, "failed"), True),
     ],
 )
 def test_the_helper_is_woken_only_when_its_answer_may_have_changed(
