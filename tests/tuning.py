@@ -23,7 +23,7 @@ BASELINE_S = 90
 BOOT_S = 40
 # Where nothing hangs, on a Pi 5 with a USB SSD: the last three are BOOT_S.
 BUDGET_S = {"shutdown": 10, "firmware": 12, "kernel": 8, "userspace": 20}
-# From the command until systemd stops units.
+# From the command until systemd stops units, or from a fault until it is felt.
 COMMAND_S = 5
 # systemd-shutdown gives up a sync that makes no progress after that (systemd 252 and 257: 3 times 10 s).
 STALLED_SYNC_S = 30

@@ -47,9 +47,9 @@ WantedBy=multi-user.target
 }
 # The disk's changes last as long as the process: over the guest's reboots, and no longer.
 HARDWARE = """\
--nodefaults -machine q35 -accel tcg,thread=multi -cpu max -m 768 -display none -vga none
+-name guest,debug-threads=on -nodefaults -machine q35 -accel tcg,thread=multi -cpu max -m 768 -display none -vga none
 -drive file={image}/disk,format=raw,if=none,id=ssd,snapshot=on,cache=unsafe
--device qemu-xhci -device usb-uas,id=uas -device scsi-hd,bus=uas.0,scsi-id=0,lun=0,drive=ssd
+-device qemu-xhci -device usb-uas,id=uas -device scsi-hd,bus=uas.0,scsi-id=0,lun=0,drive=ssd,id=system
 -blockdev driver=null-co,node-name=other,size=67108864,read-zeroes=on
 -device virtio-scsi-pci,id=scsi -device scsi-hd,bus=scsi.0,drive=other
 -device i6300esb -watchdog-action reset
@@ -64,11 +64,21 @@ KERNEL_COMMAND_LINE = f"root=LABEL={LABEL} ro quiet console=ttyS0"
 
 @dataclass(slots=True)
 class Boot:
-    """From power or reset on: `reset_at` in seconds of the wall clock."""
+    """From power or reset on: `reset_at` in seconds of the wall clock, `held_up_s` as VirtualMachine.held_up_s()."""
 
     reset_at: float
+    held_up_s: float
     by_watchdog: bool
     boot_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Back:
+    """When the agent was online, how long after the reset, and for how much of that the host held the machine up."""
+
+    at: float
+    boot_s: float
+    held_up_s: float
 
 
 class VirtualMachine(Client):
@@ -84,6 +94,7 @@ class VirtualMachine(Client):
         self._turn = threading.Condition()
         self._is_watchdog = False
         self._console = ""
+        self._answers: dict[int, dict[str, Any]] = {}
         self._replies: dict[int, tuple[int, str]] = {}
         self._sockets: list[socket.socket] = []
         self._process: subprocess.Popen[bytes] | None = None
@@ -120,7 +131,7 @@ class VirtualMachine(Client):
             with (self.scratch.directory / "qemu.log").open("wb") as output:
                 temporary = {"TMPDIR": str(self.scratch.directory)}
                 self._process = self.scratch.popen(*argv, "-append", KERNEL_COMMAND_LINE, env=temporary, output=output)
-            self.boots.append(Boot(time.time(), by_watchdog=False))
+            self.boots.append(Boot(time.time(), 0, by_watchdog=False))
             try:
                 self._sockets = [door.accept() for door in (qmp, shell)]
             except TimeoutError:
@@ -130,7 +141,20 @@ class VirtualMachine(Client):
         for connection, on_line in ((self._qmp, self._on_qmp), (self._shell, self._on_shell)):
             threading.Thread(target=self._listen, args=(connection, on_line), daemon=True).start()
         # QEMU says nothing of itself before it is told this.
-        self._qmp.sendall(b'{"execute": "qmp_capabilities"}\n')
+        self._ask_qemu("qmp_capabilities")
+
+    def _ask_qemu(self, execute: str, **arguments: Any) -> None:
+        number = time.monotonic_ns()
+        request = {"execute": execute, "arguments": arguments, "id": number}
+        self._qmp.sendall(json.dumps(request).encode() + b"\n")
+        self._wait(lambda: number in self._answers, f"QEMU did not answer {execute}", 10)
+        if "error" in (answer := self._answers.pop(number)):
+            raise LabError(f"QEMU refuses {request}: {answer['error']}")
+
+    def let_disk_answer(self, is_alive: bool) -> None:
+        """Otherwise the system disk takes commands and will need years for each."""
+        limits = dict.fromkeys(("bps_rd", "bps_wr", "iops", "iops_rd", "iops_wr"), 0)
+        self._ask_qemu("block_set_io_throttle", id="system", bps=0 if is_alive else 1, **limits)
 
     def _listen(self, connection: socket.socket, on_line: Callable[[bytes], None]) -> None:
         with connection.makefile("rb") as lines:
@@ -141,6 +165,8 @@ class VirtualMachine(Client):
 
     def _on_qmp(self, line: bytes) -> None:
         message: dict[str, Any] = json.loads(line)
+        if "id" in message:
+            self._answers[message["id"]] = message
         match message.get("event"):
             case "WATCHDOG":
                 self._is_watchdog = True
@@ -148,7 +174,7 @@ class VirtualMachine(Client):
             case "RESET" if self.boot_id:
                 stamp = message["timestamp"]
                 at = stamp["seconds"] + stamp["microseconds"] / 1e6
-                self.boots.append(Boot(at, self._is_watchdog))
+                self.boots.append(Boot(at, self.held_up_s(), self._is_watchdog))
                 self._is_watchdog = False
 
     def _on_shell(self, line: bytes) -> None:
@@ -163,6 +189,20 @@ class VirtualMachine(Client):
     @property
     def boot_id(self) -> str:
         return self.boots[-1].boot_id
+
+    def held_up_s(self) -> float:
+        """How long its processor had work so far, and got none of the host's to do it on."""
+        assert self._process is not None
+        for task in Path("/proc", str(self._process.pid), "task").iterdir():
+            if (task / "comm").read_text().startswith("CPU 0/"):
+                return int((task / "schedstat").read_text().split()[1]) / 1e9
+        raise LabError("QEMU has no thread for the processor")
+
+    def wait_back(self, timeout_s: float) -> Back:
+        """Waits until the agent of the present boot is online."""
+        boot = self.wait_up(timeout_s)
+        heard_at = self.wait_online(timeout_s).heard_at
+        return Back(heard_at, heard_at - boot.reset_at, self.held_up_s() - boot.held_up_s)
 
     def _wait(self, is_so: Callable[[], bool], what: str, timeout_s: float) -> None:
         with self._turn:

@@ -77,6 +77,7 @@ class Normal:
     firmware_s: float
     kernel_s: float
     boot_s: float
+    held_up_s: float
 
 
 def normal_reboot(machine: VirtualMachine) -> Normal:
@@ -88,8 +89,7 @@ def normal_reboot(machine: VirtualMachine) -> Normal:
     machine.send(command)
     sent_at = machine.sent_at(command["command_id"])
     reset_at = machine.wait_reset(1, SLOW_S).reset_at
-    machine.wait_up(SLOW_S)
-    online_at = machine.wait_online(SLOW_S).heard_at
+    back = machine.wait_back(SLOW_S)
     completed = machine.wait_ack(command["command_id"], "completed", SLOW_S)
     uptime_s, now = float(machine.read("/proc/uptime").split()[0]), time.time()
     userspace_us = machine.run("systemctl show --value -p UserspaceTimestampMonotonic")
@@ -107,5 +107,6 @@ def normal_reboot(machine: VirtualMachine) -> Normal:
         shutdown_s=reset_at - sent_at,
         firmware_s=now - uptime_s - reset_at,
         kernel_s=int(userspace_us) / 1e6,
-        boot_s=online_at - reset_at,
+        boot_s=back.boot_s,
+        held_up_s=back.held_up_s,
     )

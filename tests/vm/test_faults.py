@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import pytest
 
@@ -10,64 +11,85 @@ from tests.tuning import BOOT_S, CEILING_S, COMMAND_S, MANAGER, REBOOT, SYSCTL, 
 from tests.vm.story import SLOW_S, Normal
 from tools.vm import Boot, VirtualMachine
 
-# The i6300esb counts seconds of 1.017 (1,024 ticks of 32,768 cycles at 33 MHz), and the host is busy.
-LATE_S = 5
 STUBBORN = """\
 [Service]
 ExecStart=/bin/sh -c "trap '' TERM; while :; do sleep 60; done"
 TimeoutStopSec=infinity
 """
+JOB_S = seconds(shipped()[REBOOT], "JobTimeoutSec")
+REBOOT_WATCHDOG_S = seconds(shipped()[MANAGER], "RebootWatchdogSec")
+RUNTIME_WATCHDOG_S = seconds(shipped()[MANAGER], "RuntimeWatchdogSec")
+PANIC_S = seconds(shipped()[SYSCTL], "kernel.panic")
+HUNG_S = seconds(shipped()[SYSCTL], "kernel.hung_task_timeout_secs")
+CHECK_S = seconds(shipped()[SYSCTL], "kernel.hung_task_check_interval_secs")
+
+Judge = Callable[[str, float, Boot, int], None]
 
 
-def check_is_back(
-    machine: VirtualMachine,
-    fault: str,
-    since: float,
-    bound_s: float,
-    normal: Normal,
-    capsys: pytest.CaptureFixture[str],
-) -> Boot:
-    """The reset came within the fault's own bound, the agent within the promise for a Pi, less its boot, plus ours."""
-    number = len(machine.boots)
-    boot = machine.wait_reset(number, SLOW_S)
-    machine.wait_up(SLOW_S)
-    back_at = machine.wait_online(SLOW_S).heard_at
-    ceiling_s = CEILING_S - BOOT_S + normal.boot_s
-    reset_s, back_s = boot.reset_at - since, back_at - since
-    with capsys.disabled():
-        print(f"\n{machine.scratch.name}: {fault}")
-        print(f"  reset after {reset_s:.1f} s (bound {bound_s:.0f} s), ", end="")
-        print(f"online after {back_s:.1f} s (ceiling {CEILING_S} - {BOOT_S} + {normal.boot_s:.1f} = {ceiling_s:.1f} s)")
-    assert reset_s <= bound_s
-    assert back_s <= ceiling_s
-    return boot
+@pytest.fixture
+def is_back_in_time(machine: VirtualMachine, normal: Normal, capsys: pytest.CaptureFixture[str]) -> Judge:
+    """Holds a reset to its fault's own bound, and the return to the promise for a Pi, less its boot, plus ours.
+
+    What a busy host takes from a boot is in neither boot: it would say nothing of the machine.
+    """
+    boot_s = normal.boot_s - normal.held_up_s
+    ceiling_s = CEILING_S - BOOT_S + boot_s
+
+    def judge(fault: str, since: float, boot: Boot, bound_s: int) -> None:
+        bound_s += COMMAND_S
+        back = machine.wait_back(SLOW_S)
+        reset_s = boot.reset_at - since
+        back_s = reset_s + back.boot_s - back.held_up_s
+        with capsys.disabled():
+            by = "the watchdog" if boot.by_watchdog else "the kernel"
+            print(f"\n{machine.scratch.name}: {fault}")
+            print(f"  reset by {by:<20}{reset_s:>7.1f} s   bound   {bound_s:>5} s")
+            print(f"  back on MQTT{'':<17}{back_s:>7.1f} s   ceiling {ceiling_s:>5.0f} s", end="")
+            print(f" = {CEILING_S} - {BOOT_S} + {boot_s:.0f} (B here); the host took {back.held_up_s:.0f} s more")
+        assert reset_s <= bound_s
+        assert back_s <= ceiling_s
+
+    return judge
 
 
 def test_a_unit_that_refuses_to_stop_does_not_hold_up_a_commanded_reboot(
-    machine: VirtualMachine, normal: Normal, capsys: pytest.CaptureFixture[str]
+    machine: VirtualMachine, is_back_in_time: Judge
 ) -> None:
     machine.write("/etc/systemd/system/stubborn.service", STUBBORN)
     machine.run("systemctl daemon-reload && systemctl start stubborn.service")
-    job_s, watchdog_s = seconds(shipped()[REBOOT], "JobTimeoutSec"), seconds(shipped()[MANAGER], "RebootWatchdogSec")
     command = machine.command()
     machine.send(command)
     since = machine.sent_at(command["command_id"])
-    boot = check_is_back(machine, "a unit refuses to stop", since, COMMAND_S + job_s + watchdog_s, normal, capsys)
-    assert boot.reset_at - since >= job_s, "the unit did not refuse"
+    boot = machine.wait_reset(1, SLOW_S)
+    is_back_in_time("a unit refuses to stop", since, boot, JOB_S + REBOOT_WATCHDOG_S)
+    assert boot.reset_at - since >= JOB_S, "the unit did not refuse"
     assert machine.wait_ack(command["command_id"], "completed", SLOW_S)["boot_id"] == boot.boot_id
 
 
-def test_a_panicked_kernel_and_a_stopped_init_come_back_by_themselves(
-    machine: VirtualMachine, normal: Normal, capsys: pytest.CaptureFixture[str]
+def test_a_panic_a_stopped_init_and_a_dead_disk_end_by_themselves(
+    machine: VirtualMachine, is_back_in_time: Judge
 ) -> None:
-    panic_s, watchdog_s = seconds(shipped()[SYSCTL], "kernel.panic"), seconds(shipped()[MANAGER], "RuntimeWatchdogSec")
     since = time.time()
     machine.start("echo c >/proc/sysrq-trigger")
-    boot = check_is_back(machine, "the kernel panics", since, panic_s + LATE_S, normal, capsys)
-    assert boot.reset_at - since >= panic_s
+    boot = machine.wait_reset(1, SLOW_S)
+    is_back_in_time("the kernel panics", since, boot, RUNTIME_WATCHDOG_S)
+    assert boot.reset_at - since >= PANIC_S
     assert not boot.by_watchdog, "the panic did not reboot by itself"
 
     # The shell lives on: what hangs is PID 1 alone, and with it all that would notice.
     machine.run("echo 1 >/sys/fs/cgroup/init.scope/cgroup.freeze")
-    boot = check_is_back(machine, "PID 1 stands still", time.time(), watchdog_s + LATE_S, normal, capsys)
+    since = time.time()
+    boot = machine.wait_reset(2, SLOW_S)
+    is_back_in_time("PID 1 stands still", since, boot, RUNTIME_WATCHDOG_S)
     assert boot.by_watchdog
+
+    # Until PID 1 happens to need the disk it goes on pinging the watchdog: then only the kernel sees who is blocked, and
+    # of those not who waits for a file to be read, but who waits for one to be written.
+    write = "echo late >/root/late; sync"
+    machine.run(write)
+    machine.let_disk_answer(False)
+    since = time.time()
+    machine.start(write)
+    boot = machine.wait_reset(3, SLOW_S)
+    machine.let_disk_answer(True)
+    is_back_in_time("the system disk is dead", since, boot, HUNG_S + CHECK_S + PANIC_S)
