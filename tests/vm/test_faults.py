@@ -83,8 +83,8 @@ def test_a_panic_a_stopped_init_and_a_dead_disk_end_by_themselves(
     is_back_in_time("PID 1 stands still", since, boot, RUNTIME_WATCHDOG_S)
     assert boot.by_watchdog
 
-    # Until PID 1 happens to need the disk it goes on pinging the watchdog: then only the kernel sees who is blocked, and
-    # of those not who waits for a file to be read, but who waits for one to be written.
+    # Until PID 1 happens to need the disk it goes on pinging the watchdog: then only the kernel sees who is blocked,
+    # and of those only who waits for a file to be written, not who waits for one to be read.
     write = "echo late >/root/late; sync"
     machine.run(write)
     machine.let_disk_answer(False)
