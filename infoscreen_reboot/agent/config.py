@@ -53,6 +53,7 @@ _UNIT = re.compile(
     r"[A-Za-z0-9:_.\\-]+(?:@[A-Za-z0-9:_.\\-]+)?"
     r"\.(?:automount|device|mount|path|scope|service|slice|socket|swap|target|timer)"
 )
+_LONGEST_NAME = 255  # of a file, and of a unit
 _PROGRAM = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 
 
@@ -84,7 +85,8 @@ class Settings:
     @property
     def post_boot_checks(self) -> tuple[str, ...]:
         """The names of what is checked after a boot."""
-        return self.post_boot_units + ((self.post_boot_command,) if self.post_boot_command else ())
+        command = (self.post_boot_command,) if self.post_boot_command else ()
+        return tuple(dict.fromkeys((*self.post_boot_units, *command)))
 
 
 def unknown_names(environment: Mapping[str, str]) -> list[str]:
@@ -262,12 +264,12 @@ class _Reader:
         self.problems += [
             f"{name} holds {unit[:64]!r}; allowed are names of systemd units as player.service, separated by spaces"
             for unit in units
-            if not _UNIT.fullmatch(unit)
+            if not _UNIT.fullmatch(unit) or len(unit) > _LONGEST_NAME
         ]
         return units
 
     def program(self, name: str) -> str | None:
         text = self._text(name)
-        if text is not None and not _PROGRAM.fullmatch(text):
+        if text is not None and (not _PROGRAM.fullmatch(text) or len(text) > _LONGEST_NAME):
             self.problems.append(f"{name} is {text[:64]!r}; allowed is the name of a file in {POST_BOOT_DIRECTORY}")
         return text

@@ -10,6 +10,7 @@ from infoscreen_reboot.contract.ack import AckStatus
 from infoscreen_reboot.contract.command import Action
 
 MAX_LOG_LINES, _MAX_LOG_LINE = 20, 500
+_MAX_REASON = 500
 
 
 class PresenceReason(StrEnum):
@@ -142,7 +143,11 @@ def encode_status(status: Status) -> bytes:
 
 
 def encode_health(health: Health) -> bytes:
-    return _encode("health", {"schema_version": wire.SCHEMA_VERSION, **asdict(health)})
+    """An overlong reason is cut."""
+    content = {"schema_version": wire.SCHEMA_VERSION, **asdict(health)}
+    if (reason := health.broker_connection.last_disconnect_reason) is not None:
+        content["broker_connection"]["last_disconnect_reason"] = reason[:_MAX_REASON]
+    return _encode("health", content)
 
 
 def encode_boot_report(report: BootReport) -> bytes:

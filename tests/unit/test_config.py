@@ -126,6 +126,7 @@ def test_checks_after_a_boot_are_named_once_each_and_in_order() -> None:
     settings = load(POST_BOOT_UNITS=r" player@1.service wall\x2dleft.target player@1.service ", POST_BOOT_COMMAND="lit")
     assert settings.post_boot_checks == ("player@1.service", r"wall\x2dleft.target", "lit")
     assert (settings.post_boot_timeout_s, load().post_boot_checks) == (150, ())
+    assert load(POST_BOOT_UNITS="a.service", POST_BOOT_COMMAND="a.service").post_boot_checks == ("a.service",)
 
 
 @pytest.mark.parametrize(
@@ -133,6 +134,8 @@ def test_checks_after_a_boot_are_named_once_each_and_in_order() -> None:
     [
         ("POST_BOOT_UNITS", "player"),
         ("POST_BOOT_UNITS", "player.service,browser.service"),
+        ("POST_BOOT_UNITS", f"{'x' * 250}.service"),
+        ("POST_BOOT_COMMAND", "x" * 256),
         ("POST_BOOT_COMMAND", "/usr/bin/true"),
         ("POST_BOOT_COMMAND", ".."),
         ("POST_BOOT_COMMAND", "lit --now"),

@@ -292,6 +292,11 @@ def test_health_is_written_as_the_contract_shows_it() -> None:
     assert written["timestamp"] == "2026-04-03T12:48:11.204Z"
 
 
+def test_a_long_reason_is_cut_and_not_refused() -> None:
+    wordy = replace(HEALTH, broker_connection=replace(HEALTH.broker_connection, last_disconnect_reason="x" * 501))
+    assert json.loads(telemetry.encode_health(wordy))["broker_connection"]["last_disconnect_reason"] == "x" * 500
+
+
 def test_a_tier_without_its_watchdog_is_not_sent() -> None:
     liar = replace(HEALTH, capabilities=replace(HEALTH.capabilities, hardware_watchdog=False))
     with pytest.raises(ContractError, match="recovery_tier"):
