@@ -49,7 +49,7 @@ WantedBy=multi-user.target
 HARDWARE = """\
 -name guest,debug-threads=on -nodefaults -machine q35 -accel tcg,thread=multi -cpu max -m 768 -display none -vga none
 -drive file={image}/disk,format=raw,if=none,id=ssd,snapshot=on,cache=unsafe
--device qemu-xhci -device usb-uas,id=uas -device scsi-hd,bus=uas.0,scsi-id=0,lun=0,drive=ssd,id=system
+-device qemu-xhci -device usb-uas,id=uas -device scsi-hd,bus=uas.0,scsi-id=0,lun=0,drive=ssd
 -blockdev driver=null-co,node-name=other,size=67108864,read-zeroes=on
 -device virtio-scsi-pci,id=scsi -device scsi-hd,bus=scsi.0,drive=other
 -device i6300esb -watchdog-action reset
@@ -94,7 +94,6 @@ class VirtualMachine(Client):
         self._turn = threading.Condition()
         self._is_watchdog = False
         self._console = ""
-        self._answers: dict[int, dict[str, Any]] = {}
         self._replies: dict[int, tuple[int, str]] = {}
         self._sockets: list[socket.socket] = []
         self._process: subprocess.Popen[bytes] | None = None
@@ -141,20 +140,7 @@ class VirtualMachine(Client):
         for connection, on_line in ((self._qmp, self._on_qmp), (self._shell, self._on_shell)):
             threading.Thread(target=self._listen, args=(connection, on_line), daemon=True).start()
         # QEMU says nothing of itself before it is told this.
-        self._ask_qemu("qmp_capabilities")
-
-    def _ask_qemu(self, execute: str, **arguments: Any) -> None:
-        number = time.monotonic_ns()
-        request = {"execute": execute, "arguments": arguments, "id": number}
-        self._qmp.sendall(json.dumps(request).encode() + b"\n")
-        self._wait(lambda: number in self._answers, f"QEMU did not answer {execute}", 10)
-        if "error" in (answer := self._answers.pop(number)):
-            raise LabError(f"QEMU refuses {request}: {answer['error']}")
-
-    def let_disk_answer(self, is_alive: bool) -> None:
-        """Otherwise the system disk takes commands and will need years for each."""
-        limits = dict.fromkeys(("bps_rd", "bps_wr", "iops", "iops_rd", "iops_wr"), 0)
-        self._ask_qemu("block_set_io_throttle", id="system", bps=0 if is_alive else 1, **limits)
+        self._qmp.sendall(b'{"execute": "qmp_capabilities"}\n')
 
     def _listen(self, connection: socket.socket, on_line: Callable[[bytes], None]) -> None:
         with connection.makefile("rb") as lines:
@@ -165,8 +151,6 @@ class VirtualMachine(Client):
 
     def _on_qmp(self, line: bytes) -> None:
         message: dict[str, Any] = json.loads(line)
-        if "id" in message:
-            self._answers[message["id"]] = message
         match message.get("event"):
             case "WATCHDOG":
                 self._is_watchdog = True

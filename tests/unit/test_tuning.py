@@ -50,7 +50,8 @@ def broken(files: dict[str, str]) -> list[str]:
         "sync": watchdog >= STALLED_SYNC_S + 2 * stop,
         "stop": 5 <= stop <= 15 and seconds(files[SESSION], "TimeoutStopSec") == stop,
         "hung": hung >= TRIES * scsi,
-        "dead disk": COMMAND_S + hung + check + panic + BOOT_S <= CEILING_S and panic > 0,
+        # One check begins to count, the first that comes late enough finds it hung.
+        "dead disk": COMMAND_S + check + -(-hung // check) * check + panic + BOOT_S <= CEILING_S and panic > 0,
         "emergency": COMMAND_S + stop + device + emergency + BOOT_S <= CEILING_S,
         "modulo": all(value <= 15 or value % 16 >= 9 for value in (runtime, watchdog)),
         # 15 s are safe for the hardware, but not on a disk that may keep PID 1 waiting.
