@@ -410,6 +410,9 @@ class Life:
         self.world.point()
         return self.world.unit_states.get(self.world.boots, "active")
 
+    async def active_for_s(self, name: str) -> float:
+        return 1000.0
+
     async def is_going_down(self) -> bool:
         return self.world.is_stopping
 

@@ -14,6 +14,8 @@ from infoscreen_reboot.contract.ack import ErrorCode
 log = logging.getLogger(__name__)
 
 _POLL_S = 1.0
+# A service counts as active as soon as its process is there; one that crashes at its start has it for a moment, too.
+_STEADY_S = 5.0
 # What a command may take where the deadline has passed before it could be asked once.
 _LAST_LOOK_S = 10.0
 # Nothing of the agent's own environment: the broker's password stands in it.
@@ -32,29 +34,31 @@ class PostBootChecks:
     async def verdict(self) -> ChecksPassed | Failed:
         """As soon as all is well, or when the time is over; there is always one look, however late it is."""
         while True:
-            left_s = self._timeout_s - await self._host.uptime_s()
-            missing = await self._missing(max(left_s, _LAST_LOOK_S))
-            if not missing:
+            missing, unsteady = await self._look()
+            if not missing and not unsteady and self._command is not None:
+                left_s = self._timeout_s - await self._host.uptime_s()
+                missing = await _run(self._command, max(left_s, _LAST_LOOK_S))
+            if not missing and not unsteady:
                 return ChecksPassed()
             left_s = self._timeout_s - await self._host.uptime_s()
-            if left_s <= 0:
+            # What came in time is given the time to show that it stays.
+            if left_s <= (0 if missing else -_STEADY_S):
                 return Failed(
                     ErrorCode.POST_CHECK_FAILED,
-                    f"{self._timeout_s:.0f} s after the boot these are missing: {'; '.join(missing)}",
+                    f"{self._timeout_s:.0f} s after the boot these are missing: {'; '.join(missing + unsteady)}",
                 )
-            await asyncio.sleep(min(left_s, _POLL_S))
+            await asyncio.sleep(min(left_s, _POLL_S) if left_s > 0 else _POLL_S)
 
-    async def _missing(self, command_timeout_s: float) -> list[str]:
-        states = {name: await self._host.unit_state(name) for name in self._units}
-        missing = [
-            f"{name} is {state or 'not known, for systemd does not answer'}"
-            for name, state in states.items()
-            if state not in ("active", "reloading")
-        ]
-        # The command is for what units cannot tell: it makes no sense before they run.
-        if not missing and self._command is not None:
-            missing = await _run(self._command, command_timeout_s)
-        return missing
+    async def _look(self) -> tuple[list[str], list[str]]:
+        """The units that are not active, and those that have not been for long enough."""
+        missing, unsteady = [], []
+        for name in self._units:
+            state = await self._host.unit_state(name)
+            if state not in ("active", "reloading"):
+                missing.append(f"{name} is {state or 'not known, for systemd does not answer'}")
+            elif (active_for_s := await self._host.active_for_s(name)) < _STEADY_S:
+                unsteady.append(f"{name} has been active for {active_for_s:.0f} s only")
+        return missing, unsteady
 
 
 async def _run(name: str, timeout_s: float) -> list[str]:

@@ -165,18 +165,24 @@ class SystemHost:
 
     async def unit_state(self, name: str) -> str | None:
         """`active` or what else systemd says of the unit; `not found` where there is none of that name."""
+        loaded, state = await self._of_unit(name, "LoadState"), await self._of_unit(name, "ActiveState")
+        known = state if loaded == "loaded" else loaded
+        return str(known).replace("-", " ") if known else None
+
+    async def active_for_s(self, name: str) -> float:
+        since_us = await self._of_unit(name, "ActiveEnterTimestampMonotonic")
+        return time.monotonic() - since_us / 1e6 if since_us else 0.0
+
+    async def _of_unit(self, name: str, what: str) -> Any:
+        """None where it cannot be had."""
         try:
             async with asyncio.timeout(_PROPERTY_TIMEOUT_S):
-                reply = await _call(
-                    await self._connection(), _SYSTEMD, _SYSTEMD_PATH, _SYSTEMD_MANAGER, "LoadUnit", "s", name
-                )
+                manager = _SYSTEMD, _SYSTEMD_PATH, _SYSTEMD_MANAGER
+                reply = await _call(await self._connection(), *manager, "LoadUnit", "s", name)
         except (*_LOST, TimeoutError) as error:
             log.debug("cannot ask systemd for %s: %s", name, _words(error))
             return None
-        loaded = await self._property(_SYSTEMD, reply.body[0], _UNIT, "LoadState")
-        state = await self._property(_SYSTEMD, reply.body[0], _UNIT, "ActiveState")
-        known = state if loaded == "loaded" else loaded
-        return str(known).replace("-", " ") if known else None
+        return await self._property(_SYSTEMD, reply.body[0], _UNIT, what)
 
     async def is_going_down(self) -> bool:
         return bool(await self._of_systemd("SystemState") == "stopping")

@@ -45,6 +45,9 @@ class Host(Protocol):
     async def unit_state(self, name: str) -> str | None:
         """`active` or what else the unit is, in systemd's words; None where it cannot be asked."""
 
+    async def active_for_s(self, name: str) -> float:
+        """How long the unit has been active without a break; 0 where that is not known."""
+
     async def is_going_down(self) -> bool:
         """Whether systemd is stopping everything, announced by logind or not."""
 

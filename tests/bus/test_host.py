@@ -362,9 +362,23 @@ def test_a_units_state_is_systemds_word(
     systemd.vanish()
 
 
+def test_how_long_a_unit_is_active_is_systemds_word(loop: Loop, bus: PrivateBus, logind: DelayingLogind) -> None:
+    since_us = int((time.monotonic() - 20) * 1e6)
+    systemd = KnowingSystemd(loop, bus.address, ActiveEnterTimestampMonotonic=Variant("x", since_us))
+
+    async def test(host: SystemHost, seen: Seen) -> None:
+        assert 20 <= await host.active_for_s("player.service") < 25
+        systemd.properties["ActiveEnterTimestampMonotonic"] = Variant("x", 0)
+        assert await host.active_for_s("player.service") == 0
+
+    live(test)
+    systemd.vanish()
+
+
 def test_where_systemd_is_silent_nothing_is_made_up(logind: DelayingLogind) -> None:
     async def test(host: SystemHost, seen: Seen) -> None:
         assert await host.unit_state("player.service") is None
+        assert await host.active_for_s("player.service") == 0
         assert not await host.is_going_down()
         assert not await host.watchdog_is_armed()
         assert await host.lockout() is None

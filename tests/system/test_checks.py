@@ -36,8 +36,16 @@ def test_a_unit_that_comes_late_but_in_time_completes_the_reboot_then(parked: Ma
     command = parked.command()
     play(parked, command, "completed")
     assert story(parked, command) == DONE
-    assert 8 < seconds_after_boot(parked, command["command_id"]) < 16
+    assert 13 < seconds_after_boot(parked, command["command_id"]) < 21, "8 s to start, 5 s to show that it stays"
     assert unit(parked, "player.service", "ActiveState") == "active"
+
+
+def test_a_unit_that_crashes_again_and_again_is_no_screen(parked: Machine) -> None:
+    install_player(parked, "ExecStart=/bin/sleep 3", "Restart=always", "RestartSec=100ms")
+    start(parked)
+    ack = play(parked, parked.command(), "failed")
+    assert ack["error_code"] == "post_check_failed"
+    assert "20 s after the boot these are missing: player.service" in ack["error_message"]
 
 
 def test_a_unit_that_fails_fails_the_reboot_at_the_deadline(parked: Machine) -> None:

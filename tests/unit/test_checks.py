@@ -23,12 +23,16 @@ class FakeHost:
     def __init__(self, up_s: float = 0.0, **states: str) -> None:
         self.started = time.monotonic() - up_s
         self.states = states
+        self.active_since = self.started - 1000
 
     async def uptime_s(self) -> float:
         return time.monotonic() - self.started
 
     async def unit_state(self, name: str) -> str | None:
         return self.states[name.partition(".")[0]]
+
+    async def active_for_s(self, name: str) -> float:
+        return time.monotonic() - self.active_since
 
     async def request(self, action: Action, command_id: str) -> None: ...
 
@@ -119,3 +123,28 @@ def test_a_command_learns_nothing_of_the_agents_environment(programs: Path, monk
 def test_after_the_deadline_there_is_still_one_look() -> None:
     assert verdict(FakeHost(up_s=1000, a="active"), ("a.service",)) == ChecksPassed()
     assert words(verdict(FakeHost(up_s=1000, a="failed"), ("a.service",)))
+
+
+def test_a_unit_must_have_been_active_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "_STEADY_S", 0.5)
+    host = FakeHost(a="active")
+    host.active_since = time.monotonic()
+    assert verdict(host, ("a.service",), timeout_s=30) == ChecksPassed()
+    assert time.monotonic() - host.active_since >= 0.5
+
+
+def test_what_came_in_time_may_show_after_the_deadline_that_it_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "_STEADY_S", 0.5)
+    host = FakeHost(a="active")
+    host.active_since = time.monotonic()
+    assert verdict(host, ("a.service",), timeout_s=0.1) == ChecksPassed()
+
+
+def test_a_unit_that_comes_and_goes_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "_STEADY_S", 0.2)
+
+    class Flapping(FakeHost):
+        async def active_for_s(self, name: str) -> float:
+            return 0.1
+
+    assert words(verdict(Flapping(a="active"), ("a.service",))).endswith("a.service has been active for 0 s only")
