@@ -318,7 +318,8 @@ def test_only_logind_can_announce_a_shutdown(logind: DelayingLogind, helper: Fak
 
     async def test(host: SystemHost, seen: Seen) -> None:
         await until(logind.held)
-        false.destination = (await host._connection()).unique_name if to_us_alone else None
+        if to_us_alone:
+            false.destination = str((await host._connection()).unique_name)
         await asyncio.to_thread(helper.send, false)
         # The bus keeps the order: this answer comes after the false announcement would have.
         assert await answer(host) is None
