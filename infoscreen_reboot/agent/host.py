@@ -14,9 +14,10 @@ from typing import Any
 sys.modules.setdefault("gi", None)  # type: ignore[arg-type]  # None is import's own word for "do not"
 
 from dbus_next.aio.message_bus import MessageBus
-from dbus_next.constants import BusType, MessageType
+from dbus_next.constants import BusType, MessageFlag, MessageType
 from dbus_next.errors import AuthError, DBusError, InvalidAddressError
 from dbus_next.message import Message
+from dbus_next.signature import SignatureTree
 
 from infoscreen_reboot.agent import boot
 from infoscreen_reboot.agent.ports import Departure, NoReply, Refusal
@@ -31,6 +32,7 @@ REPLY_TIMEOUT_S = 30.0
 _CONNECT_TIMEOUT_S = 10.0
 _PROPERTY_TIMEOUT_S = 5.0
 _RECONNECT_S = 5.0
+_SIGNATURES_KEPT = 200
 _LOST = (DBusError, AuthError, InvalidAddressError, EOFError, OSError)
 
 _HELPER = "org.infoscreen.RebootHelper1"
@@ -234,14 +236,27 @@ class SystemHost:
             else:
                 self._delay_fd = reply.unix_fds[0]
 
-    def _on_message(self, message: Message) -> None:
-        # Our match rules keep nobody out: whoever likes may send a signal to our own name on the bus.
-        if message.message_type is not MessageType.SIGNAL:
-            return
-        if message.sender == _BUS and message.member == "NameOwnerChanged" and message.body[0] == _LOGIND:
-            self._logind = message.body[2]
-        elif message.sender == self._logind and message.interface == _MANAGER:
-            self._on_announcement(message.member, message.body)
+    def _on_message(self, message: Message) -> Message | bool:
+        """Our match rules keep nobody out: where the bus has no policy, anyone may send to our own name on it."""
+        if len(SignatureTree._cache) > _SIGNATURES_KEPT:
+            SignatureTree._cache.clear()  # dbus-next keeps each that it has ever met
+        match message.message_type:
+            case MessageType.METHOD_CALL:
+                answer: Message | bool = True
+                if not message.flags & MessageFlag.NO_REPLY_EXPECTED:
+                    # Else dbus-next's own methods would answer.
+                    answer = Message.new_error(message, f"{_BUS}.Error.UnknownMethod", "there is nothing to call here")
+            case MessageType.SIGNAL:
+                answer = True
+                if message.sender == _BUS and message.member == "NameOwnerChanged" and message.body[0] == _LOGIND:
+                    self._logind = message.body[2]
+                elif message.sender == self._logind and message.interface == _MANAGER:
+                    self._on_announcement(message.member, message.body)
+            case _:
+                return False  # what someone waits for
+        for fd in message.unix_fds:
+            os.close(fd)
+        return answer
 
     def _on_announcement(self, member: str, body: list[Any]) -> None:
         match member, body:
