@@ -98,7 +98,8 @@ class SystemHost:
         bus = MessageBus(bus_type=BusType.SYSTEM, negotiate_unix_fd=True)
         self._logind = ""
         try:
-            await asyncio.wait_for(bus.connect(), _CONNECT_TIMEOUT_S)
+            async with asyncio.timeout(_CONNECT_TIMEOUT_S):
+                await bus.connect()
             bus.add_message_handler(self._on_message)
             signals = f"type='signal',sender='{_LOGIND}',path='{_LOGIND_PATH}',interface='{_MANAGER}'"
             for rule in (
@@ -131,7 +132,8 @@ class SystemHost:
         Raises Refusal with the contract's code when nothing will happen, NoReply when that is not known.
         """
         try:
-            await asyncio.wait_for(self._connected.wait(), _CONNECT_TIMEOUT_S)
+            async with asyncio.timeout(_CONNECT_TIMEOUT_S):
+                await self._connected.wait()
         except TimeoutError:
             raise Refusal(ErrorCode.HELPER_UNAVAILABLE, "there is no connection to the system bus") from None
         assert self._bus is not None
@@ -288,7 +290,9 @@ async def _call(
 ) -> Message:
     """The reply to one method call. Raises DBusError for an error reply, else TimeoutError, EOFError or OSError."""
     call = Message(destination=to, path=path, interface=interface, member=member, signature=signature, body=list(body))
-    reply = await asyncio.wait_for(bus.call(call), REPLY_TIMEOUT_S)
+    # Not asyncio.wait_for: until Python 3.12 it loses a cancellation that comes together with the answer.
+    async with asyncio.timeout(REPLY_TIMEOUT_S):
+        reply = await bus.call(call)
     if reply is None:
         raise EOFError("the bus closed the connection")
     if reply.message_type is MessageType.ERROR:

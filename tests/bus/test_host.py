@@ -338,6 +338,29 @@ def test_a_logind_that_was_restarted_is_believed(logind: DelayingLogind) -> None
     live(test)
 
 
+@pytest.mark.parametrize("turns", range(5))
+def test_a_cancellation_that_comes_together_with_the_answer_is_not_lost(turns: int) -> None:
+    class Bus:
+        async def call(self, _: Message) -> Message:
+            return await answer
+
+    async def main() -> None:
+        nonlocal answer
+        answer = asyncio.get_running_loop().create_future()
+        bus: Any = Bus()
+        task = asyncio.create_task(module._call(bus, "a.b", "/", "a.b", "Get", ""))
+        await asyncio.sleep(0.01)
+        answer.set_result(Message.new_method_return(Message("a.b", "/", "a.b", "Get", serial=1)))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        if task.cancel():
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+    answer: asyncio.Future[Message]
+    asyncio.run(main())
+
+
 def test_timedateds_word_on_the_clock_is_taken_and_its_silence_is_a_no(
     loop: Loop, bus: PrivateBus, logind: DelayingLogind
 ) -> None:
