@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import pwd
@@ -16,7 +17,7 @@ from typing import Any
 import pytest
 from dbus_next.constants import MessageFlag, NameFlag
 from dbus_next.message import Message
-from dbus_next.signature import Variant
+from dbus_next.signature import SignatureTree, Variant
 
 from helper import infoscreen_reboot_helper as code
 from tests.bus.conftest import BOOT_ID, HELPER, REBOOT, ROOT, SHUTDOWN, HelperCaller, HelperProcess, activate
@@ -294,6 +295,33 @@ def test_someone_polkit_makes_wait_does_not_hold_up_the_others(
     del polkit.answers["CheckAuthorization"]
     assert agent.ask("Reboot", ID).error == ""
     assert logind.orders == ["RebootWithFlags"]
+
+
+def test_more_calls_than_the_bus_takes_at_once_do_not_put_it_off_the_bus(
+    helper: HelperProcess, agent: HelperCaller, logind: FakeLogind
+) -> None:
+    helper.start()
+    flags = MessageFlag.NO_REPLY_EXPECTED
+    for _ in range(4000):
+        agent.send(Message(NAME, PATH, INTERFACE, "Preview", signature="s", body=["x" * 900], flags=flags))
+    assert agent.ask("Reboot", ID).error == ""
+    assert logind.orders == ["RebootWithFlags"]
+    assert helper.process.poll() is None
+
+
+def test_the_signatures_of_strangers_are_not_kept_for_ever() -> None:
+    no_bus: Any = None  # nothing is answered here
+
+    async def receive() -> None:
+        receiver = code.Helper(no_bus, BOOT_ID, code.History(Path("/nowhere"), 3, 900))
+        for number in range(2 * code.SIGNATURES_KEPT):
+            digits = f"{number:09b}"
+            signature, body = digits.replace("0", "s").replace("1", "u"), [("", 0)[int(digit)] for digit in digits]
+            assert not receiver.on_message(Message.new_signal(PATH, INTERFACE, "Boo", signature, body))
+        receiver.idle.cancel()
+
+    asyncio.run(receive())
+    assert len(SignatureTree._cache) <= code.SIGNATURES_KEPT + 1
 
 
 # --- Once only
