@@ -900,6 +900,24 @@ def test_only_root_may_be_the_helper_and_only_root_and_the_agent_may_even_start_
     assert (tmp_path / "bus.log").read_text().count("Activating service") == (1 if may_call else 0)
 
 
+def test_no_signal_reaches_the_agent_but_loginds_and_the_buss_own(loop: Loop, tmp_path: Path) -> None:
+    me = pwd.getpwuid(os.getuid()).pw_name
+    heard: list[str] = []
+    with (
+        closing(PrivateBus(tmp_path, policy_for("bin", me))) as bus,
+        closing(FakeLogind(loop, bus.address)) as logind,
+        closing(HelperCaller(loop, bus.address)) as stranger,
+        closing(HelperCaller(loop, bus.address)) as agent,
+    ):
+        agent.listen(lambda message: heard.append(message.member) if message.interface != NAME else None)
+        for sender, member in ((stranger, "Forged"), (logind, "Announced")):
+            signal = Message.new_signal("/org/freedesktop/login1", "org.freedesktop.login1.Manager", member)
+            signal.destination = agent.name
+            sender.send(signal)
+        eventually(lambda: "Announced" in heard)
+    assert "Forged" not in heard
+
+
 def test_polkit_knows_both_permissions_and_grants_neither_by_default() -> None:
     policy = ET.parse(ROOT / "polkit/actions/org.infoscreen.reboothelper1.policy")
     defaults = {
