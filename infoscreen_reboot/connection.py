@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import paho.mqtt.client as paho
+from paho.mqtt import MQTTException
 
 from infoscreen_reboot.tls import TlsSettings, tls_context, tls_trouble
 
@@ -28,6 +29,7 @@ REFUSALS = {
     **dict.fromkeys((5, 135), "not authorised"),
 }
 _CLOSED = "the broker closed the connection"
+_NOT_MQTT = "the broker sent what is not MQTT"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +85,8 @@ def _words(error: Exception) -> str:
             return f"a delivery could not be stored: {error}"
         case ConnectionResetError():
             return _CLOSED
-        case struct.error() | UnicodeDecodeError():
-            return "the broker sent what is not MQTT"
+        case struct.error() | UnicodeDecodeError() | LookupError() | MQTTException():
+            return _NOT_MQTT
         case OSError(strerror=str(text)):
             return text[:1].lower() + text[1:]
     return str(error)
@@ -143,6 +145,9 @@ class Connection:
             raise NotDelivered("not connected")
         _, mid = self._client.subscribe([(topic, 1) for topic in topics])
         granted: list[int] = await self._expect(f"suback {mid}")
+        if len(granted) != len(topics):
+            self.close(_NOT_MQTT)
+            raise NotDelivered(_NOT_MQTT)
         return [topic for topic, code in zip(topics, granted, strict=True) if code >= 0x80]
 
     async def unsubscribe(self, topics: Sequence[str]) -> None:
@@ -254,7 +259,8 @@ class Connection:
 
     def _give_up(self, error: Exception) -> None:
         """What network, TLS and broker do wrong ends the connection, a bug ends the session."""
-        if not isinstance(error, OSError | ValueError | struct.error | Redeliver) and not self.closed.done():
+        foreign = OSError | ValueError | LookupError | struct.error | MQTTException | Redeliver
+        if not isinstance(error, foreign) and not self.closed.done():
             self.closed.set_exception(error)
         self.close(_words(error))
 
