@@ -18,6 +18,7 @@ from infoscreen_reboot.agent.host import SystemHost
 from infoscreen_reboot.agent.journal import Journal, JournalError
 from infoscreen_reboot.agent.monitor import Monitor, open_boot, recall_statistics
 from infoscreen_reboot.agent.outbox import Outbox
+from infoscreen_reboot.agent.ports import Signatures
 from infoscreen_reboot.agent.presence import StatusWriter
 from infoscreen_reboot.contract.telemetry import Executor
 from infoscreen_reboot.contract.topics import Topics
@@ -71,7 +72,15 @@ class Service:
         self._host = SystemHost(lambda kind: self._agent.on_departure(kind), lambda: self._agent.on_stay())
         self._outbox = Outbox(journal, self._session)
         self._agent = Agent(
-            settings, journal, self._outbox, self._session, self._host, clock, status.write, self._on_change
+            settings,
+            journal,
+            self._outbox,
+            self._session,
+            self._host,
+            clock,
+            status.write,
+            self._on_change,
+            _signatures(settings),
         )
         alerts = Alerts.of(os.environ)
         self._monitor = Monitor(settings, journal, self._outbox, self._session, self._host, clock, alerts)
@@ -143,6 +152,14 @@ class Service:
         return f"connecting to {self._address}"
 
 
+def _signatures(settings: config.Settings) -> Signatures | None:
+    if not settings.require_signature:
+        return None
+    from infoscreen_reboot.signing import KeyRing  # some 10 MB, for those who want it
+
+    return KeyRing(config.COMMAND_KEYS_DIRECTORY)
+
+
 def main(argv: list[str] | None = None) -> int:
     """The agent as systemd starts it; returns the exit code."""
     parser = argparse.ArgumentParser(prog="infoscreen-simclient", description=__doc__)
@@ -170,7 +187,8 @@ def _check_config() -> int:
         return EX_CONFIG
     broker = settings.broker
     transport = "TLS" if broker.tls else "plain TCP"
-    print(f"ok: client {settings.client_uuid}, broker {broker.host}:{broker.port} over {transport}")
+    signed = "; commands must be signed" if settings.require_signature else ""
+    print(f"ok: client {settings.client_uuid}, broker {broker.host}:{broker.port} over {transport}{signed}")
     return 0
 
 

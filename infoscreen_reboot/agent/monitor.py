@@ -83,6 +83,7 @@ class Monitor:
             agent_version=__version__,
             executor=settings.executor,
             actions=settings.offered,
+            requires_signature=settings.require_signature,
             post_boot_checks=settings.post_boot_checks,
         )
         self._topics = Topics(settings.client_uuid)

@@ -7,7 +7,7 @@ from typing import Protocol
 from infoscreen_reboot.contract.ack import ErrorCode
 from infoscreen_reboot.contract.command import Action
 from infoscreen_reboot.contract.telemetry import PresenceReason
-from infoscreen_reboot.mqtt import Message
+from infoscreen_reboot.mqtt import Delivery, Message
 
 
 class Departure(Enum):
@@ -62,6 +62,13 @@ class Clock(Protocol):
     def boot_clock_s(self) -> float: ...
 
     def now(self) -> datetime: ...
+
+
+class Signatures(Protocol):
+    """Who may command: `signing.KeyRing`."""
+
+    def fault(self, delivery: Delivery) -> str | None:
+        """Why a delivery counts as not signed, in a sentence for its sender; None where its signature is good."""
 
 
 class Post(Protocol):
