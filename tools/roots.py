@@ -24,13 +24,15 @@ log = logging.getLogger("lab")
 MIRROR = os.environ.get("INFOSCREEN_MIRROR", "http://deb.debian.org/debian").rstrip("/")
 KEYS = "signed-by=/usr/share/keyrings/debian-archive-keyring.gpg"
 RUFF = "0.8.6"
+ATHERIS = "3.0.0"
+PYTHON = {"bookworm": "3.11", "trixie": "3.13"}
 UNUSED_LAYERS_GO_AFTER_S = 3 * 86400
 
 WORKSHOP_PACKAGES = (
     "build-essential dbus debhelper dh-python dpkg-dev fakeroot libxml2-utils lintian man-db mandoc mosquitto"
-    " mosquitto-clients openssl polkitd python3 python3-all python3-cryptography python3-dbus-next python3-dbusmock"
-    " python3-jsonschema python3-paho-mqtt python3-pytest python3-setuptools python3-stdeb python3-systemd"
-    " python3-yaml systemd"
+    " mosquitto-clients openssl polkitd python3 python3-all python3-cryptography python3-dbus-next"
+    " python3-dbusmock python3-hypothesis python3-jsonschema python3-paho-mqtt python3-pytest"
+    " python3-setuptools python3-stdeb python3-systemd python3-yaml systemd"
 ).split()
 WORKSHOP_HOOKS = (
     'chroot "$1" useradd --create-home --uid 1000 builder',
@@ -151,6 +153,8 @@ def workshop_root(suite: str) -> Path:
     if suite == "trixie":
         packages.append("mypy")
         hooks.append(f"copy-in {_ruff()} /usr/local/bin")
+    if platform.machine() == "x86_64":  # there is no wheel for others: tests/fuzz does without, and says so
+        hooks.append(f"copy-in {_atheris(suite)} /usr/local/lib/python{PYTHON[suite]}/dist-packages")
     recipe = Recipe("workshop", suite, "minbase", tuple(packages), tuple(hooks))
     return layer(recipe.name, recipe.make)
 
@@ -159,14 +163,30 @@ def _ruff() -> Path:
     """Debian has no ruff; its wheel carries the program."""
 
     def make(target: Path) -> None:
-        pip = "/usr/bin/python3", "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"
-        command(*pip, "--dest", target, f"ruff=={RUFF}")
-        (wheel,) = target.glob("*.whl")
-        with zipfile.ZipFile(wheel) as archive:
+        with zipfile.ZipFile(_wheel(target, f"ruff=={RUFF}")) as archive:
             (target / "ruff").write_bytes(archive.read(f"ruff-{RUFF}.data/scripts/ruff"))
         (target / "ruff").chmod(0o755)
 
     return layer(f"ruff-{platform.machine()}-{RUFF}", make) / "ruff"
+
+
+def _atheris(suite: str) -> Path:
+    """The fuzzer that is guided by coverage, as a Python package; Debian has none for Python."""
+
+    def make(target: Path) -> None:
+        wheel = _wheel(target, f"atheris=={ATHERIS}", f"--python-version={PYTHON[suite]}")
+        with zipfile.ZipFile(wheel) as archive:
+            archive.extractall(target, [name for name in archive.namelist() if name.startswith("atheris/")])
+        wheel.unlink()
+
+    return layer(f"atheris-{platform.machine()}-{suite}-{ATHERIS}", make) / "atheris"
+
+
+def _wheel(target: Path, *wanted: str) -> Path:
+    pip = "/usr/bin/python3", "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"
+    command(*pip, "--dest", target, *wanted)
+    (wheel,) = target.glob("*.whl")
+    return wheel
 
 
 def grown(name: str, layers: Sequence[Path], script: str, given: Path | None = None) -> Path:

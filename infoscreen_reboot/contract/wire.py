@@ -74,12 +74,24 @@ def check(name: str, content: dict[str, Any], command_id: str | None = None) -> 
     """Hold `content` against the shipped schema `name`; ContractError names the first broken field and its rule."""
     errors = sorted(_validator(name).iter_errors(content), key=lambda error: [str(p) for p in error.path])
     if errors:
-        first = errors[0]
-        field = ".".join(str(p) for p in first.path)
-        if first.validator == "pattern":
-            raise ContractError(field, f"is not {first.schema['description']}", command_id)
-        rule = first.message if len(first.message) <= 200 else f"breaks the rule '{first.validator}'"
-        raise ContractError(field, rule, command_id)
+        raise ContractError(*_words(errors[0]), command_id)
+
+
+def _words(error: Any) -> tuple[str, str]:
+    """The field and the rule of what jsonschema found; a member that is missing or too much is the field itself."""
+    path = [str(part) for part in error.path]
+    match error.validator:
+        case "required":
+            missing = next(name for name in error.validator_value if name not in error.instance)
+            return ".".join([*path, missing]), "is missing"
+        case "additionalProperties":
+            extra = next(name for name in error.instance if name not in error.schema["properties"])
+            # Whoever chose this name may have meant it to break the line in which it is shown.
+            return ".".join([*path, ascii(extra)[1:-1][:64] or "''"]), "is not a member that is allowed"
+        case "pattern":
+            return ".".join(path), f"is not {error.schema['description']}"
+    is_short = len(error.message) <= 200
+    return ".".join(path), error.message if is_short else f"breaks the rule '{error.validator}'"
 
 
 def is_uuid(text: object) -> bool:
