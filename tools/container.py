@@ -211,8 +211,10 @@ class Container:
         ) as process:
             try:
                 output = process.communicate(timeout=timeout_s)[0].decode(errors="replace")
-            except BaseException:
+            except BaseException as error:
                 os.killpg(process.pid, signal.SIGKILL)
+                if isinstance(error, subprocess.TimeoutExpired):
+                    raise LabError(f"`{' '.join(args)}` did not end within {timeout_s:g} s on {self.name}") from error
                 raise
         if check and process.returncode != 0:
             raise LabError(f"`{' '.join(args)}` ended with {process.returncode} on {self.name}:\n{output[-3000:]}")

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from tools import lab
 from tools.machine import AGENT
-from tools.mischief import Ground
+from tools.mischief import Ground, has_netem
 from tools.plan import WEIGHTS, Plan, draw
 from tools.scratch import CACHE, LabError, sweep
 from tools.trial import Result, Trial, keep
@@ -164,6 +164,7 @@ def main() -> int:
     started = time.monotonic()
     try:
         lab.ensure_host()
+        print(f"a slow link is made by {'tc netem' if has_netem() else 'the witness: this kernel has no netem'}")
         campaign.play()
     except LabError as error:
         print(f"tools/faults: {error}", file=sys.stderr)

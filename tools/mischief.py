@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import random
 import shutil
 import subprocess
@@ -19,7 +20,7 @@ from tools.witness import PORT, Witness
 STATE = {"/var/lib/infoscreen-reboot": "agent", "/var/lib/infoscreen-reboot-helper": "helper"}
 CLOCK_FILE = "/etc/lab-clock"
 LOCKOUT_WINDOW_S = 8
-UPGRADE = "lab-upgrade.service"
+UPGRADE, DONE = "lab-upgrade.service", "/var/tmp/lab-upgraded"
 
 
 class Ground(Machine):
@@ -76,9 +77,20 @@ class Ground(Machine):
     def repair(self) -> None:
         """What takes a person: to finish a dpkg run that was cut off, to bring logind back to a bus that died."""
         if self.owes_dpkg:
-            self.run("sh", "-c", f"while systemctl is-active -q {UPGRADE}; do sleep 0.1; done")
-            self.run("dpkg", "-i", self.debs[0], timeout_s=120)
-            self.owes_dpkg = False
+            unit = f"{self.name}-repair"
+            wait = (
+                f"while systemctl is-active -q {UPGRADE}; do sleep 0.1; done; dpkg -i {self.debs[0]}; echo $? > {DONE}"
+            )
+            done = self.root / DONE[1:]
+            done.unlink(missing_ok=True)
+            # Not by run(): nobody of ours may be in there for that long.
+            self.run("systemd-run", "-q", "--no-block", "--collect", f"--unit={unit}", "sh", "-c", wait)
+            deadline = time.monotonic() + 60
+            while not done.exists() or not done.read_text():
+                if time.monotonic() > deadline or not self.is_running:
+                    raise LabError(f"cannot finish the upgrade of {self.name}")
+                time.sleep(0.05)
+            self.owes_dpkg = done.read_text() != "0\n"
         if self.owes_logind:
             # systemd 257's stays off the bus for ever; 252's ends and is started again.
             self.run("systemctl", "restart", "systemd-logind")
@@ -188,6 +200,19 @@ def slow(ground: Ground, chance: random.Random) -> Iterator[None]:
     if has_netem:
         netem(ground, "del")
     ground.witness.set(is_slow=False)
+
+
+def has_netem() -> bool:
+    """Whether the kernel can make a link slow."""
+    name = f"netem-{os.getpid()}"
+    command("ip", "netns", "add", name)
+    try:
+        command("tc", "-n", name, "qdisc", "add", "dev", "lo", "root", "netem", "delay", "1ms")
+    except LabError:
+        return False
+    finally:
+        command("ip", "netns", "del", name)
+    return True
 
 
 def netem(ground: Ground, verb: str, *what: str) -> bool:

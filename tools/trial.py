@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import re
+import sqlite3
 import threading
 import time
 import uuid
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -31,6 +33,8 @@ MOMENT_S = 4.0
 HEALTHY_S = 120.0
 # What is still under way when the agent is at rest: the listener's reconnect, TCP's own back-off after a cut.
 UNDER_WAY_S, FORGOTTEN_S, KEEP_ALIVE_S = 12.0, 2.5, 60.0
+# An upgrade that was cut off may have left no agent at all.
+UNREPAIRED_S = 8.0
 HELPER_LINE = re.compile(r"infoscreen-reboot-helper\[\d+\]: (?:Reboot|Shutdown) ([0-9a-f-]{36}) by [^:]*: (.*)")
 ENDS = {REBOOTED: "rebooted", POWERED_OFF: "powered off"}
 ALWAYS = {"completed", "busy", "lockout"}
@@ -41,7 +45,7 @@ EXCUSES = {
     "disk_full": {"not_rebooted", "interrupted", "helper_failed", "helper_unavailable", "execution_timeout"},
     "disk_read_only": {"not_rebooted", "interrupted", "helper_failed", "helper_unavailable", "execution_timeout"},
     "upgraded": {"not_rebooted", "interrupted", "helper_failed", "helper_unavailable", "execution_timeout"},
-    "helper_killed": {"execution_timeout", "helper_unavailable", "not_rebooted"},
+    "helper_killed": {"execution_timeout"},
     "dbus_killed": {"execution_timeout", "helper_unavailable", "helper_failed", "not_authorized", "interrupted"},
     "clock_jumps": {"expired", "not_yet_valid"},
 }
@@ -188,31 +192,38 @@ class Trial:
     def _settle(self) -> dict[str, Any]:
         """Until machine and agent are at rest, and nothing more can come; what the client says of itself then."""
         state: dict[str, Any] = {}
-        deadline, patience_s = time.monotonic() + HEALTHY_S, UNDER_WAY_S
         faults = {trouble.fault for trouble in self.plan.troubles}
-        if "half_open" in faults:
-            patience_s = KEEP_ALIVE_S
-        elif self._broker_forgot():
-            patience_s = FORGOTTEN_S
-        at_rest_since = None
-        while time.monotonic() < deadline:
-            with suppress(LabError, OSError, ValueError):
+        patience_s = KEEP_ALIVE_S if "half_open" in faults else FORGOTTEN_S if self._broker_forgot() else UNDER_WAY_S
+        started, at_rest_since = time.monotonic(), math.inf
+        while (now := time.monotonic()) < started + HEALTHY_S:
+            with suppress(LabError, OSError, ValueError, sqlite3.Error):
                 if not self.ground.is_running:
                     self.ground.boot()
                 self.ground.wait_booted()
-                self.ground.repair()
-                while not self._is_over(self.orders) and at_rest_since is None and time.monotonic() < deadline - 100:
-                    time.sleep(0.05)
-                state = json.loads(self.ground.run("infoscreen-reboot", "status", "--json"))
-                if not self._ailments(state):
-                    at_rest_since = at_rest_since or time.monotonic()
-                    if self._is_over(self.orders) or time.monotonic() - at_rest_since > patience_s:
+                at_rest_since = min(at_rest_since, now) if self._is_at_rest() else math.inf
+                is_over = at_rest_since < now - (0 if self._is_over(self.orders) else patience_s)
+                if is_over or now > started + UNREPAIRED_S:
+                    self.ground.repair()
+                # Nobody may be inside while the machine goes down: so it is asked when it has no reason to any more.
+                if is_over:
+                    state = json.loads(self.ground.run("infoscreen-reboot", "status", "--json"))
+                    if not (ailments := self._ailments(state)):
                         return state
-                else:
-                    self.waited_for = self._ailments(state)
-                    at_rest_since = None
-            time.sleep(0.2)
+                    self.waited_for = ailments
+            time.sleep(0.1)
         return state
+
+    def _is_at_rest(self) -> bool:
+        """As far as can be seen without a process in the machine."""
+        with closing(sqlite3.connect(f"file:{self.ground.disk}/agent/journal.sqlite3?mode=ro", uri=True)) as journal:
+            count = "SELECT (SELECT count(*) FROM outbox) + count(*) FROM command"
+            (left,) = journal.execute(f"{count} WHERE state NOT IN ('completed', 'failed')").fetchone()
+        return left == 0 and self._is_online()
+
+    def _is_online(self) -> bool:
+        """By the last status that the controller heard."""
+        told = [message.json for message in self.ground.broker.on(self.ground.topic("status")) if message.payload]
+        return (told[-1]["state"], told[-1]["boot_id"]) == ("online", self.ground.boot_id)
 
     def _broker_forgot(self) -> bool:
         return any(trouble.fault in ("broker_killed", "broker_forgets") for trouble in self.plan.troubles)
@@ -228,9 +239,8 @@ class Trial:
         if state["outbox"]:
             found.append(f"{state['outbox']} messages wait in the outbox")
         found += (f"{c['command_id']} is {c['state']}" for c in state["commands"] if c["state"] not in TERMINAL)
-        last = [message.json for message in ground.broker.on(ground.topic("status")) if message.payload][-1]
-        if (last["state"], last["boot_id"]) != ("online", ground.boot_id):
-            found.append(f"the last status is {last['state']} ({last['reason']}) of boot {last['boot_id']}")
+        if not self._is_online():
+            found.append("the last status heard is not online in this boot")
         # By the witness: at QoS 0 it is lost when it comes before the listener is back.
         told = (p.payload for p in ground.witness.passed if p.topic == ground.topic("health"))
         if not any(ground.boot_id.encode() in payload for payload in told):

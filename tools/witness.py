@@ -119,6 +119,7 @@ class Witness:
         self._thread.join()
 
     def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
         try:
             with Path("/run/netns", self._network).open() as network:
                 libc = ctypes.CDLL(None, use_errno=True)
