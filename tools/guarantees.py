@@ -189,4 +189,8 @@ def _proof(evidence: Evidence, order: Order, contents: list[Ack]) -> Iterator[st
 
 def _firsts(acks: Iterable[Ack], command_id: str) -> list[Ack]:
     """Each content once, in the order of its first coming."""
-    return list({ack.payload: ack for ack in reversed([*acks]) if ack.command_id == command_id}.values())[::-1]
+    firsts: dict[bytes, Ack] = {}
+    for ack in acks:
+        if ack.command_id == command_id:
+            firsts.setdefault(ack.payload, ack)
+    return list(firsts.values())
