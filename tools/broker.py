@@ -82,6 +82,15 @@ class Broker:
             self._process.wait(10)
             self._process = None
 
+    def kill(self, forget: bool = False) -> None:
+        """SIGKILL: what it had not written to its state file is lost; with `forget` that file is lost as well."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait(10)
+            self._process = None
+        if forget:
+            (self.directory / "mosquitto.db").unlink(missing_ok=True)
+
     def log(self) -> str:
         path = self.directory / "mosquitto.log"
         return path.read_text(errors="replace") if path.exists() else ""

@@ -221,6 +221,15 @@ def larder(suite: str, deb: Path, base: Path | None = None) -> Path:
     return grown(name, [base], script, deb)
 
 
+def layer_of_faketime(suite: str) -> Path:
+    """The library that lets a process see another wall clock; dpkg does not know that it is there."""
+    base = machine_root(suite)
+    fetch = "apt-get -q update; cd /var/tmp; apt-get -q download libfaketime; dpkg-deb -x libfaketime_*.deb /"
+    # dpkg-deb gives the root directory the package's age.
+    script = f"{fetch}; rm libfaketime_*.deb; rm -rf /var/lib/apt/lists/*; touch /"
+    return grown(f"faketime-{suite}-{digest(base.name.encode(), script.encode())}", [base], script)
+
+
 def layers_of_testbed(suite: str, deb: Path) -> list[Path]:
     """A machine that others drive by ssh, and whose apt is content without a network: all it fetches lies in /repo."""
     below = [larder(suite, deb), machine_root(suite)]
