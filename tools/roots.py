@@ -29,7 +29,7 @@ UNUSED_LAYERS_GO_AFTER_S = 3 * 86400
 WORKSHOP_PACKAGES = (
     "build-essential dbus debhelper dh-python dpkg-dev fakeroot libxml2-utils lintian man-db mandoc mosquitto"
     " mosquitto-clients openssl polkitd python3 python3-all python3-dbus-next python3-dbusmock python3-jsonschema"
-    " python3-paho-mqtt python3-pytest python3-setuptools python3-stdeb python3-systemd python3-yaml systemd"
+    " python3-paho-mqtt python3-pytest python3-setuptools python3-stdeb python3-systemd python3-yaml strace systemd"
 ).split()
 WORKSHOP_HOOKS = (
     'chroot "$1" useradd --create-home --uid 1000 builder',

@@ -16,7 +16,7 @@ from tests.system.conftest import (
     pytest_runtest_setup,
     suite,
 )
-from tools.bench import Bench
+from tools.packaging import Bench
 from tools.machine import Machine
 from tools.roots import layers_of_testbed
 

@@ -12,7 +12,7 @@ import pytest
 
 from tests.system.story import DONE, refused, story, unit
 from tools import lab
-from tools.bench import Bench
+from tools.packaging import Bench
 from tools.machine import AGENT, Machine
 from tools.scratch import LabError
 
