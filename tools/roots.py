@@ -24,6 +24,12 @@ log = logging.getLogger("lab")
 MIRROR = os.environ.get("INFOSCREEN_MIRROR", "http://deb.debian.org/debian").rstrip("/")
 KEYS = "signed-by=/usr/share/keyrings/debian-archive-keyring.gpg"
 RUFF = "0.8.6"
+# What tools/bench measures us against, with the versions of all that its speed and memory hang on.
+PEERS = {
+    "systemctl-mqtt": "systemctl-mqtt==3.0.0 aiomqtt==2.5.1 jeepney==0.9.0 paho-mqtt==2.2.0",
+    "lnxlink": "lnxlink==2026.10.0 aiohttp==3.14.5 jeepney==0.9.0 paho-mqtt==2.2.0 psutil==7.2.2 requests==2.34.2",
+}
+PYTHON = {"bookworm": "3.11", "trixie": "3.13"}
 UNUSED_LAYERS_GO_AFTER_S = 3 * 86400
 
 WORKSHOP_PACKAGES = (
@@ -166,6 +172,23 @@ def _ruff() -> Path:
         (target / "ruff").chmod(0o755)
 
     return layer(f"ruff-{platform.machine()}-{RUFF}", make) / "ruff"
+
+
+def peers(suite: str) -> list[Path]:
+    """The layers with each of PEERS under /opt/peers, compiled by the suite's Python as Debian's own modules are."""
+
+    def make(target: Path) -> None:
+        pip = "/usr/bin/python3", "-m", "pip", "install", "--quiet", "--no-compile", "--only-binary=:all:"
+        for name, wanted in PEERS.items():
+            place = "--target", target / "opt/peers" / name, "--implementation=cp", "--python-version", PYTHON[suite]
+            command(*pip, *place, *wanted.split())
+
+    name = f"{suite}-{platform.machine()}-{digest(json.dumps(PEERS).encode())}"
+    files = layer(f"peers-{name}", make)
+    base = workshop_root(suite)
+    compiled = digest(base.name.encode(), name.encode())
+    script = "python3 -m compileall -q /opt/peers || true"
+    return [grown(f"compiled-{suite}-{compiled}", [files, base], script), files]
 
 
 def grown(name: str, layers: Sequence[Path], script: str, given: Path | None = None) -> Path:
