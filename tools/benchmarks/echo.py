@@ -13,6 +13,10 @@ from typing import Any
 import paho.mqtt.client as paho
 
 
+def without_delay(_client: Any, _userdata: Any, sock: Any) -> None:
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
 def main(port: str, source: str, target: str, database: str = "") -> None:
     db = sqlite3.connect(database, isolation_level=None) if database else None
     if db is not None:
@@ -29,7 +33,7 @@ def main(port: str, source: str, target: str, database: str = "") -> None:
     if hasattr(paho, "CallbackAPIVersion"):
         options["callback_api_version"] = paho.CallbackAPIVersion.VERSION2
     client = paho.Client(client_id=target.replace("/", "-"), **options)
-    client.on_socket_open = lambda _client, _userdata, sock: sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    client.on_socket_open = without_delay
     client.on_connect = lambda client, *_: client.subscribe(source, qos=1)
     client.on_message = on_message
     client.connect("127.0.0.1", int(port))

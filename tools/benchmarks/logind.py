@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 
-from tools.benchmarks.driver import driving
+from tools.benchmarks.driver import Driver, driving
 from tools.benchmarks.stage import ACKS, COMMANDS, Stage, command
 
 Samples = dict[str, list[float]]
@@ -29,8 +29,11 @@ def called(stage: Stage, rounds: int) -> Samples:
                 if number >= 0:
                     samples[name].append((called_at - at) * 1e3)
                 if name == "agent":
-                    mark = command_id.encode()
-                    end = driver.await_one(lambda heard, mark=mark: mark in heard.payload and b'"failed"' in heard.payload)
-                    assert b"helper_failed" in end.payload, end
+                    _await_failure(driver, command_id.encode())
                 time.sleep(0.1)
     return samples
+
+
+def _await_failure(driver: Driver, command_id: bytes) -> None:
+    end = driver.await_one(lambda heard: command_id in heard.payload and b'"status":"failed"' in heard.payload)
+    assert b"helper_failed" in end.payload, end

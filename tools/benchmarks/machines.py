@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import statistics
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,16 +34,19 @@ from dbus_next.aio.message_bus import MessageBus
 from dbus_next.constants import BusType
 from dbus_next.message import Message
 from dbus_next.signature import Variant
+
+POLKIT = "org.freedesktop.PolicyKit1", "/org/freedesktop/PolicyKit1/Authority", "org.freedesktop.PolicyKit1.Authority"
+
 async def main():
     bus = await MessageBus(bus_type=BusType.SYSTEM).connect()
-    about = [["system-bus-name", {"name": Variant("s", bus.unique_name)}], "org.infoscreen.reboothelper1.reboot", {}, 0, ""]
+    who = ["system-bus-name", {"name": Variant("s", bus.unique_name)}]
+    question = [who, "org.infoscreen.reboothelper1.reboot", {}, 0, ""]
     for _ in range(int(sys.argv[1])):
-        call = Message("org.freedesktop.PolicyKit1", "/org/freedesktop/PolicyKit1/Authority",
-                       "org.freedesktop.PolicyKit1.Authority", "CheckAuthorization", signature="(sa{sv})sa{ss}us", body=about)
         at = time.perf_counter()
-        await bus.call(call)
+        await bus.call(Message(*POLKIT, "CheckAuthorization", signature="(sa{sv})sa{ss}us", body=question))
         print((time.perf_counter() - at) * 1e3)
         await asyncio.sleep(0.05)
+
 asyncio.run(main())
 """
 PEERS = "/opt/peers"
@@ -114,7 +116,7 @@ def _refusal(machine: Machine) -> float:
 
 
 def idle(suite: str, deb: Path, quick: bool) -> Samples:
-    """Of each: memory in MB, and milliseconds of CPU a minute and wake-ups a second, at the same time on one machine."""
+    """Of each: memory in MB, milliseconds of CPU a minute, wake-ups a second; all at once on one machine."""
     idle_s = 30 if quick else 240
     with _machine(suite, deb) as machine:
         _start_peers(machine)
@@ -140,11 +142,10 @@ def _start_peers(machine: Machine) -> None:
     machine.run("env", f"PYTHONPATH={PEERS}/lnxlink", "python3", "-c", CONFIGURE_LNXLINK)
     run = "systemd-run", "--quiet"
     machine.run(*run, "--unit=libraries", "python3", "-I", "-c", LIBRARIES)
-    options = "--mqtt-host=127.0.0.1", "--mqtt-disable-tls"
-    program = "python3", f"{PEERS}/systemctl-mqtt/bin/systemctl-mqtt", *options
-    machine.run(*run, "--unit=systemctl-mqtt", f"--setenv=PYTHONPATH={PEERS}/systemctl-mqtt", *program)
-    program = "python3", f"{PEERS}/lnxlink/bin/lnxlink", "--ignore-systemd", "--config", LNXLINK
-    machine.run(*run, "--unit=lnxlink", f"--setenv=PYTHONPATH={PEERS}/lnxlink", *program)
+    program = [f"{PEERS}/systemctl-mqtt/bin/systemctl-mqtt", "--mqtt-host=127.0.0.1", "--mqtt-disable-tls"]
+    machine.run(*run, "--unit=systemctl-mqtt", f"--setenv=PYTHONPATH={PEERS}/systemctl-mqtt", "python3", *program)
+    program = [f"{PEERS}/lnxlink/bin/lnxlink", "--ignore-systemd", "--config", LNXLINK]
+    machine.run(*run, "--unit=lnxlink", f"--setenv=PYTHONPATH={PEERS}/lnxlink", "python3", *program)
 
 
 def _group(machine: Machine, unit: str) -> Path:
@@ -192,10 +193,7 @@ def size(suite: str, deb: Path, _quick: bool) -> Samples:
                 scratch.popen(*scratch.nspawn("--as-pid2", "--private-network", *apt), output=output).wait()
             told = log.read_text(errors="replace")
             samples[f"packages {name}"] = [float(re.findall(r"(\d+) newly installed", told)[0])]
-            number, unit = re.findall(r"([\d.,]+) ([kMG]?)B (?:of additional|/)", told.partition("fter this")[2] or told)[-1]
+            used = re.findall(r"([\d.,]+) ([kMG]?)B of additional|Space needed: ([\d.,]+) ([kMG]?)B", told)
+            number, unit = [part for part in used[0] if part]
             samples[f"MB {name}"] = [float(number.replace(",", "")) * {"k": 1e-3, "M": 1, "G": 1e3}[unit]]
     return samples
-
-
-def median(values: list[float]) -> float:
-    return statistics.median(values)

@@ -1,4 +1,4 @@
-"""What the measured programs stand on, inside a workshop: a broker, a system bus with fakes, and where their words go."""
+"""What measured programs stand on, inside a workshop: a broker, a system bus with fakes, and where their words go."""
 
 from __future__ import annotations
 
