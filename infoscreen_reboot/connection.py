@@ -205,12 +205,18 @@ class Connection:
 
     async def publish(self, message: Message) -> None:
         """Until PUBACK (QoS 1) or written to the socket (QoS 0); raises NotDelivered."""
+        await self.send(message)
+
+    def send(self, message: Message) -> asyncio.Future[Any]:
+        """What publish() waits for; the message is out, or in the socket's queue, when this returns."""
         if self.closed.done():
             raise NotDelivered("not connected")
         info = self._client.publish(message.topic, message.payload, message.qos, message.retain)
         if info.rc != paho.MQTT_ERR_SUCCESS:
             raise NotDelivered(paho.error_string(info.rc))
-        await self._expect(f"puback {info.mid}")
+        answer = self._expect(f"puback {info.mid}")
+        self._write()
+        return answer
 
     def tick(self) -> None:
         """Keep-alive; to be called a few times in keep_alive_s."""
@@ -309,6 +315,12 @@ class Connection:
             self._drive(self._client.loop_read)
             sock = None if self._fd is None else self._client.socket()
             more = isinstance(sock, ssl.SSLSocket) and sock.pending() > 0
+        self._write()
+
+    def _write(self) -> None:
+        """What paho has queued goes out now: by the loop it would go behind all work that is waiting already."""
+        if self._fd is not None and self._client.want_write():
+            self._drive(self._client.loop_write)
 
     def _drive(self, step: Callable[[], int], reason: str = _CLOSED) -> None:
         """Lets paho do a step; where paho finds the connection lost it closes the socket itself."""

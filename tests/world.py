@@ -377,7 +377,10 @@ class Life:
             self.take_delivery()
             await asyncio.sleep(0.25)
 
-    async def publish(self, message: Message) -> None:
+    def send(self, message: Message) -> asyncio.Future[None]:
+        return asyncio.ensure_future(self._deliver(message))
+
+    async def _deliver(self, message: Message) -> None:
         self.world.point()
         async with self._line:
             await asyncio.sleep(0.001)

@@ -25,6 +25,11 @@ MIRROR = os.environ.get("INFOSCREEN_MIRROR", "http://deb.debian.org/debian").rst
 KEYS = "signed-by=/usr/share/keyrings/debian-archive-keyring.gpg"
 RUFF = "0.8.6"
 ATHERIS = "3.0.0"
+# What tools/bench measures us against, with the versions of all that its speed and memory hang on.
+PEERS = {
+    "systemctl-mqtt": "systemctl-mqtt==3.0.0 aiomqtt==2.5.1 jeepney==0.9.0 paho-mqtt==2.2.0",
+    "lnxlink": "lnxlink==2026.10.0 aiohttp==3.14.5 jeepney==0.9.0 paho-mqtt==2.2.0 psutil==7.2.2 requests==2.34.2",
+}
 PYTHON = {"bookworm": "3.11", "trixie": "3.13"}
 UNUSED_LAYERS_GO_AFTER_S = 3 * 86400
 
@@ -32,7 +37,7 @@ WORKSHOP_PACKAGES = (
     "build-essential dbus debhelper dh-python dpkg-dev fakeroot libxml2-utils lintian man-db mandoc mosquitto"
     " mosquitto-clients openssl polkitd python3 python3-all python3-cryptography python3-dbus-next"
     " python3-dbusmock python3-hypothesis python3-jsonschema python3-paho-mqtt python3-pytest"
-    " python3-setuptools python3-stdeb python3-systemd python3-yaml systemd"
+    " python3-setuptools python3-stdeb python3-systemd python3-yaml strace systemd"
 ).split()
 WORKSHOP_HOOKS = (
     'chroot "$1" useradd --create-home --uid 1000 builder',
@@ -187,6 +192,23 @@ def _wheel(target: Path, *wanted: str) -> Path:
     command(*pip, "--dest", target, *wanted)
     (wheel,) = target.glob("*.whl")
     return wheel
+
+
+def peers(suite: str) -> list[Path]:
+    """The layers with each of PEERS under /opt/peers, compiled by the suite's Python as Debian's own modules are."""
+
+    def make(target: Path) -> None:
+        pip = "/usr/bin/python3", "-m", "pip", "install", "--quiet", "--no-compile", "--only-binary=:all:"
+        for name, wanted in PEERS.items():
+            place = "--target", target / "opt/peers" / name, "--implementation=cp", "--python-version", PYTHON[suite]
+            command(*pip, *place, *wanted.split())
+
+    name = f"{suite}-{platform.machine()}-{digest(json.dumps(PEERS).encode())}"
+    files = layer(f"peers-{name}", make)
+    base = workshop_root(suite)
+    compiled = digest(base.name.encode(), name.encode())
+    script = "python3 -m compileall -q /opt/peers || true"
+    return [grown(f"compiled-{suite}-{compiled}", [files, base], script), files]
 
 
 def grown(name: str, layers: Sequence[Path], script: str, given: Path | None = None) -> Path:

@@ -30,6 +30,8 @@ JOURNAL_NAME = "journal.sqlite3"
 NOT_RUNNING_NAME = "not-running-in"  # written by ExecStopPost= of the unit
 # The session's own timer runs at least every 10 s, be the broker there or not.
 _SESSION_STALE_S = 30.0
+# Changes come in bursts, and each counts the outbox anew.
+_STATUS_AT_MOST_EVERY_S = 0.2
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +59,7 @@ class Service:
         topics = Topics(settings.client_uuid)
         status = StatusWriter(settings.client_uuid, clock)
         self._journal = journal
+        self._changed = asyncio.Event()
         self._executor = settings.executor
         self._address = f"{settings.broker.host}:{settings.broker.port}"
         self._session = Session(
@@ -100,6 +103,7 @@ class Service:
                 tasks.create_task(self._monitor.run(), name="monitor"),
                 tasks.create_task(self._monitor.report_boot(), name="boot report"),
                 tasks.create_task(self._keep_alive(), name="keep-alive"),
+                tasks.create_task(self._keep_status(), name="status"),
             ]
             # Every part has had its first turn when this one comes round: the first connection attempt is under way.
             await asyncio.sleep(0)
@@ -132,8 +136,15 @@ class Service:
         return True
 
     def _on_change(self) -> None:
-        self._say_status()
         self._monitor.nudge()
+        self._changed.set()
+
+    async def _keep_status(self) -> None:
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            self._say_status()
+            await asyncio.sleep(_STATUS_AT_MOST_EVERY_S)
 
     def _say_status(self) -> None:
         """One line for `systemctl status`: what we wait for, in an operator's words."""

@@ -1,5 +1,6 @@
 """What the agent needs of the world, and the words in which the world answers."""
 
+import asyncio
 from datetime import datetime
 from enum import Enum
 from typing import Protocol
@@ -74,8 +75,8 @@ class Signatures(Protocol):
 class Post(Protocol):
     """The way to the broker: `mqtt.Session`."""
 
-    async def publish(self, message: Message) -> None:
-        """Returns on the broker's PUBACK. Raises NotDelivered."""
+    def send(self, message: Message) -> asyncio.Future[None]:
+        """Out when this returns, and done on the broker's PUBACK. Raises NotDelivered, now or then."""
 
     async def wait_connected(self) -> None: ...
 
