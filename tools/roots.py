@@ -25,14 +25,19 @@ MIRROR = os.environ.get("INFOSCREEN_MIRROR", "http://deb.debian.org/debian").rst
 KEYS = "signed-by=/usr/share/keyrings/debian-archive-keyring.gpg"
 RUFF = "0.8.6"
 ATHERIS = "3.0.0"
+# What tools/bench measures us against, with the versions of all that its speed and memory hang on.
+PEERS = {
+    "systemctl-mqtt": "systemctl-mqtt==3.0.0 aiomqtt==2.5.1 jeepney==0.9.0 paho-mqtt==2.2.0",
+    "lnxlink": "lnxlink==2026.10.0 aiohttp==3.14.5 jeepney==0.9.0 paho-mqtt==2.2.0 psutil==7.2.2 requests==2.34.2",
+}
 PYTHON = {"bookworm": "3.11", "trixie": "3.13"}
 UNUSED_LAYERS_GO_AFTER_S = 3 * 86400
 
 WORKSHOP_PACKAGES = (
     "build-essential dbus debhelper dh-python dpkg-dev fakeroot libxml2-utils lintian man-db mandoc mosquitto"
-    " mosquitto-clients openssl polkitd python3 python3-all python3-dbus-next python3-dbusmock python3-hypothesis"
-    " python3-jsonschema python3-paho-mqtt python3-pytest python3-setuptools python3-stdeb python3-systemd"
-    " python3-yaml systemd"
+    " mosquitto-clients openssl polkitd python3 python3-all python3-cryptography python3-dbus-next"
+    " python3-dbusmock python3-hypothesis python3-jsonschema python3-paho-mqtt python3-pytest"
+    " python3-setuptools python3-stdeb python3-systemd python3-yaml strace systemd"
 ).split()
 WORKSHOP_HOOKS = (
     'chroot "$1" useradd --create-home --uid 1000 builder',
@@ -189,6 +194,23 @@ def _wheel(target: Path, *wanted: str) -> Path:
     return wheel
 
 
+def peers(suite: str) -> list[Path]:
+    """The layers with each of PEERS under /opt/peers, compiled by the suite's Python as Debian's own modules are."""
+
+    def make(target: Path) -> None:
+        pip = "/usr/bin/python3", "-m", "pip", "install", "--quiet", "--no-compile", "--only-binary=:all:"
+        for name, wanted in PEERS.items():
+            place = "--target", target / "opt/peers" / name, "--implementation=cp", "--python-version", PYTHON[suite]
+            command(*pip, *place, *wanted.split())
+
+    name = f"{suite}-{platform.machine()}-{digest(json.dumps(PEERS).encode())}"
+    files = layer(f"peers-{name}", make)
+    base = workshop_root(suite)
+    compiled = digest(base.name.encode(), name.encode())
+    script = "python3 -m compileall -q /opt/peers || true"
+    return [grown(f"compiled-{suite}-{compiled}", [files, base], script), files]
+
+
 def grown(name: str, layers: Sequence[Path], script: str, given: Path | None = None) -> Path:
     """The layer of what root's shell wrote on those layers, with the host's network; `given` is /var/tmp/given.deb."""
 
@@ -219,6 +241,15 @@ def larder(suite: str, deb: Path, base: Path | None = None) -> Path:
     script = "apt-get -q update; apt-get -qy install --download-only /var/tmp/given.deb"
     name = f"larder-{suite}-{digest(base.name.encode(), depends.encode())}"
     return grown(name, [base], script, deb)
+
+
+def layer_of_faketime(suite: str) -> Path:
+    """The library that lets a process see another wall clock; dpkg does not know that it is there."""
+    base = machine_root(suite)
+    fetch = "apt-get -q update; cd /var/tmp; apt-get -q download libfaketime; dpkg-deb -x libfaketime_*.deb /"
+    # dpkg-deb gives the root directory the package's age.
+    script = f"{fetch}; rm libfaketime_*.deb; rm -rf /var/lib/apt/lists/*; touch /"
+    return grown(f"faketime-{suite}-{digest(base.name.encode(), script.encode())}", [base], script)
 
 
 def layers_of_testbed(suite: str, deb: Path) -> list[Path]:

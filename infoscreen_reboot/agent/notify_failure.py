@@ -7,6 +7,7 @@ import logging
 import math
 import os
 import random
+import re
 import signal
 import subprocess
 import uuid
@@ -25,6 +26,8 @@ from systemd.daemon import notify
 # A unit that is restarted again and again is up, or down, for a moment now and then.
 LOOK_AGAIN_S, STEADY_S = 2.0, 10.0
 _ASK_TIMEOUT_S = 10
+# PID 1 logs a line of the settings that it cannot use with what stands in it, `export MQTT_PASSWORD_BROKER=…` say.
+_TOLD_BY_PID_1 = re.compile("(invalid environment assignment '[^=]*=|invalid UTF-8 value for key [^:]*: ).*")
 _SHOWN = "ActiveState,Result,ExecMainCode,ExecMainStatus,NRestarts,InvocationID"
 
 logger = logging.getLogger(__name__)
@@ -72,7 +75,10 @@ def _number(text: str) -> int | None:
 
 
 class Notifier:
-    """Has one unit's alert delivered. `ask` runs a command and gives its output, `send` raises NotDelivered."""
+    """Has one unit's alert delivered. `ask` runs a command and gives its output, `send` raises NotDelivered.
+
+    The `secret` is not passed on, whoever logged it.
+    """
 
     def __init__(
         self,
@@ -82,6 +88,7 @@ class Notifier:
         alerts: Alerts,
         ask: Callable[..., str],
         send: Callable[[Message], Awaitable[None]],
+        secret: str | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._unit = unit
@@ -90,6 +97,7 @@ class Notifier:
         self._alerts = alerts
         self._ask = ask
         self._send = send
+        self._secret = secret
         self._sleep = sleep
         self._alert: Alert | None = None
         self._trouble = ""
@@ -160,7 +168,12 @@ class Notifier:
         boot_id = f"--boot={self._boot_id.replace('-', '')}"
         what = boot_id, f"--unit={self._unit}", f"--lines={MAX_LOG_LINES}"
         lines = self._ask("journalctl", "--quiet", "--no-pager", "--output=cat", *what).split("\n")
-        return tuple([line for line in lines if line.strip()][-MAX_LOG_LINES:])
+        return tuple([self._fit_to_be_seen(line) for line in lines if line.strip()][-MAX_LOG_LINES:])
+
+    def _fit_to_be_seen(self, line: str) -> str:
+        """Who reads alerts need not be one who may read the journal."""
+        line = _TOLD_BY_PID_1.sub(r"\1(left out)", line)
+        return line.replace(self._secret, "(left out)") if self._secret else line
 
     def _keep(self, alert: Alert) -> None:
         try:
@@ -223,6 +236,7 @@ def main(argv: list[str] | None = None) -> int:
     # More than one notifier may be at work, and the broker lets each client id in only once.
     client_id = f"infoscreen-{client_uuid}-alert-{os.getpid()}"
     deliver = functools.partial(send, broker, client_id)
-    alerts = Alerts.of(os.environ)
-    asyncio.run(Notifier(arguments.unit, client_uuid, str(arguments.boot_id), alerts, ask, deliver).run())
+    boot_id, alerts = str(arguments.boot_id), Alerts.of(os.environ)
+    notifier = Notifier(arguments.unit, client_uuid, boot_id, alerts, ask, deliver, broker.password)
+    asyncio.run(notifier.run())
     return 0

@@ -62,7 +62,8 @@ def as_agent(option: str) -> list[str]:
     properties += [f"LoadCredential={name}:{path}" for name, path in _unit_property("LoadCredential")]
     properties += [f"LoadCredentialEncrypted={n}:{path}" for n, path in _unit_property("LoadCredentialEncrypted")]
     words = [f"--setenv={assignment}" for assignment in _unit_property("Environment")]
-    words += [f"--property={line}" for line in (*properties, f"RuntimeMaxSec={_PROBE_TIMEOUT_S}")]
+    properties += [f"RuntimeMaxSec={_PROBE_TIMEOUT_S}", "LimitCORE=0"]
+    words += [f"--property={line}" for line in properties]
     return ["systemd-run", "--quiet", "--wait", "--pipe", "--collect", *words, "--", _PROGRAM, option]
 
 

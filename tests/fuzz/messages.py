@@ -281,6 +281,9 @@ async def _lie(packets: int, rng: random.Random, outcome: Outcome) -> None:
         try:
             hello = await reader.read(2000)
             is_5 = hello[8:9] == b"\x05"
+            if is_5 and rng.random() < 0.3:
+                writer.write(b"\x20\x02\x00\x01")  # knows no MQTT 5: the next connection is in 3.1.1
+                return
             if rng.random() < 0.9:
                 writer.write(b"\x20\x03\x00\x00\x00" if is_5 else b"\x20\x02\x00\x00")
             if rng.random() < 0.5:

@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.broker.conftest import Authority
 from tests.system.story import start
 from tools import lab
 from tools.machine import AGENT, HELPER, Machine, bare_machine
 
 MACHINES = pytest.StashKey[list[Machine]]()
+TLS_PORT = 8883
+CA = "/etc/infoscreen-reboot/ca.pem"
+# Beside the lab's own listener: one as a fleet has it.
+LISTENER = """\
+listener {port} 127.0.0.1
+allow_anonymous false
+password_file {folder}/users
+acl_file {folder}/rights
+certfile {certificate}
+keyfile {key}
+"""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -45,6 +58,36 @@ def parked(suite: str, deb: Path, request: pytest.FixtureRequest) -> Iterator[Ma
 @pytest.fixture
 def machine(parked: Machine) -> Machine:
     """The same, booted and its agent online."""
+    start(parked)
+    return parked
+
+
+@pytest.fixture
+def secured(parked: Machine, tmp_path: Path) -> Machine:
+    """A machine whose broker wants TLS, a password and rights; `stranger` may log in and no more."""
+    parked.broker.stop()
+    authority = Authority(tmp_path)
+    identity = authority.issue("broker", "DNS:broker.example,IP:127.0.0.1")
+    for user in ("screen", "stranger"):
+        new = [] if user == "stranger" else ["-c"]
+        subprocess.run(["mosquitto_passwd", "-b", *new, tmp_path / "users", user, f"{user}-opens-sesame"], check=True)
+    (tmp_path / "rights").write_text(f"user screen\ntopic readwrite infoscreen/{parked.uuid}/#\n")
+    listener = LISTENER.format(port=TLS_PORT, folder=tmp_path, certificate=identity.certificate, key=identity.key)
+    configuration = parked.broker.configuration
+    configuration.write_text(f"per_listener_settings true\n{configuration.read_text()}{listener}")
+    parked.broker.start()
+    parked.write("/etc/hosts", "127.0.0.1 broker.example other.example\n")
+    parked.write(CA, authority.certificate.read_text())
+    other = tmp_path / "other"
+    other.mkdir()
+    parked.write(f"{CA}.other", Authority(other).certificate.read_text())
+    parked.configure(
+        MQTT_TLS="yes",
+        MQTT_BROKER="broker.example",
+        MQTT_TLS_CA=CA,
+        MQTT_USER="screen",
+        MQTT_PASSWORD_BROKER="screen-opens-sesame",
+    )
     start(parked)
     return parked
 

@@ -20,6 +20,7 @@ from infoscreen_reboot.contract.topics import Topics
 from tests.world import CLIENT
 
 BOOT = "0f8fad5b-d9cb-469f-a165-70867728950e"
+SECRET = "open sesame"
 UNIT = r"player-wall@left\x2d1.service"
 FAILED = {
     "ActiveState": "failed",
@@ -55,7 +56,7 @@ class Desk:
         self.sent: list[Message] = []
         self.slept_s = 0.0
         self._answers = list(answers)
-        self.notifier = Notifier(UNIT, CLIENT, BOOT, self.alerts, systemd, self._send, self._sleep)
+        self.notifier = Notifier(UNIT, CLIENT, BOOT, self.alerts, systemd, self._send, SECRET, self._sleep)
         self.on_send: Callable[[], object] = lambda: None
 
     async def _send(self, message: Message) -> None:
@@ -95,6 +96,20 @@ def test_an_alert_says_what_systemd_knows_and_the_last_words_of_the_unit(tmp_pat
     (message,) = desk.sent
     assert (message.topic, message.qos, message.retain) == (Topics(CLIENT).service_failed, 1, True)
     assert all(UNIT in word for command in systemd.asked for word in command if "player" in word)
+
+
+def test_what_the_log_has_of_a_password_is_left_out(tmp_path: Path) -> None:
+    systemd = Systemd(FAILED)
+    told = "player: cannot log in with open sesame, bad password"
+    slip = "u.service: Ignoring invalid environment assignment 'export MQTT_PASSWORD_BROKER=other=secret': /etc/50.env"
+    umlaut = "/etc/50.env:2: invalid UTF-8 value for key MQTT_PASSWORD_BROKER: 'caf?', ignoring."
+    systemd.log = f"{told}\n{slip}\n{umlaut}\n"
+    (alert,) = Desk(systemd, tmp_path).run()
+    assert alert["last_log_lines"] == [
+        "player: cannot log in with (left out), bad password",
+        "u.service: Ignoring invalid environment assignment 'export MQTT_PASSWORD_BROKER=(left out)",
+        "/etc/50.env:2: invalid UTF-8 value for key MQTT_PASSWORD_BROKER: (left out)",
+    ]
 
 
 def test_it_is_on_file_before_it_is_sent_and_stays_there(tmp_path: Path) -> None:

@@ -1,0 +1,87 @@
+"""The broker kit's README, done word for word on a machine: mosquitto's own unit and user, and a client at work."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.system.story import DONE
+from tools import lab
+from tools.machine import Machine
+
+KIT = lab.TREE / "docs/examples/mosquitto"
+CLIENT = "9b8d1856-ff34-4864-a726-12de072d0f77"
+CONTROLLER = ["-h", "broker.example", "-p", "8883", "--cafile", "/root/kit/ca.crt", "-u", "infoscreen-controller"]
+CONTROLLER += ["-P", "infoscreen-controller-secret", "-q", "1"]
+ACKS = [*CONTROLLER, "-i", "controller", "-c", "-t", "infoscreen/+/commands/ack"]
+
+
+def commands(section: str) -> list[str]:
+    """The blocks of a section; passwords are given where mosquitto_passwd would ask for them."""
+    text = (KIT / "README.md").read_text().partition(f"\n## {section}")[2].partition("\n## ")[0]
+    blocks = re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    return [re.sub(r"mosquitto_passwd (/\S+) (\S+)", r"mosquitto_passwd -b \1 \2 \2-secret", b) for b in blocks]
+
+
+def do(machine: Machine, block: str) -> None:
+    machine.run("sh", "-euc", f"cd /root/kit\n{block}", timeout_s=180)
+
+
+def problems(machine: Machine) -> list[str]:
+    """What the doctor finds wrong."""
+    findings = json.loads(machine.run("infoscreen-reboot", "doctor", "--json", check=False))["findings"]
+    return [finding["check"] for finding in findings if finding["verdict"] == "problem"]
+
+
+@pytest.mark.parametrize("way", ["login", "certificate"])
+def test_a_broker_and_a_client_that_were_set_up_by_the_readme_work(
+    testbed: Machine, deb: Path, tmp_path: Path, way: str
+) -> None:
+    testbed.uuid = CLIENT
+    shutil.copy(KIT / "certificates", tmp_path)
+    for block in commands("1."):
+        subprocess.run(["sh", "-euc", block], cwd=tmp_path, check=True, capture_output=True)
+    kit = testbed.path("/root/kit")
+    shutil.copytree(tmp_path, kit)
+    for name in ("infoscreen.conf", "infoscreen.acl"):
+        shutil.copy(KIT / name, kit)
+    (kit / "password").write_text(f"{CLIENT}-secret\n")
+    testbed.write("/etc/hosts", "127.0.0.1 broker.example\n")
+    for block in commands("2."):
+        do(testbed, block)
+    warnings = [line for line in testbed.read("/var/log/mosquitto/mosquitto.log").splitlines() if "arning" in line]
+    assert warnings == []
+    assert testbed.run("ss", "-Hltn", "sport", "=", ":1883") == ""
+    testbed.run("mosquitto_sub", *ACKS, "-E")
+
+    testbed.install(deb)
+    testbed.set_clock_synchronised()
+    testbed.configure(CLIENT_UUID=CLIENT)
+    login, certificate = commands("3.")
+    do(testbed, login if way == "login" else certificate)
+    testbed.run("systemctl", "restart", "infoscreen-simclient")
+    assert problems(testbed) == []
+
+    command = testbed.command()
+    topic = f"infoscreen/{CLIENT}/commands"
+    testbed.run("mosquitto_pub", *CONTROLLER, "-t", topic, "-m", json.dumps(command))
+    # The broker goes down with the machine, and has what is owed to the controller all the same.
+    testbed.follow_reboot()
+    testbed.wait_booted()
+    heard = testbed.run("mosquitto_sub", *ACKS, "-C", "3", "-W", "50")
+    assert [json.loads(ack)["status"] for ack in heard.splitlines()] == DONE
+    (thief,) = commands("A client that was stolen")
+    for line in thief.splitlines():
+        if line.startswith("./"):
+            subprocess.run(["sh", "-euc", line], cwd=tmp_path, check=True, capture_output=True)
+        else:
+            do(testbed, line)
+    shutil.copy(tmp_path / "ca.crl", testbed.path("/root/kit"))
+    do(testbed, commands("2.")[0].splitlines()[-2])
+    testbed.run("systemctl", "restart", "mosquitto")
+    assert problems(testbed) == ["login"]
