@@ -229,7 +229,7 @@ def _play_wills(broker: Broker, someone: Someone) -> set[str]:
 
 def _take_over(broker: Broker, someone: Someone) -> None:
     """Strangers who say that they are this client: each time the agent is put out, and comes back."""
-    for _ in range(3):
+    for _ in range(2):
         after = len(someone.heard)
         with Someone(broker, f"infoscreen-{CLIENT}") as thief:
             thief.publish(TOPICS.commands, b"", retain=True)

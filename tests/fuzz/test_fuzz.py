@@ -100,7 +100,8 @@ def test_an_answer_that_is_none_is_seen() -> None:
 
     good = ContractError("", "payload is odd")
     assert payloads.judge(Teller(good).read, b"{}") == "unreadable"
-    for answer in (None, {}, ContractError("", "no field"), ContractError("action", "")):
+    wrong: list[Any] = [None, {}, ContractError("", "no field"), ContractError("action", "")]
+    for answer in wrong:
         with pytest.raises(payloads.Wrong):
             payloads.judge(Teller(answer).read, b"{}")
 
