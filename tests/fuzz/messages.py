@@ -18,7 +18,7 @@ from typing import Any, Self
 
 import paho.mqtt.client as paho
 
-from infoscreen_reboot.connection import BrokerSettings, Connection, Message, NotDelivered
+from infoscreen_reboot.connection import MAX_PACKET_BYTES, BrokerSettings, Connection, Message, NotDelivered
 from infoscreen_reboot.contract import command
 from infoscreen_reboot.contract.topics import Topics
 from tests.broker.conftest import Broker
@@ -142,7 +142,8 @@ class Flood:
         if draw.random() < 0.01:
             payload = (draw.choice([b"{", b'"', b"x", payload]) * 1_048_576)[: draw.choice(SIZES)]
         if judge(command.parse, payload) == "unreadable":
-            self.unreadable += 1
+            # What is too big for the agent's connection stays with the broker.
+            self.unreadable += len(payload) < MAX_PACKET_BYTES
         else:
             self.ids.add(json.loads(payload)["command_id"].lower())
         topic = draw.choice([TOPICS.commands] * 3 + [TOPICS.transitional_command])
