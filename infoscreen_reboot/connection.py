@@ -14,20 +14,34 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import paho.mqtt.client as paho
+from paho.mqtt import properties as paho_properties
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from infoscreen_reboot.tls import TlsSettings, tls_context, tls_trouble
 
 log = logging.getLogger(__name__)
 
+# As the broker keeps a session of MQTT 3.1.1: until it is told otherwise.
+NEVER_EXPIRES = 0xFFFFFFFF
+# What a broker may send us at once, properties and all. A command has 4 KiB; and paho takes time that grows with the
+# square of a packet's properties: a second or two for these, many minutes for a few megabytes.
+MAX_PACKET_BYTES = 128 * 1024
+# paho does not heed what a broker says of this; HiveMQ's default is the lowest known to us.
+IN_FLIGHT = 10
+
+_TOO_NEW = (1, 132)
 # By CONNACK code of MQTT 3.1.1 (paho 1.6) and by the reason code which paho 2 and MQTT 5 have for it.
 REFUSALS = {
-    **dict.fromkeys((1, 132), "the broker does not accept this protocol version"),
+    **dict.fromkeys(_TOO_NEW, "the broker does not accept this protocol version"),
     **dict.fromkeys((2, 133), "the broker does not accept our client id"),
     **dict.fromkeys((3, 136), "the broker is not available now"),
     **dict.fromkeys((4, 134), "bad user name or password"),
     **dict.fromkeys((5, 135), "not authorised"),
 }
 _CLOSED = "the broker closed the connection"
+# How paho takes a packet that it cannot read.
+_NOT_MQTT = (struct.error, UnicodeDecodeError, LookupError, AssertionError, paho_properties.MQTTException)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +68,12 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
+    """`properties` are the user properties of MQTT 5, in their order; a name may come more than once."""
+
     topic: str
     payload: bytes
     retain: bool
+    properties: tuple[tuple[str, str], ...] = ()
 
 
 class NotDelivered(Exception):
@@ -83,7 +100,7 @@ def _words(error: Exception) -> str:
             return f"a delivery could not be stored: {error}"
         case ConnectionResetError():
             return _CLOSED
-        case struct.error() | UnicodeDecodeError():
+        case _ if isinstance(error, _NOT_MQTT):
             return "the broker sent what is not MQTT"
         case OSError(strerror=str(text)):
             return text[:1].lower() + text[1:]
@@ -95,8 +112,24 @@ def _code(reason: Any) -> int:
     return int(getattr(reason, "value", reason))
 
 
+def _read_utf(buffer: bytes, max_bytes: int) -> tuple[str, int]:
+    """The text that a length of two bytes stands before, and how many bytes both took."""
+    (length,) = struct.unpack_from("!H", buffer)
+    if length + 2 > max_bytes:
+        raise paho_properties.MalformedPacket("text longer than its packet")
+    return buffer[2 : length + 2].decode("utf-8", "replace"), length + 2
+
+
+# paho's own takes U+FEFF for an error, which MQTT 5 (1.5.4-3) allows: one message with it would be delivered, end the
+# connection and be delivered again, for ever.
+paho_properties.readUTF = _read_utf
+
+
 class Connection:
-    """One paho client, from its CONNECT to its end: no state of a lost connection gets into the next."""
+    """One connection, from its CONNECT to its end: no state of a lost one gets into the next.
+
+    In MQTT 5 or, where the broker says that it does not know it, in 3.1.1.
+    """
 
     def __init__(
         self,
@@ -108,32 +141,47 @@ class Connection:
         clean_session: bool = False,
     ) -> None:
         self._settings = settings
+        self._client_id = client_id
+        self._will = will
+        self._clean_session = clean_session
         self._deliver = on_message
         self._loop = asyncio.get_running_loop()
+        self._is_too_new = False
         self._fd: int | None = None
         self._awaited: dict[str, asyncio.Future[Any]] = {}
         # The reason of the end in operator's words, or the exception of on_message.
         self.closed: asyncio.Future[str] = self._loop.create_future()
+        self.protocol = paho.MQTTv5
+        self._client = self._new_client()
+
+    def _new_client(self) -> paho.Client:
         # paho's own answer to a refusal would be a reconnect that blocks the loop.
-        options: dict[str, Any] = {"clean_session": clean_session, "reconnect_on_failure": False}
+        options: dict[str, Any] = {"protocol": self.protocol, "reconnect_on_failure": False}
+        if self.protocol != paho.MQTTv5:
+            options["clean_session"] = self._clean_session
         if hasattr(paho, "CallbackAPIVersion"):
             options["callback_api_version"] = paho.CallbackAPIVersion.VERSION2
-        # paho's limits stay: 20 messages in flight keep their order, its queue is unlimited: none is dropped.
-        self._client = paho.Client(client_id=client_id, **options)
-        if will is not None:
-            self._client.will_set(will.topic, will.payload, will.qos, will.retain)
-        self._client.on_connect = self._on_connect
-        self._client.on_subscribe = self._on_subscribe
-        self._client.on_unsubscribe = self._on_unsubscribe
-        self._client.on_publish = self._on_publish
-        self._client.on_message = self._on_message
+        client = paho.Client(client_id=self._client_id, **options)
+        # What is in flight keeps its order, and paho's queue is unlimited: none is dropped.
+        client.max_inflight_messages_set(IN_FLIGHT)
+        if self._will is not None:
+            client.will_set(self._will.topic, self._will.payload, self._will.qos, self._will.retain)
+        client.on_connect = self._on_connect
+        client.on_subscribe = self._on_subscribe
+        client.on_unsubscribe = self._on_unsubscribe
+        client.on_publish = self._on_publish
+        client.on_message = self._on_message
+        return client
 
     async def open(self) -> None:
         """Until the broker's yes; raises NotDelivered."""
         connected = self._expect("connack")
+        self._start()
+        await connected
+
+    def _start(self) -> None:
         # Not asyncio's executor: the exit of the process would wait for a hanging name look-up.
         threading.Thread(target=self._open, name="mqtt-connect", daemon=True).start()
-        await connected
 
     async def subscribe(self, topics: Sequence[str]) -> list[str]:
         """The topics which the broker refused; raises NotDelivered."""
@@ -141,7 +189,8 @@ class Connection:
             return []
         if self.closed.done():
             raise NotDelivered("not connected")
-        _, mid = self._client.subscribe([(topic, 1) for topic in topics])
+        how: Any = SubscribeOptions(qos=1) if self.protocol == paho.MQTTv5 else 1
+        _, mid = self._client.subscribe([(topic, how) for topic in topics])
         granted: list[int] = await self._expect(f"suback {mid}")
         return [topic for topic, code in zip(topics, granted, strict=True) if code >= 0x80]
 
@@ -156,12 +205,18 @@ class Connection:
 
     async def publish(self, message: Message) -> None:
         """Until PUBACK (QoS 1) or written to the socket (QoS 0); raises NotDelivered."""
+        await self.send(message)
+
+    def send(self, message: Message) -> asyncio.Future[Any]:
+        """What publish() waits for; the message is out, or in the socket's queue, when this returns."""
         if self.closed.done():
             raise NotDelivered("not connected")
         info = self._client.publish(message.topic, message.payload, message.qos, message.retain)
         if info.rc != paho.MQTT_ERR_SUCCESS:
             raise NotDelivered(paho.error_string(info.rc))
-        await self._expect(f"puback {info.mid}")
+        answer = self._expect(f"puback {info.mid}")
+        self._write()
+        return answer
 
     def tick(self) -> None:
         """Keep-alive; to be called a few times in keep_alive_s."""
@@ -192,13 +247,34 @@ class Connection:
         error: Exception | None = None
         try:
             configure_mqtt_security(self._client, self._settings)
-            self._client.connect(self._settings.host, self._settings.port, self._settings.keep_alive_s)
+            self._client.connect(
+                self._settings.host, self._settings.port, self._settings.keep_alive_s, **self._session_options()
+            )
         except Exception as failure:
             error = failure
         try:
             self._loop.call_soon_threadsafe(self._adopt, error)
         except RuntimeError:  # the loop is closed: nobody waits any more
             self._close_socket()
+
+    def _session_options(self) -> dict[str, Any]:
+        if self.protocol != paho.MQTTv5:
+            return {}
+        properties = paho_properties.Properties(PacketTypes.CONNECT)
+        properties.MaximumPacketSize = MAX_PACKET_BYTES
+        if not self._clean_session:
+            properties.SessionExpiryInterval = NEVER_EXPIRES
+        return {"clean_start": self._clean_session, "properties": properties}
+
+    def _fall_back(self) -> None:
+        """The same once more in MQTT 3.1.1, on a connection of its own."""
+        log.info("the broker at %s does not speak MQTT 5; going on in 3.1.1", self._settings.address)
+        self._detach()
+        self._close_socket()
+        self._is_too_new = False
+        self.protocol = paho.MQTTv311
+        self._client = self._new_client()
+        self._start()
 
     def _adopt(self, error: Exception | None) -> None:
         client: Any = self._client
@@ -239,6 +315,12 @@ class Connection:
             self._drive(self._client.loop_read)
             sock = None if self._fd is None else self._client.socket()
             more = isinstance(sock, ssl.SSLSocket) and sock.pending() > 0
+        self._write()
+
+    def _write(self) -> None:
+        """What paho has queued goes out now: by the loop it would go behind all work that is waiting already."""
+        if self._fd is not None and self._client.want_write():
+            self._drive(self._client.loop_write)
 
     def _drive(self, step: Callable[[], int], reason: str = _CLOSED) -> None:
         """Lets paho do a step; where paho finds the connection lost it closes the socket itself."""
@@ -247,14 +329,16 @@ class Connection:
         except Exception as error:
             self._give_up(error)
         else:
-            if result == paho.MQTT_ERR_PROTOCOL:
-                self.close("the answer was not MQTT 3.1.1; is TLS expected on this port?")
+            if self._is_too_new:
+                self._fall_back()
+            elif result == paho.MQTT_ERR_PROTOCOL:
+                self.close("the answer was not MQTT; is TLS expected on this port?")
             elif self._client.socket() is None:
                 self.close(reason)
 
     def _give_up(self, error: Exception) -> None:
         """What network, TLS and broker do wrong ends the connection, a bug ends the session."""
-        if not isinstance(error, OSError | ValueError | struct.error | Redeliver) and not self.closed.done():
+        if not isinstance(error, (OSError, ValueError, Redeliver, *_NOT_MQTT)) and not self.closed.done():
             self.closed.set_exception(error)
         self.close(_words(error))
 
@@ -270,6 +354,8 @@ class Connection:
     def _on_connect(self, _client: Any, _userdata: Any, _flags: Any, reason: Any, *_: Any) -> None:
         if (code := _code(reason)) == 0:
             self._settle("connack")
+        elif code in _TOO_NEW and self.protocol == paho.MQTTv5:
+            self._is_too_new = True
         else:
             self.close(REFUSALS.get(code, f"the broker refused with code {code}"))
 
@@ -290,7 +376,9 @@ class Connection:
             log.warning("dropped a delivery whose topic is not UTF-8")
             return
         try:
-            self._deliver(Delivery(topic, bytes(message.payload), bool(message.retain)))
+            # paho 1.6 gives a message of 3.1.1 no properties at all.
+            properties = tuple(getattr(getattr(message, "properties", None), "UserProperty", ()))
+            self._deliver(Delivery(topic, bytes(message.payload), bool(message.retain), properties))
         except Redeliver:
             raise
         except Exception as error:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from typing import Any
 
 from infoscreen_reboot.connection import (
     BrokerSettings,
@@ -128,11 +129,15 @@ class Session:
             if self._timer is not None:
                 self._timer.cancel()
 
-    async def publish(self, message: Message) -> None:
-        """Until PUBACK (QoS 1) or written to the socket (QoS 0); raises NotDelivered."""
+    def send(self, message: Message) -> asyncio.Future[Any]:
+        """What publish() waits for; the message is out, or in the socket's queue, when this returns."""
         if self._serving is None:
             raise NotDelivered("not connected")
-        await self._serving.publish(message)
+        return self._serving.send(message)
+
+    async def publish(self, message: Message) -> None:
+        """Until PUBACK (QoS 1) or written to the socket (QoS 0); raises NotDelivered."""
+        await self.send(message)
 
     async def wait_connected(self) -> None:
         """Until subscribed, with the birth message acknowledged."""

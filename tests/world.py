@@ -19,7 +19,7 @@ from infoscreen_reboot.agent.journal import Journal, JournalError, Letter
 from infoscreen_reboot.agent.lifecycle import Record
 from infoscreen_reboot.agent.monitor import open_boot
 from infoscreen_reboot.agent.outbox import Outbox
-from infoscreen_reboot.agent.ports import Departure
+from infoscreen_reboot.agent.ports import Departure, Signatures
 from infoscreen_reboot.agent.presence import StatusWriter
 from infoscreen_reboot.contract import ack, command
 from infoscreen_reboot.contract.ack import Ack
@@ -101,6 +101,7 @@ def settings(**changes: Any) -> Settings:
         require_synced_clock=True,
         clock_timeout_s=60,
         execution_timeout_s=60,
+        require_signature=False,
         executor=Executor.HELPER,
         mocks_reboots=False,
         post_boot_units=(),
@@ -119,6 +120,7 @@ class World:
 
     path: Path
     settings: Settings = field(default_factory=settings)
+    signatures: Signatures | None = None
     clock_synchronised: bool = True
     wall_offset: timedelta = timedelta()
     broker_is_up: bool = True
@@ -184,9 +186,15 @@ class World:
 
     # the broker
 
-    def send(self, content: bytes, topic: str = TOPICS.commands, retain: bool = False) -> None:
+    def send(
+        self,
+        content: bytes,
+        topic: str = TOPICS.commands,
+        retain: bool = False,
+        properties: Sequence[tuple[str, str]] = (),
+    ) -> None:
         """Delivered now if the agent is connected; queued until it gives a PUBACK."""
-        self.queue.append(Delivery(topic, content, retain))
+        self.queue.append(Delivery(topic, content, retain, tuple(properties)))
         if self.life is not None and not self.process_is_dead:
             with contextlib.suppress(Crash):
                 self.life.take_delivery()
@@ -330,7 +338,9 @@ class Life:
         self.journal = _CrashingJournal(world.path, world)
         self.outbox = Outbox(self.journal, self)
         status = StatusWriter(CLIENT, world)
-        self.agent = Agent(world.settings, self.journal, self.outbox, self, self, world, status.write)
+        self.agent = Agent(
+            world.settings, self.journal, self.outbox, self, self, world, status.write, signatures=world.signatures
+        )
 
     async def live(self, end: asyncio.Task[None]) -> None:
         """Until the process is dead, or `end` comes."""
@@ -367,7 +377,10 @@ class Life:
             self.take_delivery()
             await asyncio.sleep(0.25)
 
-    async def publish(self, message: Message) -> None:
+    def send(self, message: Message) -> asyncio.Future[None]:
+        return asyncio.ensure_future(self._deliver(message))
+
+    async def _deliver(self, message: Message) -> None:
         self.world.point()
         async with self._line:
             await asyncio.sleep(0.001)

@@ -6,7 +6,7 @@ import json
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,6 +82,15 @@ class Broker:
             self._process.wait(10)
             self._process = None
 
+    def kill(self, forget: bool = False) -> None:
+        """SIGKILL: what it had not written to its state file is lost; with `forget` that file is lost as well."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait(10)
+            self._process = None
+        if forget:
+            (self.directory / "mosquitto.db").unlink(missing_ok=True)
+
     def log(self) -> str:
         path = self.directory / "mosquitto.log"
         return path.read_text(errors="replace") if path.exists() else ""
@@ -143,10 +152,19 @@ class Broker:
         story = "\n".join(f"  {m.heard_at:.3f} {m.topic} {m.payload[:300]!r}" for m in self.messages[-12:])
         raise LabError(f"not heard within {timeout_s:g} s; the last messages were:\n{story or '  none'}")
 
-    def publish(self, topic: str, payload: bytes, retain: bool = False, qos: int = 1) -> None:
-        """Returns when the broker has it."""
-        content, flag = "-s" if payload else "-n", ["-r"] if retain else []
-        argv = *self._client("pub"), "-t", topic, "-q", str(qos), content, *flag
+    def publish(
+        self,
+        topic: str,
+        payload: bytes,
+        retain: bool = False,
+        qos: int = 1,
+        properties: Sequence[tuple[str, str]] = (),
+    ) -> None:
+        """Returns when the broker has it. `properties` are user properties, of MQTT 5."""
+        content, flags = "-s" if payload else "-n", ["-r"] if retain else []
+        flags += ["-V", "5"] if properties else []
+        flags += [word for pair in properties for word in ("-D", "publish", "user-property", *pair)]
+        argv = *self._client("pub"), "-t", topic, "-q", str(qos), content, *flags
         done = subprocess.run(argv, input=payload, capture_output=True, timeout=30)
         if done.returncode != 0:
             raise LabError(f"cannot publish on {topic}: {done.stderr.decode(errors='replace').strip()}")

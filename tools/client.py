@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -55,9 +56,15 @@ class Client:
         """A valid command for this client, not sent yet; `changes` as in new_command()."""
         return new_command(self.uuid, action, **changes)
 
-    def send(self, command: dict[str, Any] | bytes, tail: str = "commands", retain: bool = False) -> None:
+    def send(
+        self,
+        command: dict[str, Any] | bytes,
+        tail: str = "commands",
+        retain: bool = False,
+        properties: Sequence[tuple[str, str]] = (),
+    ) -> None:
         payload = command if isinstance(command, bytes) else json.dumps(command).encode()
-        self.broker.publish(self.topic(tail), payload, retain=retain)
+        self.broker.publish(self.topic(tail), payload, retain=retain, properties=properties)
 
     def sent_at(self, command_id: str) -> float:
         """When the broker passed a command on, in seconds of the wall clock."""

@@ -9,6 +9,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -38,6 +39,8 @@ class Container:
         self.suite = suite
         self.auto_restart = auto_restart
         self.lives: list[Life] = []
+        # More for nspawn's command line, from the next boot on.
+        self.nspawn_options: list[str] = []
         self.scratch = Scratch(suite, layers)
         self.name, self.root = self.scratch.name, self.scratch.root
         self._turn = threading.Condition()
@@ -85,6 +88,7 @@ class Container:
         argv = self.scratch.nspawn(
             *("--boot", "--notify-ready=yes", "--resolv-conf=off", "--capability=CAP_NET_ADMIN"),
             f"--network-namespace-path=/run/netns/{self.name}",
+            *self.nspawn_options,
         )
         code = -1
         try:
@@ -93,9 +97,11 @@ class Container:
                     process = self.scratch.popen(*argv, env=ready.env, output=output)
                 if leader := ready.wait_for("X_NSPAWN_LEADER_PID", process, 30):
                     self._leader = int(leader)
+                    # Without it the power was cut meanwhile.
+                    with suppress(FileNotFoundError, ProcessLookupError):
+                        life.boot_id = self.read("/proc/sys/kernel/random/boot_id").strip()
                 if ready.wait_for("READY", process, 120):
                     with self._turn:
-                        life.boot_id = self.read("/proc/sys/kernel/random/boot_id").strip()
                         life.booted_at = time.time()
                         self._turn.notify_all()
             # The socket is closed by now: one that nobody reads fills up, and then PID 1 waits for it.
@@ -105,9 +111,10 @@ class Container:
         with self._turn:
             life.ended_at, life.exit_code = time.time(), code
             self._leader = 0
+            # Under the lock: nobody sees it off meanwhile, and switches it on, too.
+            if self.auto_restart and code == REBOOTED:
+                self.boot()
             self._turn.notify_all()
-        if self.auto_restart and code == REBOOTED:
-            self.boot()
 
     @property
     def console(self) -> Path:
@@ -158,12 +165,23 @@ class Container:
 
     def power_cut(self) -> None:
         """Everything on it stops at once, as without power, and it stays off."""
-        number = len(self.lives)
         payload = self.scratch.cgroup / "payload"
-        kill_group(payload)
-        self.wait_down(number)
+        comes_back, self.auto_restart = self.auto_restart, False
+        deadline = time.monotonic() + 60
+        with self._turn:
+            # More than once: it may be on its way up, and what is to be killed not be there yet.
+            while self.is_running:
+                if time.monotonic() > deadline:
+                    raise LabError(f"cannot cut the power of {self.name}: {self.lives}")
+                kill_group(payload)
+                self._turn.wait_for(lambda: not self.is_running, 0.05)
         # Else the next boot finds the groups of this one, and a newer kernel kills what systemd 257 starts in them.
         remove_group(payload)
+        self.auto_restart = comes_back
+
+    def kill(self, unit: str) -> None:
+        """SIGKILL to a service, at once: not by way of systemctl, which takes longer than what is to be hit."""
+        kill_group(self.scratch.cgroup / "payload/system.slice" / unit)
 
     def stop(self, timeout_s: float = 60) -> int:
         """An orderly power-off."""
@@ -193,8 +211,10 @@ class Container:
         ) as process:
             try:
                 output = process.communicate(timeout=timeout_s)[0].decode(errors="replace")
-            except BaseException:
+            except BaseException as error:
                 os.killpg(process.pid, signal.SIGKILL)
+                if isinstance(error, subprocess.TimeoutExpired):
+                    raise LabError(f"`{' '.join(args)}` did not end within {timeout_s:g} s on {self.name}") from error
                 raise
         if check and process.returncode != 0:
             raise LabError(f"`{' '.join(args)}` ended with {process.returncode} on {self.name}:\n{output[-3000:]}")
@@ -215,10 +235,11 @@ class Container:
         path.write_text(text)
         path.chmod(mode)
 
-    def journal(self, *units: str, this_boot: bool = False) -> str:
-        """The journal of every boot so far, also while the machine is off."""
+    def journal(self, *units: str, this_boot: bool = False, since_s: float = 0) -> str:
+        """The journal of every boot so far, also while the machine is off; `since_s` is of the wall clock."""
         where = self.root / "var/log/journal" / (self.root / "etc/machine-id").read_text().strip()
         chosen = [f"--unit={unit}" for unit in units]
         chosen += [f"--boot={self.boot_id.replace('-', '')}"] if this_boot else []
+        chosen += [f"--since=@{since_s:.6f}"] if since_s else []
         argv = ["journalctl", "-D", str(where), "--no-pager", "-q", "-o", "short-precise", *chosen]
         return subprocess.run(argv, text=True, errors="replace", capture_output=True).stdout

@@ -20,7 +20,7 @@ SUITES = ("bookworm", "trixie")
 TREE = Path(__file__).resolve().parent.parent
 HOST_PACKAGES = (
     "debian-archive-keyring e2fsprogs git iproute2 mmdebstrap mosquitto mosquitto-clients python3-jsonschema"
-    " python3-pip python3-pytest qemu-system-x86 systemd-container util-linux"
+    " openssl python3-pip python3-pytest qemu-system-x86 systemd-container util-linux"
 ).split()
 
 

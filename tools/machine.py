@@ -46,6 +46,12 @@ class Machine(Container, Client):
             flag.parent.mkdir(parents=True, exist_ok=True)
             flag.touch() if now else flag.unlink(missing_ok=True)
 
+    def drop_in(self, name: str, *lines: str) -> None:
+        """An administrator's drop-in for a unit, in force from the next start."""
+        self.write(f"/etc/systemd/system/{name}.d/test.conf", "\n".join(["[Service]", *lines, ""]))
+        if self.is_running:
+            self.run("systemctl", "daemon-reload")
+
     def install(self, deb: Path) -> str:
         """Installs a package on the running machine; what apt said."""
         shutil.copy(deb, self.root / "var/tmp" / deb.name)

@@ -24,12 +24,20 @@ log = logging.getLogger("lab")
 MIRROR = os.environ.get("INFOSCREEN_MIRROR", "http://deb.debian.org/debian").rstrip("/")
 KEYS = "signed-by=/usr/share/keyrings/debian-archive-keyring.gpg"
 RUFF = "0.8.6"
+ATHERIS = "3.0.0"
+# What tools/bench measures us against, with the versions of all that its speed and memory hang on.
+PEERS = {
+    "systemctl-mqtt": "systemctl-mqtt==3.0.0 aiomqtt==2.5.1 jeepney==0.9.0 paho-mqtt==2.2.0",
+    "lnxlink": "lnxlink==2026.10.0 aiohttp==3.14.5 jeepney==0.9.0 paho-mqtt==2.2.0 psutil==7.2.2 requests==2.34.2",
+}
+PYTHON = {"bookworm": "3.11", "trixie": "3.13"}
 UNUSED_LAYERS_GO_AFTER_S = 3 * 86400
 
 WORKSHOP_PACKAGES = (
     "build-essential dbus debhelper dh-python dpkg-dev fakeroot libxml2-utils lintian man-db mandoc mosquitto"
-    " mosquitto-clients openssl polkitd python3 python3-all python3-dbus-next python3-dbusmock python3-jsonschema"
-    " python3-paho-mqtt python3-pytest python3-setuptools python3-stdeb python3-systemd python3-yaml systemd"
+    " mosquitto-clients openssl polkitd python3 python3-all python3-cryptography python3-dbus-next"
+    " python3-dbusmock python3-hypothesis python3-jsonschema python3-paho-mqtt python3-pytest"
+    " python3-setuptools python3-stdeb python3-systemd python3-yaml strace systemd"
 ).split()
 WORKSHOP_HOOKS = (
     'chroot "$1" useradd --create-home --uid 1000 builder',
@@ -150,6 +158,8 @@ def workshop_root(suite: str) -> Path:
     if suite == "trixie":
         packages.append("mypy")
         hooks.append(f"copy-in {_ruff()} /usr/local/bin")
+    if platform.machine() == "x86_64":  # there is no wheel for others: tests/fuzz does without, and says so
+        hooks.append(f"copy-in {_atheris(suite)} /usr/local/lib/python{PYTHON[suite]}/dist-packages")
     recipe = Recipe("workshop", suite, "minbase", tuple(packages), tuple(hooks))
     return layer(recipe.name, recipe.make)
 
@@ -158,14 +168,47 @@ def _ruff() -> Path:
     """Debian has no ruff; its wheel carries the program."""
 
     def make(target: Path) -> None:
-        pip = "/usr/bin/python3", "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"
-        command(*pip, "--dest", target, f"ruff=={RUFF}")
-        (wheel,) = target.glob("*.whl")
-        with zipfile.ZipFile(wheel) as archive:
+        with zipfile.ZipFile(_wheel(target, f"ruff=={RUFF}")) as archive:
             (target / "ruff").write_bytes(archive.read(f"ruff-{RUFF}.data/scripts/ruff"))
         (target / "ruff").chmod(0o755)
 
     return layer(f"ruff-{platform.machine()}-{RUFF}", make) / "ruff"
+
+
+def _atheris(suite: str) -> Path:
+    """The fuzzer that is guided by coverage, as a Python package; Debian has none for Python."""
+
+    def make(target: Path) -> None:
+        wheel = _wheel(target, f"atheris=={ATHERIS}", f"--python-version={PYTHON[suite]}")
+        with zipfile.ZipFile(wheel) as archive:
+            archive.extractall(target, [name for name in archive.namelist() if name.startswith("atheris/")])
+        wheel.unlink()
+
+    return layer(f"atheris-{platform.machine()}-{suite}-{ATHERIS}", make) / "atheris"
+
+
+def _wheel(target: Path, *wanted: str) -> Path:
+    pip = "/usr/bin/python3", "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"
+    command(*pip, "--dest", target, *wanted)
+    (wheel,) = target.glob("*.whl")
+    return wheel
+
+
+def peers(suite: str) -> list[Path]:
+    """The layers with each of PEERS under /opt/peers, compiled by the suite's Python as Debian's own modules are."""
+
+    def make(target: Path) -> None:
+        pip = "/usr/bin/python3", "-m", "pip", "install", "--quiet", "--no-compile", "--only-binary=:all:"
+        for name, wanted in PEERS.items():
+            place = "--target", target / "opt/peers" / name, "--implementation=cp", "--python-version", PYTHON[suite]
+            command(*pip, *place, *wanted.split())
+
+    name = f"{suite}-{platform.machine()}-{digest(json.dumps(PEERS).encode())}"
+    files = layer(f"peers-{name}", make)
+    base = workshop_root(suite)
+    compiled = digest(base.name.encode(), name.encode())
+    script = "python3 -m compileall -q /opt/peers || true"
+    return [grown(f"compiled-{suite}-{compiled}", [files, base], script), files]
 
 
 def grown(name: str, layers: Sequence[Path], script: str, given: Path | None = None) -> Path:
@@ -198,6 +241,15 @@ def larder(suite: str, deb: Path, base: Path | None = None) -> Path:
     script = "apt-get -q update; apt-get -qy install --download-only /var/tmp/given.deb"
     name = f"larder-{suite}-{digest(base.name.encode(), depends.encode())}"
     return grown(name, [base], script, deb)
+
+
+def layer_of_faketime(suite: str) -> Path:
+    """The library that lets a process see another wall clock; dpkg does not know that it is there."""
+    base = machine_root(suite)
+    fetch = "apt-get -q update; cd /var/tmp; apt-get -q download libfaketime; dpkg-deb -x libfaketime_*.deb /"
+    # dpkg-deb gives the root directory the package's age.
+    script = f"{fetch}; rm libfaketime_*.deb; rm -rf /var/lib/apt/lists/*; touch /"
+    return grown(f"faketime-{suite}-{digest(base.name.encode(), script.encode())}", [base], script)
 
 
 def layers_of_testbed(suite: str, deb: Path) -> list[Path]:

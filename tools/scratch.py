@@ -155,8 +155,10 @@ def _tear_down(name: str) -> None:
     remove_group(cgroup)
     if Path("/run/netns", name).exists():
         command("ip", "netns", "del", name)
-    if os.path.ismount(directory / "root"):
-        command("umount", directory / "root")
+    mounts = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
+    for mount in reversed(mounts):
+        if mount.startswith(f"{directory}/"):
+            command("umount", mount)
     # nspawn itself removes this only where /run is a tmpfs.
     with suppress(OSError):
         Path("/run/systemd/nspawn/propagate", name).rmdir()

@@ -17,7 +17,7 @@ from infoscreen_reboot.agent.journal import Journal, JournalError
 from infoscreen_reboot.agent.ledger import Ledger, log_field
 from infoscreen_reboot.agent.lifecycle import Accepted, Due, Failed, GoingDown, Held, Mocked, Record, State, Woke
 from infoscreen_reboot.agent.outbox import Outbox
-from infoscreen_reboot.agent.ports import Clock, Departure, Host, NoReply, Post, Refusal
+from infoscreen_reboot.agent.ports import Clock, Departure, Host, NoReply, Post, Refusal, Signatures
 from infoscreen_reboot.contract import command, wire
 from infoscreen_reboot.contract.ack import ErrorCode
 from infoscreen_reboot.contract.command import Action, Command
@@ -51,7 +51,9 @@ class Agent:
         clock: Clock,
         farewell: Callable[[PresenceReason], Message],
         on_change: Callable[[], None] = lambda: None,
+        signatures: Signatures | None = None,
     ) -> None:
+        """Without `signatures` every command is carried out, whoever sent it."""
         self._settings = settings
         self._transitional_topic = Topics(settings.client_uuid).transitional_command
         self._journal = journal
@@ -70,6 +72,7 @@ class Agent:
         self._changed = asyncio.Event()
         self._ledger = Ledger(settings.client_uuid, journal, clock, self._on_entry)
         self._on_change = on_change
+        self._signatures = signatures
 
     def _on_entry(self) -> None:
         self._outbox.nudge()
@@ -104,6 +107,10 @@ class Agent:
                 log.warning("unreadable payload of %d bytes: %s (%d so far)", len(delivery.payload), error, total)
                 return
             command_id, fault = error.command_id, error
+        distrust = self._signatures.fault(delivery) if self._signatures is not None else None
+        if distrust is not None:
+            total = self._journal.count("bad_signatures")
+            log.warning("command %s cannot be trusted: %s (%d so far)", command_id, distrust, total)
         record = Record(
             command_id=command_id,
             content_digest=command.content_digest(delivery.payload),
@@ -115,6 +122,8 @@ class Agent:
         known = self._journal.find(command_id)
         if known is not None:
             self._repeat(known, record)
+        elif distrust is not None:
+            self._ledger.apply(record, Failed(ErrorCode.INVALID_SIGNATURE, distrust))
         elif request is not None:
             self._ledger.apply(record, self._judge_safely(request, delivery.retain))
         else:

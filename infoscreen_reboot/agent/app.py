@@ -18,6 +18,7 @@ from infoscreen_reboot.agent.host import SystemHost
 from infoscreen_reboot.agent.journal import Journal, JournalError
 from infoscreen_reboot.agent.monitor import Monitor, open_boot, recall_statistics
 from infoscreen_reboot.agent.outbox import Outbox
+from infoscreen_reboot.agent.ports import Signatures
 from infoscreen_reboot.agent.presence import StatusWriter
 from infoscreen_reboot.contract.telemetry import Executor
 from infoscreen_reboot.contract.topics import Topics
@@ -29,6 +30,8 @@ JOURNAL_NAME = "journal.sqlite3"
 NOT_RUNNING_NAME = "not-running-in"  # written by ExecStopPost= of the unit
 # The session's own timer runs at least every 10 s, be the broker there or not.
 _SESSION_STALE_S = 30.0
+# Changes come in bursts, and each counts the outbox anew.
+_STATUS_AT_MOST_EVERY_S = 0.2
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +59,7 @@ class Service:
         topics = Topics(settings.client_uuid)
         status = StatusWriter(settings.client_uuid, clock)
         self._journal = journal
+        self._changed = asyncio.Event()
         self._executor = settings.executor
         self._address = f"{settings.broker.host}:{settings.broker.port}"
         self._session = Session(
@@ -71,7 +75,15 @@ class Service:
         self._host = SystemHost(lambda kind: self._agent.on_departure(kind), lambda: self._agent.on_stay())
         self._outbox = Outbox(journal, self._session)
         self._agent = Agent(
-            settings, journal, self._outbox, self._session, self._host, clock, status.write, self._on_change
+            settings,
+            journal,
+            self._outbox,
+            self._session,
+            self._host,
+            clock,
+            status.write,
+            self._on_change,
+            _signatures(settings),
         )
         alerts = Alerts.of(os.environ)
         self._monitor = Monitor(settings, journal, self._outbox, self._session, self._host, clock, alerts)
@@ -91,6 +103,7 @@ class Service:
                 tasks.create_task(self._monitor.run(), name="monitor"),
                 tasks.create_task(self._monitor.report_boot(), name="boot report"),
                 tasks.create_task(self._keep_alive(), name="keep-alive"),
+                tasks.create_task(self._keep_status(), name="status"),
             ]
             # Every part has had its first turn when this one comes round: the first connection attempt is under way.
             await asyncio.sleep(0)
@@ -123,8 +136,15 @@ class Service:
         return True
 
     def _on_change(self) -> None:
-        self._say_status()
         self._monitor.nudge()
+        self._changed.set()
+
+    async def _keep_status(self) -> None:
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            self._say_status()
+            await asyncio.sleep(_STATUS_AT_MOST_EVERY_S)
 
     def _say_status(self) -> None:
         """One line for `systemctl status`: what we wait for, in an operator's words."""
@@ -141,6 +161,14 @@ class Service:
         if self._session.is_connected:
             return f"connected to {self._address}, ready for commands"
         return f"connecting to {self._address}"
+
+
+def _signatures(settings: config.Settings) -> Signatures | None:
+    if not settings.require_signature:
+        return None
+    from infoscreen_reboot.signing import KeyRing  # some 10 MB, for those who want it
+
+    return KeyRing(config.COMMAND_KEYS_DIRECTORY)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -170,7 +198,8 @@ def _check_config() -> int:
         return EX_CONFIG
     broker = settings.broker
     transport = "TLS" if broker.tls else "plain TCP"
-    print(f"ok: client {settings.client_uuid}, broker {broker.host}:{broker.port} over {transport}")
+    signed = "; commands must be signed" if settings.require_signature else ""
+    print(f"ok: client {settings.client_uuid}, broker {broker.host}:{broker.port} over {transport}{signed}")
     return 0
 
 

@@ -73,14 +73,18 @@ def _status(as_json: bool) -> int:
     lines += [f"  {unit['StatusText']}"] if unit["StatusText"] else []
     if _JOURNAL.exists():
         owed, counters, records, last_boot = _read_journal(_SHOWN_BY_STATUS)
-        unreadable, conflicts = counters.get("unreadable", 0), counters.get("conflicts", 0)
+        unreadable, conflicts, bad_signatures = (
+            counters.get(name, 0) for name in ("unreadable", "conflicts", "bad_signatures")
+        )
         known = [_known(record) for record in records]
-        report |= {"outbox": owed, "unreadable": unreadable, "conflicts": conflicts, "commands": known}
+        report |= {"outbox": owed, "unreadable": unreadable, "conflicts": conflicts, "bad_signatures": bad_signatures}
+        report["commands"] = known
         if last_boot is not None:
             report["boot"] = asdict(last_boot)
             after = f" {last_boot.command_id}" if last_boot.command_id else ""
             lines.append(f"this boot came about by {last_boot.cause}{after}")
         lines.append(f"acks to deliver: {owed}, unreadable payloads: {unreadable}, conflicting repeats: {conflicts}")
+        lines += [f"without a good signature: {bad_signatures}"] if bad_signatures else []
         lines += [_line(one) for one in known]
     else:
         lines.append("no commands yet: the agent has not run")

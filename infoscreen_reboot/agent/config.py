@@ -13,6 +13,7 @@ from infoscreen_reboot.contract.telemetry import Executor
 from infoscreen_reboot.mqtt import BrokerSettings, TlsSettings, tls_context
 
 PASSWORD_CREDENTIAL = "mqtt-password-broker"
+COMMAND_KEYS_DIRECTORY = Path("/etc/infoscreen-reboot/command-keys.d")
 POST_BOOT_DIRECTORY = Path("/etc/infoscreen-reboot/post-boot.d")
 _MACHINE_ID = Path("/etc/machine-id")
 _WORDS = {
@@ -41,6 +42,7 @@ _NAMES = (
     "COMMAND_REQUIRE_SYNCED_CLOCK",
     "COMMAND_CLOCK_TIMEOUT_S",
     "COMMAND_EXECUTION_TIMEOUT_S",
+    "COMMAND_REQUIRE_SIGNATURE",
     "COMMAND_EXECUTOR",
     "COMMAND_MOCK_REBOOT_IMMEDIATE_COMPLETE",
     "POST_BOOT_UNITS",
@@ -76,6 +78,7 @@ class Settings:
     require_synced_clock: bool
     clock_timeout_s: float
     execution_timeout_s: float
+    require_signature: bool
     executor: Executor
     mocks_reboots: bool
     post_boot_units: tuple[str, ...]
@@ -106,8 +109,11 @@ def _did_you_mean(name: str) -> str:
     return f"; did you mean {close[0]}?" if close else ""
 
 
-def load(environment: Mapping[str, str]) -> Settings:
-    """Read the settings. Raises ConfigError with all problems at once; no sentence holds a secret."""
+def load(environment: Mapping[str, str], keys: Path = COMMAND_KEYS_DIRECTORY) -> Settings:
+    """Read the settings; `keys` is the folder of those that sign commands.
+
+    Raises ConfigError with all problems at once; no sentence holds a secret.
+    """
     reader = _Reader(environment)
     settings = Settings(
         broker=reader.broker(),
@@ -117,6 +123,7 @@ def load(environment: Mapping[str, str]) -> Settings:
         require_synced_clock=reader.flag("COMMAND_REQUIRE_SYNCED_CLOCK"),
         clock_timeout_s=reader.number("COMMAND_CLOCK_TIMEOUT_S", default=60, low=1, high=60),
         execution_timeout_s=reader.number("COMMAND_EXECUTION_TIMEOUT_S", default=60, low=10, high=600),
+        require_signature=reader.requires_signature(keys),
         executor=reader.executor(),
         mocks_reboots=reader.mocks_reboots(),
         post_boot_units=reader.units("POST_BOOT_UNITS"),
@@ -241,6 +248,18 @@ class _Reader:
         if not wire.is_uuid(text):
             self.problems.append(f"{name} is {text[:64]!r}; allowed is a UUID as 9b8d1856-ff34-4864-a726-12de072d0f77")
         return text.lower()
+
+    def requires_signature(self, keys: Path) -> bool:
+        name = "COMMAND_REQUIRE_SIGNATURE"
+        required = self.flag(name, default=False)
+        if required:
+            try:
+                from infoscreen_reboot.signing import KeyRing  # some 10 MB, for those who want it
+            except ImportError:
+                self.problems.append(f"{name} is on, but python3-cryptography is not there; install that package")
+            else:
+                self.problems += [f"{name} is on, but {fault}" for fault in KeyRing(keys).faults()]
+        return required
 
     def executor(self) -> Executor:
         text = self._text("COMMAND_EXECUTOR") or Executor.HELPER

@@ -29,6 +29,7 @@ class About:
     agent_version: str
     executor: Executor
     actions: frozenset[Action]
+    requires_signature: bool
     post_boot_checks: tuple[str, ...]
 
 
@@ -63,6 +64,7 @@ def health(about: About, facts: Facts) -> Health:
             outbox=facts.outbox,
             unreadable=facts.counters.get("unreadable", 0),
             conflicts=facts.counters.get("conflicts", 0),
+            bad_signatures=facts.counters.get("bad_signatures", 0) if about.requires_signature else None,
         ),
         lockout=facts.lockout,
         clock_synchronized=facts.clock_is_synchronised,

@@ -53,6 +53,7 @@ _NOT_REACHED = (
 # Said when the helper may have seen the call and then went away.
 _NO_REPLY = ("org.freedesktop.DBus.Error.NoReply", "org.freedesktop.DBus.Error.Timeout")
 
+_BUS = "org.freedesktop.DBus"
 _LOGIND = "org.freedesktop.login1"
 _LOGIND_PATH = "/org/freedesktop/login1"
 _MANAGER = "org.freedesktop.login1.Manager"
@@ -75,6 +76,7 @@ class SystemHost:
         self._delay_fd: int | None = None
         self._delay_wanted = asyncio.Event()
         self._announced = Departure.UNKNOWN
+        self._logind = ""  # its unique name on the bus
         self._started_s: float | None = None
 
     async def run(self) -> None:
@@ -92,23 +94,20 @@ class SystemHost:
 
     async def _serve(self) -> None:
         bus = MessageBus(bus_type=BusType.SYSTEM, negotiate_unix_fd=True)
+        self._logind = ""
         try:
             await asyncio.wait_for(bus.connect(), _CONNECT_TIMEOUT_S)
             bus.add_message_handler(self._on_message)
-            for member in ("PrepareForShutdown", "PrepareForShutdownWithMetadata"):
-                rule = (
-                    f"type='signal',sender='{_LOGIND}',path='{_LOGIND_PATH}',interface='{_MANAGER}',member='{member}'"
-                )
-                await _call(
-                    bus,
-                    "org.freedesktop.DBus",
-                    "/org/freedesktop/DBus",
-                    "org.freedesktop.DBus",
-                    "AddMatch",
-                    "s",
-                    rule,
-                )
-            if await _get(bus, _LOGIND, _LOGIND_PATH, _MANAGER, "PreparingForShutdown"):
+            signals = f"type='signal',sender='{_LOGIND}',path='{_LOGIND_PATH}',interface='{_MANAGER}'"
+            for rule in (
+                f"{signals},member='PrepareForShutdown'",
+                f"{signals},member='PrepareForShutdownWithMetadata'",
+                f"type='signal',sender='{_BUS}',interface='{_BUS}',member='NameOwnerChanged',arg0='{_LOGIND}'",
+            ):
+                await _call(bus, _BUS, "/org/freedesktop/DBus", _BUS, "AddMatch", "s", rule)
+            preparing = await _ask(bus, _LOGIND, _LOGIND_PATH, _MANAGER, "PreparingForShutdown")
+            self._logind = self._logind or str(preparing.sender)
+            if preparing.body[0].value:
                 # Announced while we were not listening: a restart in the middle of a shutdown.
                 self._on_departure(Departure.UNKNOWN)
             else:
@@ -236,9 +235,16 @@ class SystemHost:
                 self._delay_fd = reply.unix_fds[0]
 
     def _on_message(self, message: Message) -> None:
-        if message.message_type is not MessageType.SIGNAL or message.interface != _MANAGER:
+        # Our match rules keep nobody out: whoever likes may send a signal to our own name on the bus.
+        if message.message_type is not MessageType.SIGNAL:
             return
-        match message.member, message.body:
+        if message.sender == _BUS and message.member == "NameOwnerChanged" and message.body[0] == _LOGIND:
+            self._logind = message.body[2]
+        elif message.sender == self._logind and message.interface == _MANAGER:
+            self._on_announcement(message.member, message.body)
+
+    def _on_announcement(self, member: str, body: list[Any]) -> None:
+        match member, body:
             # Where logind knows the newer signal it sends it first (systemd 255), so the old one is the cue.
             case "PrepareForShutdownWithMetadata", [True, dict() as metadata]:
                 kind = metadata["type"].value if "type" in metadata else ""
@@ -275,9 +281,12 @@ async def _call(
     return reply
 
 
+async def _ask(bus: MessageBus, to: str, path: str, interface: str, name: str) -> Message:
+    return await _call(bus, to, path, "org.freedesktop.DBus.Properties", "Get", "ss", interface, name)
+
+
 async def _get(bus: MessageBus, to: str, path: str, interface: str, name: str) -> Any:
-    reply = await _call(bus, to, path, "org.freedesktop.DBus.Properties", "Get", "ss", interface, name)
-    return reply.body[0].value
+    return (await _ask(bus, to, path, interface, name)).body[0].value
 
 
 def _verdict(error: DBusError) -> Refusal | NoReply:

@@ -166,7 +166,7 @@ TABLE = (
         State.NEW,
         Failed,
         State.FAILED,
-        codes=(ErrorCode.INVALID_SCHEMA, *_REFUSALS, ErrorCode.INTERNAL_ERROR),
+        codes=(ErrorCode.INVALID_SCHEMA, ErrorCode.INVALID_SIGNATURE, *_REFUSALS, ErrorCode.INTERNAL_ERROR),
     ),
     Row(State.HELD, Accepted, State.ACCEPTED),
     Row(

@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 INTERVAL_S = 30.0
 # Changes come in bursts; what they add up to is told once.
 _AT_MOST_EVERY_S = 1.0
+# Whoever made the change goes on first: a command's acks and its execution do not wait for our telling of them.
+_AFTER_S = 0.05
 _CLOCK_POLL_S = 5.0
 _STATISTICS = "broker"
 
@@ -83,6 +85,7 @@ class Monitor:
             agent_version=__version__,
             executor=settings.executor,
             actions=settings.offered,
+            requires_signature=settings.require_signature,
             post_boot_checks=settings.post_boot_checks,
         )
         self._topics = Topics(settings.client_uuid)
@@ -114,6 +117,8 @@ class Monitor:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(INTERVAL_S):
                     await self._changed.wait()
+            if self._changed.is_set():
+                await asyncio.sleep(_AFTER_S)
 
     async def report_boot(self) -> None:
         """Once a boot, as soon as its times can be right. Raises JournalError."""

@@ -51,8 +51,10 @@ class Outbox:
             if not self._work.is_set():
                 self._empty.set()
             return False
-        sent = [asyncio.ensure_future(self._post.publish(_message(o.letter))) for o in owed]
+        sent: list[asyncio.Future[None]] = []
         try:
+            for letter in owed:
+                sent.append(self._post.send(_message(letter.letter)))
             for letter, delivery in zip(owed, sent, strict=True):
                 await delivery
                 self._journal.strike_out(letter.seq)

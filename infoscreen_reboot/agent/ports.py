@@ -1,5 +1,6 @@
 """What the agent needs of the world, and the words in which the world answers."""
 
+import asyncio
 from datetime import datetime
 from enum import Enum
 from typing import Protocol
@@ -7,7 +8,7 @@ from typing import Protocol
 from infoscreen_reboot.contract.ack import ErrorCode
 from infoscreen_reboot.contract.command import Action
 from infoscreen_reboot.contract.telemetry import PresenceReason
-from infoscreen_reboot.mqtt import Message
+from infoscreen_reboot.mqtt import Delivery, Message
 
 
 class Departure(Enum):
@@ -64,11 +65,18 @@ class Clock(Protocol):
     def now(self) -> datetime: ...
 
 
+class Signatures(Protocol):
+    """Who may command: `signing.KeyRing`."""
+
+    def fault(self, delivery: Delivery) -> str | None:
+        """Why a delivery counts as not signed, in a sentence for its sender; None where its signature is good."""
+
+
 class Post(Protocol):
     """The way to the broker: `mqtt.Session`."""
 
-    async def publish(self, message: Message) -> None:
-        """Returns on the broker's PUBACK. Raises NotDelivered."""
+    def send(self, message: Message) -> asyncio.Future[None]:
+        """Out when this returns, and done on the broker's PUBACK. Raises NotDelivered, now or then."""
 
     async def wait_connected(self) -> None: ...
 

@@ -30,6 +30,7 @@ class ErrorCode(StrEnum):
     NOT_YET_VALID = "not_yet_valid"
     CLOCK_UNSYNCHRONIZED = "clock_unsynchronized"
     RETAINED = "retained"
+    INVALID_SIGNATURE = "invalid_signature"
     BUSY = "busy"
     LOCKOUT = "lockout"
     NOT_AUTHORIZED = "not_authorized"

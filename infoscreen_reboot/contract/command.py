@@ -62,6 +62,7 @@ def parse(payload: bytes) -> Command:
 
 
 def encode(command: Command) -> bytes:
+    """Raises ContractError for what `parse` would refuse."""
     content: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "command_id": command.command_id,
@@ -72,8 +73,9 @@ def encode(command: Command) -> bytes:
         "requested_by": command.requested_by,
         "reason": command.reason,
     }
-    wire.check("command", content)
-    return wire.encode(content)
+    payload = wire.encode(content)
+    parse(payload)
+    return payload
 
 
 def content_digest(payload: bytes) -> str:

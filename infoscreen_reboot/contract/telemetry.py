@@ -69,13 +69,17 @@ class LastCommand:
 
 @dataclass(frozen=True, slots=True)
 class Commands:
-    """`in_progress` is the id of the command that is not terminal yet."""
+    """`in_progress` is the id of the command that is not terminal yet.
+
+    `bad_signatures` is None, and not sent, where commands need no signature.
+    """
 
     in_progress: str | None
     last: LastCommand | None
     outbox: int
     unreadable: int
     conflicts: int
+    bad_signatures: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +149,8 @@ def encode_status(status: Status) -> bytes:
 def encode_health(health: Health) -> bytes:
     """An overlong reason is cut."""
     content = {"schema_version": wire.SCHEMA_VERSION, **asdict(health)}
+    if health.commands.bad_signatures is None:
+        del content["commands"]["bad_signatures"]
     if (reason := health.broker_connection.last_disconnect_reason) is not None:
         content["broker_connection"]["last_disconnect_reason"] = reason[:_MAX_REASON]
     return _encode("health", content)

@@ -33,7 +33,7 @@ def test_an_alert_is_retained_and_leaves_neither_a_will_nor_a_session(broker: Br
 
     run(story())
     log = broker.log()
-    assert "as alert (p2, c1," in log  # c1: a clean session
+    assert "as alert (p5, c1," in log  # c1: a clean session
     assert "Received DISCONNECT from alert" in log
     assert "Sending PUBACK to alert" in log and "will" not in log.partition("as alert")[2].partition("\n")[0]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import subprocess
@@ -12,9 +13,13 @@ from pathlib import Path
 import pytest
 
 from infoscreen_reboot.agent.lifecycle import TABLE, State
+from infoscreen_reboot.connection import BrokerSettings, Connection, Delivery
 from infoscreen_reboot.contract import command
 from infoscreen_reboot.contract.ack import ErrorCode
 from infoscreen_reboot.contract.topics import Topics
+from infoscreen_reboot.signing import KeyRing
+from infoscreen_reboot.tls import TlsSettings
+from tests.broker.conftest import Run
 from tests.broker.kit import (
     ADMIN,
     CLIENT,
@@ -64,7 +69,7 @@ def shell(broker: KitBroker, tmp_path: Path) -> dict[str, str]:
 
 
 def test_the_command_that_the_text_sends_is_one(broker: KitBroker, shell: dict[str, str], tmp_path: Path) -> None:
-    (send,) = (block for block in blocks("sh") if "command.json" in block)
+    (send,) = (block for block in blocks("sh") if "cat > command.json" in block)
     address = [*broker.by_login(CLIENT), "-i", "client", "-q", "1"]
     topic = Topics(CLIENT).commands
     # A session that the broker keeps, as the agent's: it need not be there when the command is sent.
@@ -72,6 +77,37 @@ def test_the_command_that_the_text_sends_is_one(broker: KitBroker, shell: dict[s
     subprocess.run(["sh", "-eu", "-c", send], cwd=tmp_path, env=shell, check=True)
     sent = subprocess.check_output(["mosquitto_sub", *address, "-c", "-C", "1", "-N", "-W", "15", "-t", topic])
     assert command.parse(sent).client_uuid == CLIENT
+
+
+def test_a_command_signed_as_the_text_does_it_is_trusted(
+    broker: KitBroker, shell: dict[str, str], tmp_path: Path, run: Run
+) -> None:
+    (compose,) = (block.partition("mosquitto_pub")[0] for block in blocks("sh") if "cat > command.json" in block)
+    (make_keys,) = (block for block in blocks("sh") if "genpkey" in block)
+    (sign,) = (block for block in blocks("sh") if "pkeyutl" in block)
+    keys = KeyRing(tmp_path / "keys")
+    (tmp_path / "keys").mkdir()
+    place = "mv 2026a.pem keys"
+
+    async def story() -> None:
+        tls = TlsSettings(broker.certs / "ca.crt", None, None)
+        settings = BrokerSettings(broker.host, broker.port, CLIENT, PASSWORD, tls)
+        inbox: asyncio.Queue[Delivery] = asyncio.Queue()
+        client = Connection(settings, "client", None, inbox.put_nowait)
+        try:
+            await client.open()
+            await client.subscribe([Topics(CLIENT).commands])
+            text = "\n".join((compose, make_keys, place, sign))
+            await asyncio.to_thread(
+                subprocess.run, ["bash", "-euo", "pipefail", "-c", text], cwd=tmp_path, env=shell, check=True
+            )
+            delivery = await inbox.get()
+        finally:
+            client.close("seen")
+        assert command.parse(delivery.payload).client_uuid == CLIENT
+        assert keys.fault(delivery) is None
+
+    run(story())
 
 
 @pytest.mark.parametrize("block", [block for block in blocks("sh") if "mosquitto_sub" in block])

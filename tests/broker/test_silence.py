@@ -121,7 +121,7 @@ def test_a_hanging_connect_or_name_look_up_does_not_hold_up_the_exit(run: Run, h
         run(story(server))
 
 
-CONNACK, SUBACK, BIRTH_PUBACK = b"\x20\x02\x00\x00", b"\x90\x03\x00\x01\x01", b"\x40\x02\x00\x02"
+CONNACK, SUBACK, BIRTH_PUBACK = b"\x20\x03\x00\x00\x00", b"\x90\x04\x00\x01\x00\x01", b"\x40\x02\x00\x02"
 
 
 @contextlib.asynccontextmanager
@@ -152,10 +152,12 @@ async def scripted(
 @pytest.mark.parametrize(
     ("connack", "words"),
     [
-        (b"\x20\x02\x00\x02", "the broker does not accept our client id"),
-        (b"\x20\x02\x00\x03", "the broker is not available now"),
-        (b"\x20\x02\x00\x04", "bad user name or password"),
-        (b"\x20\x02\x00\x05", "not authorised"),
+        (b"\x20\x03\x00\x85\x00", "the broker does not accept our client id"),
+        (b"\x20\x03\x00\x88\x00", "the broker is not available now"),
+        (b"\x20\x03\x00\x86\x00", "bad user name or password"),
+        (b"\x20\x03\x00\x87\x00", "not authorised"),
+        (b"\x20\x03\x00\x97\x00", "the broker refused with code 151"),
+        (b"\x20\x02\x00\x05", "MQTT"),
         (b"HTTP/1.1 400 Bad Request\r\n\r\n" * 8, "MQTT"),
         (b"\x20\x01\x00", "MQTT"),
     ],
@@ -168,9 +170,21 @@ def test_a_refusal_is_told_in_words(run: Run, connack: bytes, words: str) -> Non
     run(story())
 
 
-def test_a_broken_packet_costs_the_connection_and_not_the_session(run: Run) -> None:
+@pytest.mark.parametrize(
+    "broken",
+    [
+        b"\x32\x03\x00\x09x",  # a topic longer than the packet
+        b"\x32\x09\x00\x01t\x00\x07\x02\x7f\x00x",  # a property that MQTT 5 does not know
+        b"\x32\x0b\x00\x01t\x00\x07\x04\x01\x00\x01\x00x",  # one that may come only once
+        b"\x32\x0b\x00\x01t\x00\x07\x05\x26\x00\x09ab",  # text longer than the properties
+        b"\x32\x05\x00\x01t\x00\x07",  # no properties at all
+        b"\xe0\x03\x42\x00\x00",  # DISCONNECT for a reason that MQTT 5 does not know
+    ],
+    ids=range(6),
+)
+def test_a_broken_packet_costs_the_connection_and_not_the_session(run: Run, broken: bytes) -> None:
     async def story() -> None:
-        async with scripted(CONNACK, SUBACK, BIRTH_PUBACK + b"\x32\x03\x00\x09x") as (settings, _):
+        async with scripted(CONNACK, SUBACK, BIRTH_PUBACK + broken) as (settings, _):
             client = Client(settings)
             async with client.running():
                 await client.until(lambda: client.session.statistics.last_disconnect_at)
@@ -182,7 +196,7 @@ def test_a_broken_packet_costs_the_connection_and_not_the_session(run: Run) -> N
 
 def test_a_topic_that_is_not_utf_8_is_acknowledged_lest_it_come_for_ever(run: Run) -> None:
     async def story() -> None:
-        bad = b"\x32\x06\x00\x01\xff\x00\x07x"
+        bad = b"\x32\x07\x00\x01\xff\x00\x07\x00x"
         async with scripted(CONNACK, SUBACK, BIRTH_PUBACK + bad) as (settings, packets):
             client = Client(settings)
             async with client.connected(), asyncio.timeout(15):
@@ -198,7 +212,7 @@ def test_deliveries_that_came_in_one_tls_record_do_not_wait_for_the_next(authori
         identity = authority.issue("broker")
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         context.load_cert_chain(identity.certificate, identity.key)
-        deliveries = [b"\x32\x06\x00\x01t\x00%c%d" % (number, number) for number in range(1, 6)]
+        deliveries = [b"\x32\x07\x00\x01t\x00%c\x00%d" % (number, number) for number in range(1, 6)]
         async with scripted(CONNACK, SUBACK, BIRTH_PUBACK + b"".join(deliveries), tls=context) as (settings, _):
             client = Client(replace(settings, tls=TlsSettings(authority.certificate, None, None)))
             async with client.connected():

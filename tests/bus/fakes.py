@@ -132,8 +132,11 @@ class Fake:
     close = vanish
 
     def emit(self, path: str, interface: str, member: str, signature: str, *body: Any) -> None:
+        self.send(Message.new_signal(path, interface, member, signature, list(body)))
+
+    def send(self, message: Message) -> None:
         async def send() -> None:
-            await self._bus.send(Message.new_signal(path, interface, member, signature, list(body)))
+            await self._bus.send(message)
 
         self._loop.run(send())
 

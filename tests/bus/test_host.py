@@ -312,13 +312,30 @@ def test_without_the_right_to_delay_announcements_and_helper_still_work(
     live(test)
 
 
-def test_only_logind_can_announce_a_shutdown(logind: DelayingLogind, helper: FakeHelper) -> None:
+@pytest.mark.parametrize("to_us_alone", [False, True], ids=["broadcast", "unicast"])
+def test_only_logind_can_announce_a_shutdown(logind: DelayingLogind, helper: FakeHelper, to_us_alone: bool) -> None:
+    false = Message.new_signal(*LOGIND, "PrepareForShutdown", "b", [True])
+
     async def test(host: SystemHost, seen: Seen) -> None:
         await until(logind.held)
-        await asyncio.to_thread(helper.emit, *LOGIND, "PrepareForShutdown", "b", True)
+        if to_us_alone:
+            false.destination = str((await host._connection()).unique_name)
+        await asyncio.to_thread(helper.send, false)
         # The bus keeps the order: this answer comes after the false announcement would have.
         assert await answer(host) is None
         assert seen.told == []
+
+    live(test)
+
+
+def test_a_logind_that_was_restarted_is_believed(logind: DelayingLogind) -> None:
+    async def test(host: SystemHost, seen: Seen) -> None:
+        await until(logind.held)
+        await asyncio.to_thread(logind.vanish)
+        await asyncio.to_thread(logind.appear)
+        await asyncio.to_thread(logind.announce, True, "reboot")
+        await until(lambda: seen.told)
+        assert seen.told == [Departure.REBOOTING]
 
     live(test)
 

@@ -30,6 +30,7 @@ from infoscreen_reboot.contract import ack
 from infoscreen_reboot.contract.ack import AckStatus, ErrorCode
 from infoscreen_reboot.contract.command import Action
 from infoscreen_reboot.contract.telemetry import Executor
+from infoscreen_reboot.mqtt import Delivery
 from tests import world as w
 from tests.world import OTHER_ID, World
 
@@ -121,10 +122,17 @@ def stage(path: tuple[Move, ...], world: World) -> Play:
     return play
 
 
+class _NobodyIsTrusted:
+    def fault(self, delivery: Delivery) -> str | None:
+        return "the command is not signed"
+
+
 def _stage_refusal(code: ErrorCode | None, play: Play, world: World) -> None:
     match code:
         case ErrorCode.INVALID_SCHEMA:
             play.payload = play.payload.replace(b"reboot_host", b"paint_host")
+        case ErrorCode.INVALID_SIGNATURE:
+            world.signatures = _NobodyIsTrusted()
         case ErrorCode.RETAINED:
             play.retain = True
         case ErrorCode.WRONG_CLIENT:

@@ -7,8 +7,8 @@ import shutil
 from pathlib import Path
 
 from tools import lab
-from tools.bench import SSH_KEY, Bench
 from tools.machine import Machine
+from tools.packaging import SSH_KEY, Bench
 from tools.roots import layers_of_bench, layers_of_testbed
 from tools.scratch import Scratch
 

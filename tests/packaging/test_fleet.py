@@ -12,8 +12,8 @@ import pytest
 
 from tests.system.story import DONE, refused, story, unit
 from tools import lab
-from tools.bench import Bench
 from tools.machine import AGENT, Machine
+from tools.packaging import Bench
 from tools.scratch import LabError
 
 EXAMPLES = lab.TREE / "docs/examples"

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tools.machine import AGENT, Machine
-from tools.scratch import LabError, kill_group
+from tools.scratch import LabError
 
 ORDER = ["accepted", "execution_started", "completed", "failed"]
 DONE = ["accepted", "execution_started", "completed"]
@@ -81,12 +81,8 @@ def unit(machine: Machine, name: str, prop: str) -> str:
 
 
 def kill_agent(machine: Machine) -> None:
-    """SIGKILL, at once: not by way of systemctl, which takes longer than what is to be hit."""
-    kill_group(machine.scratch.cgroup / "payload/system.slice" / AGENT)
+    machine.kill(AGENT)
 
 
 def drop_in(machine: Machine, name: str, *lines: str) -> None:
-    """An administrator's drop-in for a unit, in force from the next start."""
-    machine.write(f"/etc/systemd/system/{name}.d/test.conf", "\n".join(["[Service]", *lines, ""]))
-    if machine.is_running:
-        machine.run("systemctl", "daemon-reload")
+    machine.drop_in(name, *lines)

@@ -16,7 +16,7 @@ from tests.system.story import (
     story,
     unit,
 )
-from tools.machine import AGENT, POWERED_OFF, Machine
+from tools.machine import AGENT, HELPER, POWERED_OFF, Machine
 
 RECONNECT_S = 90  # after a broker outage the agent's back-off is up to 60 s
 
@@ -113,6 +113,15 @@ def test_killed_while_the_helper_is_thinking_it_is_not_asked_again(parked: Machi
     assert len(parked.lives) == 1
     thaw(parked, "polkit")
     rebooted(parked, parked.command())
+
+
+def test_a_helper_that_is_killed_while_it_starts_is_started_again_and_does_what_it_was_asked(parked: Machine) -> None:
+    kill_once = "test -e $$STATE_DIRECTORY/killed || { touch $$STATE_DIRECTORY/killed; kill -KILL $$$$; }"
+    drop_in(parked, HELPER, f"ExecStartPre=/bin/sh -c '{kill_once}'")
+    start(parked)
+    # The first to ask is the health, the second is this; the bus has one wait for both.
+    rebooted(parked, parked.command())
+    assert "code=killed, status=9/KILL" in parked.journal(HELPER)
 
 
 def test_killed_as_the_host_goes_down_the_reboot_is_still_proved(machine: Machine) -> None:

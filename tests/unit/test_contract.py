@@ -75,10 +75,10 @@ def test_uuids_are_read_in_either_case_and_kept_in_lower_case() -> None:
     ("changes", "field"),
     [
         ({"schema_version": "1.1"}, "schema_version"),
-        ({"schema_version": ...}, ""),
+        ({"schema_version": ...}, "schema_version"),
         ({"client_uuid": "not-a-uuid"}, "client_uuid"),
         ({"client_uuid": CLIENT + "\n"}, "client_uuid"),
-        ({"client_uuid": ...}, ""),
+        ({"client_uuid": ...}, "client_uuid"),
         ({"action": "format_disk"}, "action"),
         ({"action": "REBOOT_HOST"}, "action"),
         ({"action": None}, "action"),
@@ -98,7 +98,8 @@ def test_uuids_are_read_in_either_case_and_kept_in_lower_case() -> None:
         ({"requested_by": True}, "requested_by"),
         ({"reason": "x" * 501}, "reason"),
         ({"reason": ["x"]}, "reason"),
-        ({"force": True}, ""),
+        ({"force": True}, "force"),
+        ({"two\nlines": 1}, r"two\nlines"),
     ],
 )
 def test_a_broken_rule_is_named_with_its_field_and_the_id_is_kept(changes: dict[str, Any], field: str) -> None:

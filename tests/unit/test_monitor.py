@@ -1,6 +1,8 @@
 """What the agent says unasked: the cause of a boot, the health, and when the helper is woken for it."""
 
+import json
 import uuid
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -98,7 +100,7 @@ def test_statistics_are_recalled_as_they_were(tmp_path: Path) -> None:
     journal.close()
 
 
-ABOUT = About(CLIENT, BOOTS[0], "1.0.0", Executor.MOCK, frozenset(Action), ("a.service",))
+ABOUT = About(CLIENT, BOOTS[0], "1.0.0", Executor.MOCK, frozenset(Action), False, ("a.service",))
 
 
 def facts(record: Record | None = None, armed: bool = False) -> Facts:
@@ -133,6 +135,13 @@ def test_health_tells_what_is_open_what_was_last_and_what_was_counted() -> None:
     assert (told.uptime_s, told.executor) == (4711, Executor.MOCK)
     assert told.capabilities.post_boot_checks == ("a.service",)
     assert telemetry.encode_health(told)
+
+
+def test_bad_signatures_are_told_only_where_signatures_are_required() -> None:
+    for requires, told in ((True, 2), (False, None)):
+        about = replace(ABOUT, requires_signature=requires)
+        sent = json.loads(telemetry.encode_health(health(about, replace(facts(), counters={"bad_signatures": 2}))))
+        assert sent["commands"].get("bad_signatures") == told
 
 
 NONE_USED, ONE_USED = Lockout(0, 3, 900, None), Lockout(1, 3, 900, None)

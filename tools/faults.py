@@ -1,0 +1,184 @@
+"""The fault campaign: random commands crossed with random faults on real machines, and what came of it as a table."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import queue
+import random
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from tools import lab
+from tools.machine import AGENT
+from tools.mischief import Ground, has_netem
+from tools.plan import WEIGHTS, Plan, draw
+from tools.scratch import CACHE, LabError, sweep
+from tools.trial import Result, Trial, keep
+
+# In turn and side by side: most of a run is waiting.
+MACHINES = 3
+# Of a run that takes longer it is told what it waited for last.
+LONG_S = 10
+KEPT = CACHE / "faults"
+SEEDS = 1_000_000
+
+
+@dataclass(slots=True)
+class Campaign:
+    """Runs from `seed` on, one seed each, until there were `runs` or `minutes` are over."""
+
+    suite: str
+    seed: int
+    runs: int
+    minutes: float
+    tell: Callable[[str], None] = print
+    results: list[Result] = field(default_factory=list)
+
+    def play(self) -> list[Result]:
+        deb, other = lab.build(self.suite), lab.build(self.suite, "+1")
+        seeds: queue.SimpleQueue[int] = queue.SimpleQueue()
+        for number in range(self.runs):
+            seeds.put(self.seed + number)
+        deadline = time.monotonic() + self.minutes * 60
+        lock = threading.Lock()
+
+        def work() -> None:
+            player = Player(self.suite, lambda: Ground(self.suite, deb, other))
+            try:
+                while time.monotonic() < deadline:
+                    result = player.play(draw(seeds.get_nowait()))
+                    with lock:
+                        self.results.append(result)
+                        self.tell(line(len(self.results), result))
+            except queue.Empty:
+                pass
+            finally:
+                player.close()
+
+        with ThreadPoolExecutor(MACHINES) as pool:
+            for worker in [pool.submit(work) for _ in range(min(MACHINES, self.runs))]:
+                worker.result()
+        return self.results
+
+    @property
+    def broken(self) -> list[Result]:
+        return [result for result in self.results if result.broken]
+
+    def again(self, result: Result) -> str:
+        return f"tools/faults --suite {self.suite} --seed {result.plan.seed} --runs 1"
+
+
+class Player:
+    """Plays runs one after the other on one machine, and on a new one after a run that went wrong."""
+
+    def __init__(self, suite: str, make: Callable[[], Ground]) -> None:
+        self._suite = suite
+        self._make = make
+        self._ground: Ground | None = None
+        self._lives = self._connects = 0
+
+    def play(self, plan: Plan) -> Result:
+        started, since = time.monotonic(), time.time()
+        try:
+            ground = self._prepare()
+            since = time.time()
+            result = Trial(ground, plan).play()
+        except (LabError, OSError) as error:
+            result = Result(plan, [], 0, [f"the run could not be played: {error}"], time.monotonic() - started)
+        if result.broken:
+            if self._ground is not None:
+                keep(result, self._ground, since, KEPT / f"{self._suite}-{plan.seed}")
+            self.close()
+        else:
+            for sending in plan.sendings:
+                if sending.kind == "retained":
+                    ground.send(b"", retain=True)
+        return result
+
+    def _prepare(self) -> Ground:
+        if self._ground is None:
+            self._ground = ground = self._make()
+            ground.boot()
+            ground.wait_booted()
+            ground.wait_online()
+            self._lives = 0
+        ground = self._ground
+        # Else the back-off of the runs before would add up.
+        if len(ground.lives) == self._lives and ground.witness.connects > self._connects:
+            heard = len(ground.broker.messages)
+            ground.run("systemctl", "restart", AGENT)
+            ground.wait_online(after=heard)
+        self._lives, self._connects = len(ground.lives), ground.witness.connects
+        return ground
+
+    def close(self) -> None:
+        if self._ground is not None:
+            self._ground.close()
+            self._ground = None
+
+
+def line(number: int, result: Result) -> str:
+    verdict = "  BROKEN: " + "; ".join(result.broken) if result.broken else ""
+    ends = ", ".join(result.ends)
+    waited = f" (until: {'; '.join(result.waited_for)})" if result.seconds > LONG_S and result.waited_for else ""
+    return f"{number:4}  seed {result.plan.seed:<7} {result.plan} -> {ends}  {result.seconds:.1f} s{waited}{verdict}"
+
+
+def table(results: list[Result]) -> str:
+    """By fault; a run with two faults counts for both."""
+    lines = [f"{'fault':<17}{'runs':>5}{'executions':>12}{'broken':>8}  ends"]
+    for name in WEIGHTS:
+        mine = [result for result in results if any(trouble.fault == name for trouble in result.plan.troubles)]
+        lines.append(_row(name, mine))
+    return "\n".join([*lines, _row("all runs", results)])
+
+
+def _row(name: str, results: list[Result]) -> str:
+    ends = Counter(end for result in results for end in result.ends)
+    words = ", ".join(f"{end} {number}" for end, number in ends.most_common())
+    wrong = sum(bool(result.broken) for result in results)
+    return f"{name:<17}{len(results):>5}{sum(r.executions for r in results):>12}{wrong:>8}  {words}"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="tools/faults",
+        description="Crosses random commands with random faults on real machines; ends with a table, and with 1 if "
+        "any guarantee was broken.",
+    )
+    parser.add_argument("--suite", choices=lab.SUITES, default="trixie", help="the release (default: %(default)s)")
+    parser.add_argument("--runs", type=int, default=50, help="how many runs at most (default: %(default)s)")
+    parser.add_argument("--minutes", type=float, default=60, help="start no run after that time (default: %(default)s)")
+    parser.add_argument("--seed", type=int, help="of the first run, the next one has the next number (default: chance)")
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
+    seed = random.randrange(SEEDS) if options.seed is None else options.seed
+    print(f"{options.suite}, {options.runs} runs from seed {seed} on", flush=True)
+    campaign = Campaign(options.suite, seed, options.runs, options.minutes, lambda text: print(text, flush=True))
+    started = time.monotonic()
+    try:
+        lab.ensure_host()
+        print(f"a slow link is made by {'tc netem' if has_netem() else 'the witness: this kernel has no netem'}")
+        campaign.play()
+    except LabError as error:
+        print(f"tools/faults: {error}", file=sys.stderr)
+        return 2
+    finally:
+        sweep()
+    print(f"\n{table(campaign.results)}\n\n{len(campaign.results)} runs in {time.monotonic() - started:.0f} s")
+    for result in campaign.broken:
+        print(f"BROKEN: {'; '.join(result.broken)}\n  again: {campaign.again(result)}")
+        print(f"  logs: {KEPT / f'{campaign.suite}-{result.plan.seed}'}")
+    if not campaign.results:
+        print("no run was played")
+    return 1 if campaign.broken or not campaign.results else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,309 @@
+"""One run of the campaign: a plan played on a machine, everything healed, and what was seen meanwhile."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import re
+import sqlite3
+import threading
+import time
+import uuid
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from tools.broker import Message
+from tools.client import timestamp
+from tools.guarantees import TERMINAL, Ack, Evidence, Kept, Life, Order, broken
+from tools.machine import HELPER, POWERED_OFF, REBOOTED
+from tools.mischief import FAULTS, Ground
+from tools.plan import MOMENTS, Plan, Sending, Trouble
+from tools.scratch import LabError
+from tools.witness import Passed
+
+# How long a moment is waited for that may never come.
+MOMENT_S = 4.0
+# After all is healed: the agent's back-off is up to a minute, and its keep-alive finds a dead link in 40 s.
+HEALTHY_S = 120.0
+# What is still under way when the agent is at rest: the listener's reconnect, TCP's own back-off after a cut.
+UNDER_WAY_S, FORGOTTEN_S, KEEP_ALIVE_S = 12.0, 2.5, 60.0
+# An upgrade that was cut off may have left no agent at all.
+UNREPAIRED_S = 8.0
+HELPER_LINE = re.compile(r"infoscreen-reboot-helper\[\d+\]: (?:Reboot|Shutdown) ([0-9a-f-]{36}) by [^:]*: (.*)")
+ENDS = {REBOOTED: "rebooted", POWERED_OFF: "powered off"}
+ALWAYS = {"completed", "busy", "lockout"}
+# What a fault may make of a valid command.
+EXCUSES = {
+    "power_cut": {"interrupted"},
+    "agent_killed": {"not_rebooted", "interrupted"},
+    "disk_full": {"not_rebooted", "interrupted", "helper_failed", "helper_unavailable", "execution_timeout"},
+    "disk_read_only": {"not_rebooted", "interrupted", "helper_failed", "helper_unavailable", "execution_timeout"},
+    "upgraded": {"not_rebooted", "interrupted", "helper_failed", "helper_unavailable", "execution_timeout"},
+    "helper_killed": {"execution_timeout"},
+    "dbus_killed": {"execution_timeout", "helper_unavailable", "helper_failed", "not_authorized", "interrupted"},
+    "clock_jumps": {"expired", "not_yet_valid"},
+}
+
+
+@dataclass(slots=True)
+class Result:
+    """How a run went; `broken` is empty where every guarantee was kept."""
+
+    plan: Plan
+    ends: list[str]
+    executions: int
+    broken: list[str]
+    seconds: float
+    evidence: Evidence | None = None
+    waited_for: list[str] = field(default_factory=list)
+
+
+class Trial:
+    """Played once, on a machine that is at rest."""
+
+    def __init__(self, ground: Ground, plan: Plan) -> None:
+        self.ground = ground
+        self.plan = plan
+        self.since = time.time()
+        self.orders: list[Order] = []
+        self.said: list[Passed] = []
+        self.problems: list[str] = []
+        self.waited_for: list[str] = []
+        self.moments = {name: threading.Event() for name in MOMENTS}
+        self.first_life = len(ground.lives) - 1
+        self.recorded_before = self._recorded()
+        self.heard_before = len(ground.broker.messages)
+
+    def play(self) -> Result:
+        started = time.monotonic()
+        self.ground.witness.on_passed = self._on_passed
+        threads = [threading.Thread(target=self._make, args=(trouble,)) for trouble in self.plan.troubles]
+        for thread in threads:
+            thread.start()
+        self.moments["start"].set()
+        time.sleep(0.1)
+        for sending in self.plan.sendings:
+            self._send(sending)
+        for thread in threads:
+            thread.join()
+        evidence = self._evidence(self._settle())
+        self.ground.witness.on_passed = lambda _: None
+        found = [f"the run could not be played: {problem}" for problem in self.problems] + broken(evidence)
+        ends = [evidence.end_of(order.command_id) or "never arrived" for order in self.orders]
+        seconds = time.monotonic() - started
+        return Result(self.plan, ends, evidence.recorded.total(), found, seconds, evidence, self.waited_for)
+
+    # What happens.
+
+    def _make(self, trouble: Trouble) -> None:
+        """In a thread of its own: a fault comes, stays and goes."""
+        self.moments[trouble.moment].wait(MOMENT_S)
+        time.sleep(trouble.after_s)
+        try:
+            course = FAULTS[trouble.fault](self.ground, random.Random(self.plan.seed))
+            next(course)
+            time.sleep(trouble.for_s)
+            next(course, None)
+        except (LabError, OSError) as error:
+            self.problems.append(f"{trouble.fault}: {error}")
+
+    def _on_passed(self, passed: Passed) -> None:
+        """On the witness's thread, before the packet goes on."""
+        self.said.append(passed)
+        if passed.is_puback or not passed.from_client or not passed.payload:
+            return
+        if passed.topic == self.ground.topic("commands/ack"):
+            status = json.loads(passed.payload)["status"]
+            self.moments["completed" if status in TERMINAL else status].set()
+        elif passed.topic == self.ground.topic("status"):
+            self.moments[json.loads(passed.payload)["state"]].set()
+
+    def _send(self, sending: Sending) -> None:
+        deadline = time.monotonic() + 15
+        while sending.waits_for_end and time.monotonic() < deadline and not self._is_over(self.orders[-1:]):
+            time.sleep(0.02)
+        time.sleep(sending.after_s)
+        for payload, tail, retain in self._messages(sending.kind):
+            self._publish(payload, tail, retain)
+
+    def _publish(self, payload: bytes, tail: str, retain: bool) -> None:
+        """A controller tries again when its broker is away."""
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                return self.ground.send(payload, tail, retain)
+            except LabError as error:
+                if time.monotonic() > deadline:
+                    self.problems.append(str(error))
+                    return
+            time.sleep(0.1)
+
+    def _messages(self, kind: str) -> Iterator[tuple[bytes, str, bool]]:
+        ground, tail = self.ground, "command" if kind == "transitional" else "commands"
+        now = datetime.now(UTC)
+        command = ground.command("shutdown_host" if kind == "shutdown" else "reboot_host")
+        ends = {"expired": {"expired"}, "foreign": {"wrong_client"}, "junk": {"invalid_schema"}}.get(kind)
+        match kind:
+            case "expired":
+                past = timedelta(minutes=10)
+                command |= {"issued_at": timestamp(now - past), "expires_at": timestamp(now - past / 2)}
+            case "foreign":
+                command |= {"client_uuid": str(uuid.uuid4())}
+            case "junk":
+                command |= {"force": True}
+        if any(trouble.fault == "clock_jumps" for trouble in self.plan.troubles) and kind == "expired":
+            ends = {"expired", "not_yet_valid"}
+        order = Order(command["command_id"], command["action"], frozenset(ends or self._ends(kind)), ends is None)
+        self.orders.append(order)
+        payload = json.dumps(command).encode()
+        if kind == "junk":
+            yield payload[:-1], tail, False
+        yield payload, tail, kind == "retained"
+        if kind == "twice":
+            yield payload, "command", False
+        if kind == "conflict":
+            yield json.dumps(command | {"reason": "another"}).encode(), tail, False
+
+    def _ends(self, kind: str) -> set[str]:
+        ends = ALWAYS | {"retained"} if kind == "retained" else set(ALWAYS)
+        # A shutdown is completed before the host is down, and what comes in between is interrupted by it.
+        ends |= {"interrupted"} if any(sending.kind == "shutdown" for sending in self.plan.sendings) else set()
+        return ends.union(*(EXCUSES.get(trouble.fault, set()) for trouble in self.plan.troubles))
+
+    # What is seen.
+
+    def _heard(self) -> list[Message]:
+        return self.ground.broker.messages[self.heard_before :]
+
+    def _acks_heard(self) -> list[Ack]:
+        tails = self.ground.topic("commands/ack"), self.ground.topic("command/ack")
+        return [Ack.of(message.payload) for message in self._heard() if message.topic in tails]
+
+    def _is_over(self, orders: list[Order]) -> bool:
+        ended = {ack.command_id for ack in self._acks_heard() if ack.status in TERMINAL}
+        return all(order.command_id in ended for order in orders)
+
+    def _settle(self) -> dict[str, Any]:
+        """Until machine and agent are at rest, and nothing more can come; what the client says of itself then."""
+        state: dict[str, Any] = {}
+        faults = {trouble.fault for trouble in self.plan.troubles}
+        patience_s = KEEP_ALIVE_S if "half_open" in faults else FORGOTTEN_S if self._broker_forgot() else UNDER_WAY_S
+        started, at_rest_since = time.monotonic(), math.inf
+        while (now := time.monotonic()) < started + HEALTHY_S:
+            with suppress(LabError, OSError, ValueError, sqlite3.Error):
+                if not self.ground.is_running:
+                    self.ground.boot()
+                self.ground.wait_booted()
+                at_rest_since = min(at_rest_since, now) if self._is_at_rest() else math.inf
+                is_over = at_rest_since < now - (0 if self._is_over(self.orders) else patience_s)
+                if is_over or now > started + UNREPAIRED_S:
+                    self.ground.repair()
+                # Nobody may be inside while the machine goes down: so it is asked when it has no reason to any more.
+                if is_over:
+                    state = json.loads(self.ground.run("infoscreen-reboot", "status", "--json"))
+                    if not (ailments := self._ailments(state)):
+                        return state
+                    self.waited_for = ailments
+            time.sleep(0.1)
+        return state
+
+    def _is_at_rest(self) -> bool:
+        """As far as can be seen without a process in the machine."""
+        with closing(sqlite3.connect(f"file:{self.ground.disk}/agent/journal.sqlite3?mode=ro", uri=True)) as journal:
+            count = "SELECT (SELECT count(*) FROM outbox) + count(*) FROM command"
+            (left,) = journal.execute(f"{count} WHERE state NOT IN ('completed', 'failed')").fetchone()
+        return left == 0 and self._is_online()
+
+    def _is_online(self) -> bool:
+        """By the last status that the controller heard."""
+        told = [message.json for message in self.ground.broker.on(self.ground.topic("status")) if message.payload]
+        return (told[-1]["state"], told[-1]["boot_id"]) == ("online", self.ground.boot_id)
+
+    def _broker_forgot(self) -> bool:
+        return any(trouble.fault in ("broker_killed", "broker_forgets") for trouble in self.plan.troubles)
+
+    def _ailments(self, state: dict[str, Any]) -> list[str]:
+        ground = self.ground
+        if not ground.is_running or not state:
+            return ["the machine or its `infoscreen-reboot status` did not come back"]
+        found = []
+        unit = state["unit"]
+        if unit["ActiveState"] != "active" or "ready for commands" not in unit["StatusText"]:
+            found.append(f"the agent is {unit['ActiveState']}, and says: {unit['StatusText']}")
+        if state["outbox"]:
+            found.append(f"{state['outbox']} messages wait in the outbox")
+        found += (f"{c['command_id']} is {c['state']}" for c in state["commands"] if c["state"] not in TERMINAL)
+        if not self._is_online():
+            found.append("the last status heard is not online in this boot")
+        # By the witness: at QoS 0 it is lost when it comes before the listener is back.
+        told = (p.payload for p in ground.witness.passed if p.topic == ground.topic("health"))
+        if not any(ground.boot_id.encode() in payload for payload in told):
+            found.append("no health came from this boot")
+        return found
+
+    def _recorded(self) -> Counter[str]:
+        path = self.ground.disk / "helper/history.json"
+        entries = json.loads(path.read_text())["entries"] if path.exists() else []
+        return Counter(entry["command_id"] for entry in entries)
+
+    def _evidence(self, state: dict[str, Any]) -> Evidence:
+        ground = self.ground
+        commands = ground.topic("commands"), ground.topic("command")
+        acks = ground.topic("commands/ack"), ground.topic("command/ack")
+        said = list(self.said)
+        lines = HELPER_LINE.findall(ground.journal(HELPER, since_s=self.since))
+        records = [record for record in state.get("commands", []) if self._is_ours(record["command_id"])]
+        return Evidence(
+            orders=tuple(self.orders),
+            said=[Ack.of(p.payload) for p in said if p.topic in acks and p.from_client and not p.is_puback],
+            taken=frozenset(p.payload for p in said if p.topic in acks and not p.from_client and p.is_puback),
+            arrived_live=_ids(
+                p for p in said if p.topic in commands and not (p.from_client or p.is_puback or p.retain)
+            ),
+            received=_ids(p for p in said if p.topic in commands and p.from_client and p.is_puback),
+            heard=self._acks_heard(),
+            asked=Counter(command_id for command_id, _ in lines),
+            executed=Counter(command_id for command_id, outcome in lines if outcome == "done" or "NoReply" in outcome),
+            recorded=self._recorded() - self.recorded_before,
+            lives=[
+                Life(life.boot_id, None if life.exit_code is None else ENDS.get(life.exit_code, "power cut"))
+                for life in ground.lives[self.first_life :]
+            ],
+            kept=[
+                Kept(r["command_id"], r["state"], r["error_code"] or r["state"], r["started_boot_id"] is not None)
+                for r in records
+            ],
+            broker_forgot=self._broker_forgot(),
+            ailments=self._ailments(state),
+        )
+
+    def _is_ours(self, command_id: str) -> bool:
+        return any(order.command_id == command_id for order in self.orders)
+
+
+def _ids(messages: Iterator[Passed]) -> frozenset[str]:
+    """Of the commands among them that have an id that can be read."""
+    found = set()
+    for message in messages:
+        with suppress(ValueError, KeyError, TypeError):
+            found.add(json.loads(message.payload)["command_id"])
+    return frozenset(found)
+
+
+def keep(result: Result, ground: Ground, since: float, directory: Path) -> None:
+    """Everything that can be read afterwards of a run that broke a guarantee."""
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "journal.txt").write_text(ground.journal(since_s=since - 1))
+    (directory / "broker.log").write_text(ground.broker.log()[-200_000:])
+    passed = [p for p in ground.witness.passed if p.at >= since - 1]
+    told = [f"{p.at:.3f} {'up  ' if p.from_client else 'down'} {'PUBACK ' * p.is_puback}{p}" for p in passed]
+    heard = [str(message) for message in ground.broker.messages if message.heard_at >= since - 1]
+    lives = [str(life) for life in ground.lives]
+    text = "\n".join([str(result.plan), *result.broken, "", *lives, "", *told, "", *heard, "", str(result.evidence)])
+    (directory / "run.txt").write_text(text + "\n")
