@@ -26,6 +26,10 @@ def test_every_test_and_every_file_that_a_text_names_exists(text: Path) -> None:
         for file, name in re.findall(r"(tests/[\w/]+\.py)::(\w+)", content)
         if not TREE.joinpath(file).is_file() or name not in names_of(TREE / file)
     ]
+    # A table's head may name the file, and its rows the tests.
+    for table in re.findall(r"(?:^\|.*\n)+", content, re.MULTILINE):
+        for file in re.findall(r"tests/[\w/]+\.py", table.partition("\n")[0]):
+            missing += set(re.findall(r"`(test_\w+)`", table)) - names_of(TREE / file)
     targets = re.findall(r"\]\(([^)#:]+?)(?:#[^)]*)?\)", content)
     missing += [target for target in targets if not (text.parent / target).exists()]
     assert missing == []
