@@ -20,7 +20,7 @@ sys.modules["gi"] = None  # type: ignore[assignment]  # None keeps dbus-next's G
 from dbus_next.aio.message_bus import MessageBus  # noqa: E402
 from dbus_next.constants import BusType, MessageFlag, MessageType, NameFlag, RequestNameReply  # noqa: E402
 from dbus_next.message import Message  # noqa: E402
-from dbus_next.signature import Variant  # noqa: E402
+from dbus_next.signature import SignatureTree, Variant  # noqa: E402
 
 NAME, PATH, FDO = "org.infoscreen.RebootHelper1", "/org/infoscreen/RebootHelper1", "org.freedesktop"
 BUS = f"{FDO}.DBus", "/org/freedesktop/DBus", f"{FDO}.DBus"
@@ -30,7 +30,7 @@ SYSTEMD = f"{FDO}.systemd1", "/org/freedesktop/systemd1", f"{FDO}.DBus.Propertie
 NO_REPLY, UNKNOWN_METHOD = f"{FDO}.DBus.Error.NoReply", f"{FDO}.DBus.Error.UnknownMethod"
 UNANSWERED = NO_REPLY, *(f"{FDO}.DBus.Error.{word}" for word in ("Timeout", "TimedOut", "Disconnected"))
 BLOCKED = f"{FDO}.DBus.Error.AccessDenied", f"{FDO}.login1.BlockedByInhibitorLock"
-IDLE_S, ANSWER_TIMEOUT_S, IDS_KEPT = 30.0, 10.0, 1000
+IDLE_S, ANSWER_TIMEOUT_S, IDS_KEPT, SIGNATURES_KEPT, AT_ONCE = 30.0, 10.0, 1000, 200, 32
 UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE | re.ASCII)
 CODES = {"NotAuthorized": "not_authorized", "Lockout": "lockout", "Inhibited": "inhibited"}  # for Preview
 PERMISSION, REBOOT, SHUTDOWN = "org.infoscreen.reboothelper1", "reboot", "shutdown"
@@ -122,14 +122,16 @@ class Helper:
     def __init__(self, bus: MessageBus, boot_id: str, history: History) -> None:
         self.bus, self.boot_id, self.history = bus, boot_id, history
         self.work: set[asyncio.Task[None]] = set()
-        self.one_at_a_time, self.stopping = asyncio.Lock(), asyncio.Event()
+        self.one_at_a_time, self.room, self.stopping = asyncio.Lock(), asyncio.Semaphore(AT_ONCE), asyncio.Event()
         self.idle = asyncio.get_running_loop().call_later(IDLE_S, self.stopping.set)
 
     def on_message(self, message: Message) -> bool:
         """Takes every method call, so that dbus-next's own handlers (Peer, ObjectManager) answer no one."""
+        if len(SignatureTree._cache) > SIGNATURES_KEPT:  # dbus-next keeps each that it has ever met
+            SignatureTree._cache.clear()
         if is_call := message.message_type is MessageType.METHOD_CALL:
             self.idle.cancel()
-            self.work.add(task := asyncio.create_task(self.answer(message)))
+            self.work.add(task := asyncio.create_task(self.in_turn(message)))
             task.add_done_callback(self.on_answered)
         return is_call
 
@@ -137,6 +139,10 @@ class Helper:
         self.work.discard(task)
         if not self.work:
             self.idle = asyncio.get_running_loop().call_later(IDLE_S, self.stopping.set)
+
+    async def in_turn(self, message: Message) -> None:
+        async with self.room:  # that many fit into the socket: dbus-next gives a connection up whose buffer is full
+            await self.answer(message)
 
     async def answer(self, message: Message) -> None:
         command_id = next((a.lower() for a in message.body if isinstance(a, str) and UUID.fullmatch(a)), "")

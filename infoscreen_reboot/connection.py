@@ -40,8 +40,9 @@ REFUSALS = {
     **dict.fromkeys((5, 135), "not authorised"),
 }
 _CLOSED = "the broker closed the connection"
+_NOT_MQTT = "the broker sent what is not MQTT"
 # How paho takes a packet that it cannot read.
-_NOT_MQTT = (struct.error, UnicodeDecodeError, LookupError, AssertionError, paho_properties.MQTTException)
+_UNREADABLE = (struct.error, UnicodeDecodeError, LookupError, AssertionError, paho_properties.MQTTException)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +101,8 @@ def _words(error: Exception) -> str:
             return f"a delivery could not be stored: {error}"
         case ConnectionResetError():
             return _CLOSED
-        case _ if isinstance(error, _NOT_MQTT):
-            return "the broker sent what is not MQTT"
+        case _ if isinstance(error, _UNREADABLE):
+            return _NOT_MQTT
         case OSError(strerror=str(text)):
             return text[:1].lower() + text[1:]
     return str(error)
@@ -192,6 +193,9 @@ class Connection:
         how: Any = SubscribeOptions(qos=1) if self.protocol == paho.MQTTv5 else 1
         _, mid = self._client.subscribe([(topic, how) for topic in topics])
         granted: list[int] = await self._expect(f"suback {mid}")
+        if len(granted) != len(topics):
+            self.close(_NOT_MQTT)
+            raise NotDelivered(_NOT_MQTT)
         return [topic for topic, code in zip(topics, granted, strict=True) if code >= 0x80]
 
     async def unsubscribe(self, topics: Sequence[str]) -> None:
@@ -338,7 +342,7 @@ class Connection:
 
     def _give_up(self, error: Exception) -> None:
         """What network, TLS and broker do wrong ends the connection, a bug ends the session."""
-        if not isinstance(error, (OSError, ValueError, Redeliver, *_NOT_MQTT)) and not self.closed.done():
+        if not isinstance(error, (OSError, ValueError, Redeliver, *_UNREADABLE)) and not self.closed.done():
             self.closed.set_exception(error)
         self.close(_words(error))
 

@@ -22,7 +22,7 @@ from typing import IO
 from tools import lab
 from tools.scratch import CACHE, LabError, sweep
 
-IN_WORKSHOP = ("tests/unit", "tests/crash", "tests/bus", "tests/broker")
+IN_WORKSHOP = ("tests/unit", "tests/crash", "tests/bus", "tests/broker", "tests/fuzz")
 WORKSHOP = "workshop"
 PACKAGING = "tests/packaging"
 ON_MACHINES = ("tests/system", PACKAGING, "tests/vm")

@@ -14,9 +14,10 @@ from typing import Any
 sys.modules.setdefault("gi", None)  # type: ignore[arg-type]  # None is import's own word for "do not"
 
 from dbus_next.aio.message_bus import MessageBus
-from dbus_next.constants import BusType, MessageType
+from dbus_next.constants import BusType, MessageFlag, MessageType
 from dbus_next.errors import AuthError, DBusError, InvalidAddressError
 from dbus_next.message import Message
+from dbus_next.signature import SignatureTree
 
 from infoscreen_reboot.agent import boot
 from infoscreen_reboot.agent.ports import Departure, NoReply, Refusal
@@ -31,6 +32,7 @@ REPLY_TIMEOUT_S = 30.0
 _CONNECT_TIMEOUT_S = 10.0
 _PROPERTY_TIMEOUT_S = 5.0
 _RECONNECT_S = 5.0
+_SIGNATURES_KEPT = 200
 _LOST = (DBusError, AuthError, InvalidAddressError, EOFError, OSError)
 
 _HELPER = "org.infoscreen.RebootHelper1"
@@ -96,7 +98,8 @@ class SystemHost:
         bus = MessageBus(bus_type=BusType.SYSTEM, negotiate_unix_fd=True)
         self._logind = ""
         try:
-            await asyncio.wait_for(bus.connect(), _CONNECT_TIMEOUT_S)
+            async with asyncio.timeout(_CONNECT_TIMEOUT_S):
+                await bus.connect()
             bus.add_message_handler(self._on_message)
             signals = f"type='signal',sender='{_LOGIND}',path='{_LOGIND_PATH}',interface='{_MANAGER}'"
             for rule in (
@@ -129,7 +132,8 @@ class SystemHost:
         Raises Refusal with the contract's code when nothing will happen, NoReply when that is not known.
         """
         try:
-            await asyncio.wait_for(self._connected.wait(), _CONNECT_TIMEOUT_S)
+            async with asyncio.timeout(_CONNECT_TIMEOUT_S):
+                await self._connected.wait()
         except TimeoutError:
             raise Refusal(ErrorCode.HELPER_UNAVAILABLE, "there is no connection to the system bus") from None
         assert self._bus is not None
@@ -234,14 +238,27 @@ class SystemHost:
             else:
                 self._delay_fd = reply.unix_fds[0]
 
-    def _on_message(self, message: Message) -> None:
-        # Our match rules keep nobody out: whoever likes may send a signal to our own name on the bus.
-        if message.message_type is not MessageType.SIGNAL:
-            return
-        if message.sender == _BUS and message.member == "NameOwnerChanged" and message.body[0] == _LOGIND:
-            self._logind = message.body[2]
-        elif message.sender == self._logind and message.interface == _MANAGER:
-            self._on_announcement(message.member, message.body)
+    def _on_message(self, message: Message) -> Message | bool:
+        """Our match rules keep nobody out: where the bus has no policy, anyone may send to our own name on it."""
+        if len(SignatureTree._cache) > _SIGNATURES_KEPT:
+            SignatureTree._cache.clear()  # dbus-next keeps each that it has ever met
+        match message.message_type:
+            case MessageType.METHOD_CALL:
+                answer: Message | bool = True
+                if not message.flags & MessageFlag.NO_REPLY_EXPECTED:
+                    # Else dbus-next's own methods would answer.
+                    answer = Message.new_error(message, f"{_BUS}.Error.UnknownMethod", "there is nothing to call here")
+            case MessageType.SIGNAL:
+                answer = True
+                if message.sender == _BUS and message.member == "NameOwnerChanged" and message.body[0] == _LOGIND:
+                    self._logind = message.body[2]
+                elif message.sender == self._logind and message.interface == _MANAGER:
+                    self._on_announcement(message.member, message.body)
+            case _:
+                return False  # what someone waits for
+        for fd in message.unix_fds:
+            os.close(fd)
+        return answer
 
     def _on_announcement(self, member: str, body: list[Any]) -> None:
         match member, body:
@@ -273,7 +290,9 @@ async def _call(
 ) -> Message:
     """The reply to one method call. Raises DBusError for an error reply, else TimeoutError, EOFError or OSError."""
     call = Message(destination=to, path=path, interface=interface, member=member, signature=signature, body=list(body))
-    reply = await asyncio.wait_for(bus.call(call), REPLY_TIMEOUT_S)
+    # Not asyncio.wait_for: until Python 3.12 it loses a cancellation that comes together with the answer.
+    async with asyncio.timeout(REPLY_TIMEOUT_S):
+        reply = await bus.call(call)
     if reply is None:
         raise EOFError("the bus closed the connection")
     if reply.message_type is MessageType.ERROR:

@@ -29,7 +29,8 @@ class Outbox:
         if not self._journal.owed(1):
             return True
         try:
-            await asyncio.wait_for(self._empty.wait(), timeout_s)
+            async with asyncio.timeout(timeout_s):
+                await self._empty.wait()
         except TimeoutError:
             return False
         return True

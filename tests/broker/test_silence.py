@@ -194,6 +194,24 @@ def test_a_broken_packet_costs_the_connection_and_not_the_session(run: Run, brok
     run(story())
 
 
+@pytest.mark.parametrize(
+    "answers",
+    [
+        [b"\x20\x02\x00\xf3"],  # a code that MQTT does not have
+        [CONNACK, b"\x90\x02\x00\x01"],  # no answer to the subscription
+        [CONNACK, b"\x90\x04\x00\x01\x01\x01"],  # two, where one was asked for
+        [CONNACK, b"\x90\x03\x00\x01\x67"],  # a code that MQTT does not have
+    ],
+    ids=["connack", "suback-none", "suback-two", "suback-code"],
+)
+def test_an_answer_that_is_no_mqtt_costs_the_connection_and_not_the_session(run: Run, answers: list[bytes]) -> None:
+    async def story() -> None:
+        async with scripted(*answers) as (settings, _):
+            assert "cannot connect to 127.0.0.1:" in await trouble_of(replace(settings, keep_alive_s=1))
+
+    run(story())
+
+
 def test_a_topic_that_is_not_utf_8_is_acknowledged_lest_it_come_for_ever(run: Run) -> None:
     async def story() -> None:
         bad = b"\x32\x07\x00\x01\xff\x00\x07\x00x"

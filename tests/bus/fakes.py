@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import subprocess
 import sys
 import threading
@@ -21,7 +22,11 @@ from dbus_next.constants import MessageFlag, MessageType, NameFlag, RequestNameR
 from dbus_next.message import Message  # noqa: E402
 from dbus_next.signature import Variant  # noqa: E402
 
+from tests.fuzz.calls import patient  # noqa: E402
+
 T = TypeVar("T")
+
+LOGIND = "/org/freedesktop/login1", "org.freedesktop.login1.Manager"
 
 FREE_FOR_ALL = """
   <policy context="default">
@@ -228,6 +233,43 @@ class FakeLogind(Fake):
         return super().own_answer(message)
 
 
+class DelayingLogind(FakeLogind):
+    """Gives out delay inhibitors and can tell whether each is still held."""
+
+    preparing = False
+
+    def __init__(self, loop: Loop, address: str) -> None:
+        self.locks: list[int] = []
+        super().__init__(loop, address)
+
+    async def _answer(self, message: Message) -> None:
+        if message.member == "Inhibit" and "Inhibit" not in self.answers:
+            ours, theirs = os.pipe()
+            self.locks.append(ours)
+            self.calls.append((message.member, message.body))
+            await self._bus.send(Message.new_method_return(message, "h", [0], unix_fds=[theirs]))
+            os.close(theirs)
+        else:
+            await super()._answer(message)
+
+    def own_answer(self, message: Message) -> Behaviour:
+        if message.body == [LOGIND[1], "PreparingForShutdown"]:
+            return Answer("v", (Variant("b", self.preparing),))
+        return super().own_answer(message)
+
+    def held(self) -> int:
+        """How many delay inhibitors are held: the other end of a pipe hangs up when its lock is let go."""
+        poll = select.poll()
+        for lock in self.locks:
+            poll.register(lock, select.POLLHUP)
+        return len(self.locks) - len(poll.poll(0))
+
+    def announce(self, going: bool, kind: str | None = None) -> None:
+        if kind is not None:
+            self.emit(*LOGIND, "PrepareForShutdownWithMetadata", "ba{sv}", going, {"type": Variant("s", kind)})
+        self.emit(*LOGIND, "PrepareForShutdown", "b", going)
+
+
 class FakeSystemd(Fake):
     """PID 1, which started `since_boot_s` ago."""
 
@@ -282,6 +324,13 @@ class Caller:
 
         self._loop.run(send())
 
+    def listen(self, to: Callable[[Message], None]) -> None:
+        """Hands over what comes unasked, on the loop."""
+        self._loop.run(self._listen(to))
+
+    async def _listen(self, to: Callable[[Message], None]) -> None:
+        self._bus.add_message_handler(to)
+
     def has_owner(self, name: str) -> bool:
         bus = "org.freedesktop.DBus"
         return bool(self.call(bus, "/org/freedesktop/DBus", bus, "NameHasOwner", "s", name).body[0])
@@ -291,7 +340,7 @@ class Caller:
 
 
 async def connect(address: str) -> MessageBus:
-    return await MessageBus(bus_address=address, negotiate_unix_fd=True).connect()
+    return patient(await MessageBus(bus_address=address, negotiate_unix_fd=True).connect())
 
 
 async def disconnect(bus: MessageBus) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import pwd
@@ -16,7 +17,7 @@ from typing import Any
 import pytest
 from dbus_next.constants import MessageFlag, NameFlag
 from dbus_next.message import Message
-from dbus_next.signature import Variant
+from dbus_next.signature import SignatureTree, Variant
 
 from helper import infoscreen_reboot_helper as code
 from tests.bus.conftest import BOOT_ID, HELPER, REBOOT, ROOT, SHUTDOWN, HelperCaller, HelperProcess, activate
@@ -294,6 +295,33 @@ def test_someone_polkit_makes_wait_does_not_hold_up_the_others(
     del polkit.answers["CheckAuthorization"]
     assert agent.ask("Reboot", ID).error == ""
     assert logind.orders == ["RebootWithFlags"]
+
+
+def test_more_calls_than_the_bus_takes_at_once_do_not_put_it_off_the_bus(
+    helper: HelperProcess, agent: HelperCaller, logind: FakeLogind
+) -> None:
+    helper.start()
+    flags = MessageFlag.NO_REPLY_EXPECTED
+    for _ in range(4000):
+        agent.send(Message(NAME, PATH, INTERFACE, "Preview", signature="s", body=["x" * 900], flags=flags))
+    assert agent.ask("Reboot", ID).error == ""
+    assert logind.orders == ["RebootWithFlags"]
+    assert helper.process.poll() is None
+
+
+def test_the_signatures_of_strangers_are_not_kept_for_ever() -> None:
+    no_bus: Any = None  # nothing is answered here
+
+    async def receive() -> None:
+        receiver = code.Helper(no_bus, BOOT_ID, code.History(Path("/nowhere"), 3, 900))
+        for number in range(2 * code.SIGNATURES_KEPT):
+            digits = f"{number:09b}"
+            signature, body = digits.replace("0", "s").replace("1", "u"), [("", 0)[int(digit)] for digit in digits]
+            assert not receiver.on_message(Message.new_signal(PATH, INTERFACE, "Boo", signature, body))
+        receiver.idle.cancel()
+
+    asyncio.run(receive())
+    assert len(SignatureTree._cache) <= code.SIGNATURES_KEPT + 1
 
 
 # --- Once only
@@ -870,6 +898,24 @@ def test_only_root_may_be_the_helper_and_only_root_and_the_agent_may_even_start_
     assert request.error == ("" if may_own else f"{STANDARD}AccessDenied")
     assert called.error == f"{STANDARD}{'Spawn.ChildExited' if may_call else 'AccessDenied'}"
     assert (tmp_path / "bus.log").read_text().count("Activating service") == (1 if may_call else 0)
+
+
+def test_no_signal_reaches_the_agent_but_loginds_and_the_buss_own(loop: Loop, tmp_path: Path) -> None:
+    me = pwd.getpwuid(os.getuid()).pw_name
+    heard: list[str] = []
+    with (
+        closing(PrivateBus(tmp_path, policy_for("bin", me))) as bus,
+        closing(FakeLogind(loop, bus.address)) as logind,
+        closing(HelperCaller(loop, bus.address)) as stranger,
+        closing(HelperCaller(loop, bus.address)) as agent,
+    ):
+        agent.listen(lambda message: heard.append(message.member) if message.interface != NAME else None)
+        for sender, member in ((stranger, "Forged"), (logind, "Announced")):
+            signal = Message.new_signal("/org/freedesktop/login1", "org.freedesktop.login1.Manager", member)
+            signal.destination = agent.name
+            sender.send(signal)
+        eventually(lambda: "Announced" in heard)
+    assert "Forged" not in heard
 
 
 def test_polkit_knows_both_permissions_and_grants_neither_by_default() -> None:

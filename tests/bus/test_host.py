@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
-import select
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime
@@ -13,7 +12,7 @@ from typing import Any
 
 import pytest
 from dbus_next.message import Message
-from dbus_next.signature import Variant
+from dbus_next.signature import SignatureTree, Variant
 
 from infoscreen_reboot.agent import boot
 from infoscreen_reboot.agent import host as module
@@ -22,10 +21,8 @@ from infoscreen_reboot.agent.ports import Departure, NoReply, Refusal
 from infoscreen_reboot.contract.ack import ErrorCode
 from infoscreen_reboot.contract.command import Action
 from infoscreen_reboot.contract.telemetry import Lockout
-from tests.bus.fakes import Answer, Behaviour, Fail, Fake, FakeLogind, Loop, PrivateBus, Silence
+from tests.bus.fakes import LOGIND, Answer, Behaviour, Caller, DelayingLogind, Fail, Fake, Loop, PrivateBus, Silence
 from tests.world import COMMAND_ID
-
-LOGIND = "/org/freedesktop/login1", "org.freedesktop.login1.Manager"
 
 
 class FakeHelper(Fake):
@@ -62,43 +59,6 @@ class KnowingSystemd(Fake):
         if message.member == "Get" and message.body[1] in self.properties:
             return Answer("v", (self.properties[message.body[1]],))
         return Fail("org.freedesktop.DBus.Error.UnknownProperty")
-
-
-class DelayingLogind(FakeLogind):
-    """Gives out delay inhibitors and can tell whether each is still held."""
-
-    preparing = False
-
-    def __init__(self, loop: Loop, address: str) -> None:
-        self.locks: list[int] = []
-        super().__init__(loop, address)
-
-    async def _answer(self, message: Message) -> None:
-        if message.member == "Inhibit" and "Inhibit" not in self.answers:
-            ours, theirs = os.pipe()
-            self.locks.append(ours)
-            self.calls.append((message.member, message.body))
-            await self._bus.send(Message.new_method_return(message, "h", [0], unix_fds=[theirs]))
-            os.close(theirs)
-        else:
-            await super()._answer(message)
-
-    def own_answer(self, message: Message) -> Behaviour:
-        if message.body == [LOGIND[1], "PreparingForShutdown"]:
-            return Answer("v", (Variant("b", self.preparing),))
-        return super().own_answer(message)
-
-    def held(self) -> int:
-        """How many delay inhibitors are held: the other end of a pipe hangs up when its lock is let go."""
-        poll = select.poll()
-        for lock in self.locks:
-            poll.register(lock, select.POLLHUP)
-        return len(self.locks) - len(poll.poll(0))
-
-    def announce(self, going: bool, kind: str | None = None) -> None:
-        if kind is not None:
-            self.emit(*LOGIND, "PrepareForShutdownWithMetadata", "ba{sv}", going, {"type": Variant("s", kind)})
-        self.emit(*LOGIND, "PrepareForShutdown", "b", going)
 
 
 @pytest.fixture(autouse=True)
@@ -328,6 +288,44 @@ def test_only_logind_can_announce_a_shutdown(logind: DelayingLogind, helper: Fak
     live(test)
 
 
+def test_what_strangers_send_to_the_agents_own_name_leaves_nothing_behind(
+    logind: DelayingLogind, helper: FakeHelper
+) -> None:
+    async def test(host: SystemHost, seen: Seen) -> None:
+        await until(logind.held)
+        assert await answer(host) is None
+        name, open_files = str((await host._connection()).unique_name), len(os.listdir("/proc/self/fd"))
+        for number in range(2 * module._SIGNATURES_KEPT):
+            digits = f"{number:09b}"
+            signature, body = digits.replace("0", "s").replace("1", "u"), [("", 0)[int(digit)] for digit in digits]
+            signal = Message.new_signal(*LOGIND, "PrepareForShutdown", "hh" + signature, [0, 1, *body], [0, 1])
+            signal.destination = name
+            await asyncio.to_thread(helper.send, signal)
+        assert await answer(host) is None
+        assert len(os.listdir("/proc/self/fd")) == open_files
+        assert len(SignatureTree._cache) <= module._SIGNATURES_KEPT + 1
+        assert seen.told == []
+
+    live(test)
+
+
+def test_nothing_can_be_called_there(loop: Loop, bus: PrivateBus, logind: DelayingLogind) -> None:
+    stranger = Caller(loop, bus.address)
+
+    async def test(host: SystemHost, seen: Seen) -> None:
+        await until(logind.held)
+        name = str((await host._connection()).unique_name)
+        for interface, member in (("Peer", "Ping"), ("Introspectable", "Introspect"), ("Properties", "Get")):
+            whole = f"org.freedesktop.DBus.{interface}"
+            reply = await asyncio.to_thread(stranger.call, name, "/", whole, member)
+            assert (reply.error, reply.text) == (
+                "org.freedesktop.DBus.Error.UnknownMethod", "there is nothing to call here",
+            )  # fmt: skip
+
+    live(test)
+    stranger.close()
+
+
 def test_a_logind_that_was_restarted_is_believed(logind: DelayingLogind) -> None:
     async def test(host: SystemHost, seen: Seen) -> None:
         await until(logind.held)
@@ -338,6 +336,29 @@ def test_a_logind_that_was_restarted_is_believed(logind: DelayingLogind) -> None
         assert seen.told == [Departure.REBOOTING]
 
     live(test)
+
+
+@pytest.mark.parametrize("turns", range(5))
+def test_a_cancellation_that_comes_together_with_the_answer_is_not_lost(turns: int) -> None:
+    class Bus:
+        async def call(self, _: Message) -> Message:
+            return await answer
+
+    async def main() -> None:
+        nonlocal answer
+        answer = asyncio.get_running_loop().create_future()
+        bus: Any = Bus()
+        task = asyncio.create_task(module._call(bus, "a.b", "/", "a.b", "Get", ""))
+        await asyncio.sleep(0.01)
+        answer.set_result(Message.new_method_return(Message("a.b", "/", "a.b", "Get", serial=1)))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        if task.cancel():
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+    answer: asyncio.Future[Message]
+    asyncio.run(main())
 
 
 def test_timedateds_word_on_the_clock_is_taken_and_its_silence_is_a_no(
