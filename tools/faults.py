@@ -22,9 +22,11 @@ from tools.scratch import CACHE, LabError, sweep
 from tools.trial import Result, Trial, keep
 
 # In turn and side by side: most of a run is waiting.
-MACHINES = 3
+MACHINES = 4
 # Of a run that takes longer it is told what it waited for last.
 LONG_S = 10
+# And the logs are kept, as those of one that broke a guarantee.
+KEPT_FROM_S = 35
 KEPT = CACHE / "faults"
 SEEDS = 1_000_000
 
@@ -91,9 +93,9 @@ class Player:
             result = Trial(ground, plan).play()
         except (LabError, OSError) as error:
             result = Result(plan, [], 0, [f"the run could not be played: {error}"], time.monotonic() - started)
+        if self._ground is not None and (result.broken or result.seconds > KEPT_FROM_S):
+            keep(result, self._ground, since, KEPT / f"{self._suite}-{plan.seed}")
         if result.broken:
-            if self._ground is not None:
-                keep(result, self._ground, since, KEPT / f"{self._suite}-{plan.seed}")
             self.close()
         else:
             for sending in plan.sendings:
@@ -107,10 +109,10 @@ class Player:
             ground.boot()
             ground.wait_booted()
             ground.wait_online()
-            self._lives = 0
+            self._lives, self._connects = 1, ground.witness.connects
         ground = self._ground
         # Else the back-off of the runs before would add up.
-        if len(ground.lives) == self._lives and ground.witness.connects > self._connects:
+        if ground.witness.connects - self._connects > len(ground.lives) - self._lives:
             heard = len(ground.broker.messages)
             ground.run("systemctl", "restart", AGENT)
             ground.wait_online(after=heard)

@@ -46,7 +46,7 @@ class Ground(Machine):
         self.debs = [f"/var/tmp/{deb.name}" for deb in debs]
         for deb in debs:
             shutil.copy(deb, self.root / "var/tmp")
-        self.owes_dpkg = self.owes_logind = False
+        self.owes_dpkg = self.owes_logind = self.owes_mount = False
         self.configure_for_broker()
         # The shortest that it allows: many stories end by this deadline.
         self.configure(MQTT_PORT=str(PORT), COMMAND_EXECUTION_TIMEOUT_S="10")
@@ -91,6 +91,11 @@ class Ground(Machine):
                     raise LabError(f"cannot finish the upgrade of {self.name}")
                 time.sleep(0.05)
             self.owes_dpkg = done.read_text() != "0\n"
+        if self.owes_mount:
+            # nspawn mounts read-only for the whole boot what was read-only when it started.
+            for inside in STATE:
+                self.run("mount", "-o", "remount,bind,rw", inside)
+            self.owes_mount = False
         if self.owes_logind:
             # systemd 257's stays off the bus for ever; 252's ends and is started again.
             self.run("systemctl", "restart", "systemd-logind")
@@ -264,8 +269,10 @@ def disk_read_only(ground: Ground, chance: random.Random) -> Iterator[None]:
         with suppress(LabError):
             ground.remount("ro")
             break
+    lives = len(ground.lives)
     yield
     ground.remount("rw")
+    ground.owes_mount = len(ground.lives) > lives or not ground.is_running
 
 
 @fault

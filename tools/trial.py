@@ -125,7 +125,7 @@ class Trial:
             self.moments[json.loads(passed.payload)["state"]].set()
 
     def _send(self, sending: Sending) -> None:
-        deadline = time.monotonic() + 15
+        deadline = time.monotonic() + 8
         while sending.waits_for_end and time.monotonic() < deadline and not self._is_over(self.orders[-1:]):
             time.sleep(0.02)
         time.sleep(sending.after_s)
