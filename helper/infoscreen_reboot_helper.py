@@ -10,7 +10,7 @@ import re
 import signal
 import sys
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -105,7 +105,8 @@ class History:
         kept, new = older + entries[-IDS_KEPT:], self.path.with_suffix(".new")
         try:
             with new.open("w", encoding="utf-8") as file:
-                json.dump({"version": 1, "entries": [asdict(entry) for entry in kept]}, file, indent=1)
+                # One string: json.dump() and indent= leave C for Python, a millisecond for fifty entries.
+                file.write(json.dumps({"version": 1, "entries": [vars(entry) for entry in kept]}))
                 file.flush()
                 os.fsync(file.fileno())
             if old_aside:

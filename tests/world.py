@@ -306,9 +306,9 @@ class _CrashingJournal(Journal):
         super().owe_again(letters)
         self._world.point()
 
-    def strike_out(self, seq: int) -> None:
+    def strike_out(self, letters: Sequence[int]) -> None:
         self._world.check_alive()
-        super().strike_out(seq)
+        super().strike_out(letters)
         self._world.point()
 
     def open_boot(self, boot: Boot) -> None:

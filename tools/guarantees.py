@@ -64,6 +64,8 @@ class Evidence:
     """One run, seen from outside."""
 
     orders: Sequence[Order] = ()
+    # Commands of the runs before on this machine: a broker that was killed may bring them, and they are answered again.
+    earlier: frozenset[str] = frozenset()
     # By the witness between client and broker, in order.
     said: Sequence[Ack] = ()
     # Ack bytes whose PUBACK went to the client.
@@ -98,7 +100,7 @@ def broken(evidence: Evidence) -> list[str]:
     faults += _boots(evidence, orders)
     for order in orders.values():
         faults += (f"{order.action} {order.command_id}: {fault}" for fault in _story(evidence, order))
-    strangers = {ack.command_id for ack in (*evidence.said, *evidence.heard)} - set(orders)
+    strangers = {ack.command_id for ack in (*evidence.said, *evidence.heard)} - set(orders) - evidence.earlier
     return faults + [f"an ack for {stranger}, which nobody sent" for stranger in sorted(strangers)]
 
 

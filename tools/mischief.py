@@ -18,7 +18,7 @@ from tools.scratch import LabError, command
 from tools.witness import PORT, Witness
 
 STATE = {"/var/lib/infoscreen-reboot": "agent", "/var/lib/infoscreen-reboot-helper": "helper"}
-CLOCK_FILE = "/etc/lab-clock"
+CLOCK_FILE, FAKE_CLOCK = "/etc/lab-clock", "/etc/infoscreen-reboot/agent.env.d/90-clock.env"
 LOCKOUT_WINDOW_S = 8
 UPGRADE, DONE = "lab-upgrade.service", "/var/tmp/lab-upgraded"
 
@@ -46,16 +46,13 @@ class Ground(Machine):
         self.debs = [f"/var/tmp/{deb.name}" for deb in debs]
         for deb in debs:
             shutil.copy(deb, self.root / "var/tmp")
-        self.owes_dpkg = self.owes_logind = False
+        self.owes_dpkg = self.owes_mount = False
         self.configure_for_broker()
         # The shortest that it allows: many stories end by this deadline.
         self.configure(MQTT_PORT=str(PORT), COMMAND_EXECUTION_TIMEOUT_S="10")
         self.set_clock_synchronised()
         self.set_clock("+0")
-        library = next((self.root / "usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
-        preload = f"LD_PRELOAD=/{library.relative_to(self.root)} FAKETIME_TIMESTAMP_FILE={CLOCK_FILE}"
-        fake = f"Environment={preload} FAKETIME_NO_CACHE=1 FAKETIME_DONT_FAKE_MONOTONIC=1"
-        self.drop_in(AGENT, fake, "RestartSec=1")
+        self.drop_in(AGENT, "RestartSec=1")
         self.drop_in(HELPER, f"Environment=LOCKOUT_WINDOW_S={LOCKOUT_WINDOW_S}")
         self.broker.start()
         self.witness = Witness(self.name)
@@ -64,6 +61,21 @@ class Ground(Machine):
         if hasattr(self, "witness"):
             self.witness.close()
         super().close()
+
+    def can_jump(self, can: bool) -> bool:
+        """Whether the agent sees a clock that can be moved, from its next start on; True if this is a change.
+
+        Not always, for that costs it seconds of processor time when the machine is busy.
+        """
+        if can == (self.root / FAKE_CLOCK[1:]).exists():
+            return False
+        if can:
+            library = next((self.root / "usr/lib").glob("*/faketime/libfaketimeMT.so.1")).relative_to(self.root)
+            words = f"LD_PRELOAD=/{library} FAKETIME_TIMESTAMP_FILE={CLOCK_FILE} FAKETIME_NO_CACHE=1"
+            self.write(FAKE_CLOCK, "\n".join([*words.split(), "FAKETIME_DONT_FAKE_MONOTONIC=1", ""]))
+        else:
+            self.path(FAKE_CLOCK).unlink()
+        return True
 
     def set_clock(self, offset: str) -> None:
         """The wall clock as the agent sees it, seconds from the right one; the other clocks go on as they are."""
@@ -75,7 +87,7 @@ class Ground(Machine):
         command("mount", "-o", f"remount,{how}", self.disk)
 
     def repair(self) -> None:
-        """What takes a person: to finish a dpkg run that was cut off, to bring logind back to a bus that died."""
+        """What takes a person: to finish a dpkg run that was cut off, to mount a disk as it should be."""
         if self.owes_dpkg:
             unit = f"{self.name}-repair"
             wait = (
@@ -91,10 +103,11 @@ class Ground(Machine):
                     raise LabError(f"cannot finish the upgrade of {self.name}")
                 time.sleep(0.05)
             self.owes_dpkg = done.read_text() != "0\n"
-        if self.owes_logind:
-            # systemd 257's stays off the bus for ever; 252's ends and is started again.
-            self.run("systemctl", "restart", "systemd-logind")
-            self.owes_logind = False
+        if self.owes_mount:
+            # nspawn mounts read-only for the whole boot what was read-only when it started.
+            for inside in STATE:
+                self.run("mount", "-o", "remount,bind,rw", inside)
+            self.owes_mount = False
 
 
 Fault = Callable[[Ground, random.Random], "Iterator[None]"]
@@ -137,7 +150,6 @@ def helper_killed(ground: Ground, chance: random.Random) -> Iterator[None]:
 
 @fault
 def dbus_killed(ground: Ground, chance: random.Random) -> Iterator[None]:
-    ground.owes_logind = True
     ground.kill("dbus.service")
     yield
 
@@ -264,8 +276,10 @@ def disk_read_only(ground: Ground, chance: random.Random) -> Iterator[None]:
         with suppress(LabError):
             ground.remount("ro")
             break
+    lives = len(ground.lives)
     yield
     ground.remount("rw")
+    ground.owes_mount = len(ground.lives) > lives or not ground.is_running
 
 
 @fault

@@ -11,7 +11,7 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -67,7 +67,9 @@ class Result:
 class Trial:
     """Played once, on a machine that is at rest."""
 
-    def __init__(self, ground: Ground, plan: Plan) -> None:
+    def __init__(self, ground: Ground, plan: Plan, earlier: Iterable[str] = ()) -> None:
+        """`earlier` are the ids of commands that this machine knows from runs before."""
+        self.earlier = frozenset(earlier)
         self.ground = ground
         self.plan = plan
         self.since = time.time()
@@ -125,7 +127,7 @@ class Trial:
             self.moments[json.loads(passed.payload)["state"]].set()
 
     def _send(self, sending: Sending) -> None:
-        deadline = time.monotonic() + 15
+        deadline = time.monotonic() + 8
         while sending.waits_for_end and time.monotonic() < deadline and not self._is_over(self.orders[-1:]):
             time.sleep(0.02)
         time.sleep(sending.after_s)
@@ -261,6 +263,7 @@ class Trial:
         records = [record for record in state.get("commands", []) if self._is_ours(record["command_id"])]
         return Evidence(
             orders=tuple(self.orders),
+            earlier=self.earlier,
             said=[Ack.of(p.payload) for p in said if p.topic in acks and p.from_client and not p.is_puback],
             taken=frozenset(p.payload for p in said if p.topic in acks and not p.from_client and p.is_puback),
             arrived_live=_ids(

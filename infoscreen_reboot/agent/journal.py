@@ -15,6 +15,7 @@ from infoscreen_reboot.contract.telemetry import Cause
 
 KEPT_RECORDS = 10_000
 KEPT_BOOTS = 100
+_FORGET_EVERY = 100
 # What makes each format of the one before it; the file says in user_version which it has.
 _FORMATS = (
     """
@@ -89,6 +90,8 @@ class Journal:
 
     def __init__(self, path: Path, read_only: bool = False) -> None:
         self._path = path
+        self._synchronous = ""
+        self._commits = 0
         mode = "ro" if read_only else "rwc"
         try:
             # No one else writes here, so a lock that lasts is a fault; waiting for it holds up the loop.
@@ -96,7 +99,6 @@ class Journal:
             self._db = sqlite3.connect(address, uri=True, isolation_level=None, timeout=1)
             if not read_only:
                 self._db.execute("PRAGMA journal_mode = WAL")
-                self._db.execute("PRAGMA synchronous = FULL")
                 self._prepare()
         except sqlite3.Error as error:
             raise JournalError(f"cannot open the journal {path}: {error}") from error
@@ -116,12 +118,14 @@ class Journal:
         with self._transaction("FULL") as db:
             db.execute(_UPSERT, [getattr(record, column) for column in _COLUMNS])
             self._owe(letters)
-            # The bound is on disk space: an id this old is refused as expired anyway.
-            db.execute(
-                "DELETE FROM command WHERE state IN ('completed', 'failed') "
-                "AND seq <= (SELECT max(seq) FROM command) - ?",
-                [KEPT_RECORDS],
-            )
+            self._commits += 1
+            if self._commits % _FORGET_EVERY == 0:
+                # The bound is on disk space: an id this old is refused as expired anyway.
+                db.execute(
+                    "DELETE FROM command WHERE state IN ('completed', 'failed') "
+                    "AND seq <= (SELECT max(seq) FROM command) - ?",
+                    [KEPT_RECORDS],
+                )
 
     def owe_again(self, letters: Sequence[Letter]) -> None:
         """Queue letters that were committed before, unless they still wait; nothing is lost if power fails here."""
@@ -135,15 +139,16 @@ class Journal:
             [(x.topic, x.payload, x.retain) for x in letters],
         )
 
-    def owed(self, limit: int) -> list[Owed]:
-        """The oldest letters that are owed, in order."""
-        rows = self._rows("SELECT seq, topic, payload, retain FROM outbox ORDER BY seq LIMIT ?", [limit])
+    def owed(self, limit: int, after: int = 0) -> list[Owed]:
+        """The oldest letters that are owed, in order, of those that come after one."""
+        query = "SELECT seq, topic, payload, retain FROM outbox WHERE seq > ? ORDER BY seq LIMIT ?"
+        rows = self._rows(query, [after, limit])
         return [Owed(seq, _letter(*letter)) for seq, *letter in rows]
 
-    def strike_out(self, seq: int) -> None:
-        """The broker has it. Not flushed: if power fails now, the letter is sent once more, byte for byte."""
+    def strike_out(self, letters: Sequence[int]) -> None:
+        """The broker has them. Not flushed: if power fails now, they are sent once more, byte for byte."""
         with self._transaction("NORMAL") as db:
-            db.execute("DELETE FROM outbox WHERE seq = ?", [seq])
+            db.executemany("DELETE FROM outbox WHERE seq = ?", [[seq] for seq in letters])
 
     def owed_count(self) -> int:
         return int(self._rows("SELECT count(*) FROM outbox")[0][0])
@@ -238,7 +243,9 @@ class Journal:
     @contextmanager
     def _transaction(self, synchronous: str) -> Iterator[sqlite3.Connection]:
         try:
-            self._db.execute(f"PRAGMA synchronous = {synchronous}")
+            if synchronous != self._synchronous:
+                self._db.execute(f"PRAGMA synchronous = {synchronous}")
+                self._synchronous = synchronous
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield self._db

@@ -47,10 +47,10 @@ class Ledger:
             )
             after = replace(after, ack=ack.encode(answer))
         self._journal.commit(after, self.letters(after) if reply is not None else ())
+        self._on_entry()
         why = f" ({reply.code}: {reply.message})" if reply is not None and reply.code is not None else ""
         what = record.action or "command"
         log.info("%s %s: %s -> %s%s", what, record.command_id, record.state, after.state, why, extra=log_field(record))
-        self._on_entry()
 
     def letters(self, record: Record) -> list[Letter]:
         """The record's current ack, to each topic that wants it."""

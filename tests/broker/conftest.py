@@ -59,6 +59,7 @@ class Broker:
         """`config` is for the broker as a whole; `listener`, if any, makes a second one, on tls_port."""
         self.host = "127.0.0.1"
         self.port, self.tls_port = _free_port(), _free_port()
+        self._listening = (self.port, self.tls_port) if listener else (self.port,)
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
         lines = [
@@ -143,8 +144,7 @@ class Broker:
         return ["-h", self.host, "-p", str(self.port)]
 
     def _accepts(self) -> bool:
-        with socket.socket() as probe:
-            return probe.connect_ex((self.host, self.port)) == 0
+        return all(_is_open(self.host, port) for port in self._listening)
 
     def _end(self, how: signal.Signals) -> None:
         if self._process is not None:
@@ -152,6 +152,11 @@ class Broker:
             self._process.send_signal(signal.SIGCONT)
             self._process.wait(PATIENCE_S)
             self._process = None
+
+
+def _is_open(host: str, port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex((host, port)) == 0
 
 
 def _free_port() -> int:

@@ -45,6 +45,7 @@ class KitBroker(Broker):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
+        self._listening = self.port, self.tls_port
         self.folder, self.certs = folder, folder / "certs"
         for name in ("certs", "conf.d"):
             (folder / name).mkdir()
@@ -137,7 +138,7 @@ class Ear:
         marker = f"marker-{time.monotonic_ns()}"
         for post, publisher in self._posts.items():
             assert self._kit.says(self._kit.by_login(publisher), post, marker) == ""
-        found = []
+        found: list[tuple[str, str]] = []
         for line in self._lines:
             if line.startswith("heard "):
                 _, topic, payload = line.rstrip("\n").split(" ", 2)

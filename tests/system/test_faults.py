@@ -124,6 +124,14 @@ def test_a_helper_that_is_killed_while_it_starts_is_started_again_and_does_what_
     assert "code=killed, status=9/KILL" in parked.journal(HELPER)
 
 
+def test_after_a_death_of_the_system_bus_the_client_can_still_be_rebooted(machine: Machine) -> None:
+    machine.kill("dbus.service")
+    # The agent is back on the bus after 5 s, and asks for logind.
+    is_there = "busctl --quiet status org.freedesktop.login1 >/dev/null 2>&1"
+    machine.run("sh", "-c", f"until {is_there}; do sleep 0.2; done", timeout_s=40)
+    rebooted(machine, machine.command())
+
+
 def test_killed_as_the_host_goes_down_the_reboot_is_still_proved(machine: Machine) -> None:
     command, machine.auto_restart = machine.command(), True
     machine.send(command)

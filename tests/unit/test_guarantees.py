@@ -58,6 +58,8 @@ NEVER_ARRIVED = Evidence(orders=GOOD.orders, lives=(Life(BEFORE, None),), broker
         replace(GOOD, said=(*STORY, COMPLETED, STARTED), heard=(ACCEPTED, *STORY, COMPLETED)),
         # A power cut comes between the helper's record and the reboot: another boot is a proof all the same.
         replace(GOOD, lives=(Life(BEFORE, "power cut"), Life(AFTER, None))),
+        # A broker that was killed brings a command of an earlier run again, and it is answered again.
+        replace(GOOD, earlier=frozenset({OTHER}), heard=(ack("failed", code="busy", command_id=OTHER), *STORY)),
         # The power was cut before nspawn could tell which boot it was.
         replace(GOOD, lives=(Life(BEFORE, "rebooted"), Life("", "power cut"), Life("boot-later", None))),
     ],
@@ -77,6 +79,7 @@ def lie(**changes: object) -> Evidence:
         (lie(executed=Counter({ID: 2})), f"{ID} was executed by the helper 2 times"),
         (lie(recorded=Counter({ID: 2})), f"{ID} was recorded by the helper 2 times"),
         (lie(asked=Counter({ID: 1, OTHER: 1})), f"{OTHER} was handed to the helper, which no valid command asked for"),
+        (lie(asked=Counter({ID: 1, OTHER: 1}), earlier=frozenset({OTHER})), f"{OTHER} was handed to the helper"),
         (lie(orders=(replace(GOOD.orders[0], may_run=False),)), "which no valid command asked for"),
         (lie(arrived_live=frozenset()), "never came to the client without the retain flag"),
         (

@@ -57,7 +57,7 @@ def test_letters_are_owed_in_order_until_they_are_struck_out(path: Path) -> None
     journal.commit(a_record(), [ACK])
     journal.commit(a_record(), [SECOND])
     first, second = journal.owed(10)
-    journal.strike_out(first.seq)
+    journal.strike_out([first.seq])
     assert journal.owed(10) == [second]
     assert journal.owed_count() == 1
 
@@ -79,6 +79,7 @@ def test_open_records_are_those_that_have_not_ended(path: Path) -> None:
 
 def test_only_so_many_ended_records_are_kept_and_open_ones_always(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "KEPT_RECORDS", 3)
+    monkeypatch.setattr(module, "_FORGET_EVERY", 1)
     journal = Journal(path)
     journal.commit(a_record("open", State.EXECUTING))
     for number in range(10):

@@ -1,0 +1,96 @@
+"""From raw figures to tables, and to a word on each bound."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+Samples = dict[str, list[float]]
+Benchmarks = dict[str, Samples]
+# The delayed acknowledgement of TCP, which Nagle's algorithm waits for.
+STALL_MS = (38.0, 48.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """`measure` gives what is to be at most (or at least) `limit`."""
+
+    benchmark: str
+    what: str
+    limit: float
+    measure: Callable[[Samples], float]
+    at_least: bool = False
+
+    def is_kept(self, value: float) -> bool:
+        return value >= self.limit if self.at_least else value <= self.limit
+
+
+def _ratio(name: str, to: str, of: Callable[[list[float]], float] = statistics.median) -> Callable[[Samples], float]:
+    return lambda samples: of(samples[name]) / of(samples[to])
+
+
+def _one(name: str) -> Callable[[Samples], float]:
+    return lambda samples: statistics.median(samples[name])
+
+
+def _stalls(samples: Samples) -> float:
+    """Per cent of the agent's answers that took as long as a stall, beyond the echo's, which has none."""
+
+    def share(name: str) -> float:
+        return 100 * sum(STALL_MS[0] <= ms <= STALL_MS[1] for ms in samples[name]) / len(samples[name])
+
+    return max(share(name) for name in ("accepted", "refused", "duplicate")) - share("insert")
+
+
+BOUNDS = (
+    Bound("accepted", "publish → accepted, p50, to an echo with one insert", 1.5, _ratio("accepted", "insert")),
+    Bound("accepted", "publish → refused, p50, to the same", 1.5, _ratio("refused", "insert")),
+    Bound("accepted", "stalls of 40 ms, % beyond the echo's", 1.0, _stalls),
+    Bound("throughput", "answered a second, to an echo with one insert", 0.5, _ratio("agent", "insert"), at_least=True),
+    Bound("logind", "publish → logind called, p50, to systemctl-mqtt", 1.5, _ratio("agent", "systemctl-mqtt")),
+    Bound("start", "start → subscribed, p50, to systemctl-mqtt", 1.0, _ratio("agent", "systemctl-mqtt")),
+    Bound("refusals", "processes of the helper 31 s after a call", 0, _one("helper resident after 31 s")),
+    Bound("idle", "RSS to the same libraries alone", 1.25, _ratio("agent RSS MB", "libraries RSS MB")),
+    Bound("idle", "PSS to the same libraries alone", 1.25, _ratio("agent PSS MB", "libraries PSS MB")),
+    Bound("idle", "PSS to lnxlink", 1.0, _ratio("agent PSS MB", "lnxlink PSS MB")),
+    Bound("idle", "CPU, ms a minute", 10, _one("agent CPU ms a minute")),
+    Bound("idle", "wake-ups a second", 0.5, _one("agent wake-ups a second")),
+    Bound("idle", "processes of the helper", 0, _one("helper processes")),
+)
+
+
+def keep(path: Path, found: dict[str, Any]) -> None:
+    """Writes the raw figures; a benchmark that was not run this time stays as it was."""
+    older: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    about = {name: value for name, value in found.items() if name != "benchmarks"}
+    benchmarks = older.get("benchmarks", {})
+    for name, samples in found["benchmarks"].items():
+        benchmarks[name] = {"about": about, "samples": samples}
+    path.write_text(json.dumps({"benchmarks": dict(sorted(benchmarks.items()))}, separators=(",", ":")) + "\n")
+
+
+def show(found: dict[str, Any]) -> bool:
+    """Prints what was measured, and whether each bound on it is kept; whether all are."""
+    benchmarks: Benchmarks = found["benchmarks"]
+    print(f"\n{found['suite']}, {found['machine']}, load {found['load_before']:.1f}, {found['at']}\n")
+    print("| benchmark | | n | p50 | p99 | least | most |\n|---|---|---:|---:|---:|---:|---:|")
+    for benchmark, samples in benchmarks.items():
+        for name, values in samples.items():
+            ordered = sorted(values)
+            p99 = ordered[min(len(ordered) - 1, int(len(ordered) * 0.99))]
+            figures = (statistics.median(ordered), p99, ordered[0], ordered[-1])
+            print(f"| {benchmark} | {name} | {len(ordered)} | " + " | ".join(f"{x:.4g}" for x in figures) + " |")
+    print("\n| bound | limit | measured | |\n|---|---:|---:|---|")
+    all_kept = True
+    for bound in BOUNDS:
+        if bound.benchmark in benchmarks:
+            value = bound.measure(benchmarks[bound.benchmark])
+            kept = bound.is_kept(value)
+            all_kept = all_kept and kept
+            sign = "≥" if bound.at_least else "≤"
+            print(f"| {bound.what} | {sign} {bound.limit:g} | {value:.2f} | {'kept' if kept else 'BROKEN'} |")
+    return all_kept
