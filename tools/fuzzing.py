@@ -65,7 +65,7 @@ def main() -> int:
         lab.ensure_host()
         for suite in given.suite or lab.SUITES:
             print(f"=== {suite}", flush=True)
-            for outcome in fuzz(suite, LOGS / f"fuzz-{suite}", options):
+            for outcome in fuzz(suite, LOGS / f"fuzz-{suite}-{seed}", options):
                 rows.append(row(suite, outcome))
                 notes += [f"{suite}, {outcome['what']}: {outcome['note']}"] if outcome.get("note") else []
                 faults += [f"BAD {suite}, {outcome['what']}: {fault}" for fault in outcome["faults"]]

@@ -341,23 +341,23 @@ def test_a_logind_that_was_restarted_is_believed(logind: DelayingLogind) -> None
 @pytest.mark.parametrize("turns", range(5))
 def test_a_cancellation_that_comes_together_with_the_answer_is_not_lost(turns: int) -> None:
     class Bus:
+        def __init__(self) -> None:
+            self.answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+
         async def call(self, _: Message) -> Message:
-            return await answer
+            return await self.answer
 
     async def main() -> None:
-        nonlocal answer
-        answer = asyncio.get_running_loop().create_future()
         bus: Any = Bus()
         task = asyncio.create_task(module._call(bus, "a.b", "/", "a.b", "Get", ""))
         await asyncio.sleep(0.01)
-        answer.set_result(Message.new_method_return(Message("a.b", "/", "a.b", "Get", serial=1)))
+        bus.answer.set_result(Message.new_method_return(Message("a.b", "/", "a.b", "Get", serial=1)))
         for _ in range(turns):
             await asyncio.sleep(0)
         if task.cancel():
             with pytest.raises(asyncio.CancelledError):
                 await task
 
-    answer: asyncio.Future[Message]
     asyncio.run(main())
 
 

@@ -25,8 +25,10 @@ from dbus_next.signature import Variant  # noqa: E402
 
 HELPER, PATH = "org.infoscreen.RebootHelper1", "/org/infoscreen/RebootHelper1"
 FDO = "org.freedesktop.DBus"
-INTERFACES = (HELPER, f"{FDO}.Properties", f"{FDO}.Peer", f"{FDO}.Introspectable", f"{FDO}.ObjectManager",
-              "org.freedesktop.login1.Manager", FDO, "a.b", None)  # fmt: skip
+INTERFACES: tuple[Any, ...] = (
+    HELPER, f"{FDO}.Properties", f"{FDO}.Peer", f"{FDO}.Introspectable", f"{FDO}.ObjectManager", FDO,
+    "org.freedesktop.login1.Manager", "a.b", None,
+)  # fmt: skip
 MEMBERS = ("Reboot", "Shutdown", "Preview", "Get", "Set", "GetAll", "Ping", "GetMachineId", "Introspect",
            "GetManagedObjects", "Lockout", "PrepareForShutdown", "NameOwnerChanged", "x")  # fmt: skip
 PATHS = (PATH, "/", f"{PATH}/x", "/org/freedesktop/login1", "/" + "x" * 3000)

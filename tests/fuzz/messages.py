@@ -10,15 +10,17 @@ import sqlite3
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Self
 
 import paho.mqtt.client as paho
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
 
-from infoscreen_reboot.connection import BrokerSettings, Connection, Message, NotDelivered
+from infoscreen_reboot.connection import MAX_PACKET_BYTES, BrokerSettings, Connection, Message, NotDelivered
 from infoscreen_reboot.contract import command
 from infoscreen_reboot.contract.topics import Topics
 from tests.broker.conftest import Broker
@@ -43,7 +45,7 @@ class Someone:
     """A client of the broker that is not our code, and keeps what it hears."""
 
     def __init__(self, broker: Broker, name: str = "", will: tuple[str, bytes, bool] | None = None) -> None:
-        options: dict[str, Any] = {"client_id": name, "clean_session": True}
+        options: dict[str, Any] = {"client_id": name, "protocol": paho.MQTTv5}
         if hasattr(paho, "CallbackAPIVersion"):
             options["callback_api_version"] = paho.CallbackAPIVersion.VERSION2
         self._paho = paho.Client(**options)
@@ -56,7 +58,7 @@ class Someone:
         self._paho.on_connect = lambda *_: connected.set()
         self._paho.on_subscribe = lambda *_: subscribed.set()
         self._paho.on_message = self._on_message
-        self._paho.connect(broker.host, broker.port)
+        self._paho.connect(broker.host, broker.port, clean_start=True)
         self._paho.loop_start()
         assert connected.wait(15)
         if not name and will is None:
@@ -80,8 +82,13 @@ class Someone:
                 self.heard.append(content)
                 self._turn.notify_all()
 
-    def publish(self, topic: str, payload: bytes, qos: int = 1, retain: bool = False) -> Any:
-        return self._paho.publish(topic, payload, qos, retain)
+    def publish(
+        self, topic: str, payload: bytes, qos: int = 1, retain: bool = False, said: Sequence[tuple[str, str]] = ()
+    ) -> Any:
+        properties: Any = Properties(PacketTypes.PUBLISH)
+        if said:
+            properties.UserProperty = list(said)
+        return self._paho.publish(topic, payload, qos, retain, properties)
 
     def wait_for(
         self, is_it: Callable[[dict[str, Any]], bool], timeout_s: float = 600, after: int = 0
@@ -142,12 +149,15 @@ class Flood:
         if draw.random() < 0.01:
             payload = (draw.choice([b"{", b'"', b"x", payload]) * 1_048_576)[: draw.choice(SIZES)]
         if judge(command.parse, payload) == "unreadable":
-            self.unreadable += 1
+            # What is too big for the agent's connection stays with the broker.
+            self.unreadable += len(payload) < MAX_PACKET_BYTES
         else:
             self.ids.add(json.loads(payload)["command_id"].lower())
         topic = draw.choice([TOPICS.commands] * 3 + [TOPICS.transitional_command])
         # With QoS 1, since what the agent counts is compared; of the retained the last is there for a new session.
-        return self._someone.publish(topic, payload, 1, draw.random() < 0.05)
+        words = ("signature-key-id", "signature", "", "x", "../../etc/passwd", "a" * 999, "\U0001f600", "AAAA")
+        said = [(draw.choice(words), draw.choice(words)) for _ in range(draw.choice([0, 0, 0, 1, 2, 9]))]
+        return self._someone.publish(topic, payload, 1, draw.random() < 0.05, said)
 
 
 def fuzz_messages(directory: Path, messages: int, seed: int) -> Outcome:
@@ -229,7 +239,7 @@ def _play_wills(broker: Broker, someone: Someone) -> set[str]:
 
 def _take_over(broker: Broker, someone: Someone) -> None:
     """Strangers who say that they are this client: each time the agent is put out, and comes back."""
-    for _ in range(3):
+    for _ in range(2):
         after = len(someone.heard)
         with Someone(broker, f"infoscreen-{CLIENT}") as thief:
             thief.publish(TOPICS.commands, b"", retain=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from base64 import b64encode
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -13,9 +14,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.strategies import DataObject, SearchStrategy
 
-from infoscreen_reboot.contract import ack, command, telemetry, wire
+from infoscreen_reboot.contract import ack, command, signature, telemetry, wire
 from infoscreen_reboot.contract.ack import Ack, AckStatus, ErrorCode
 from infoscreen_reboot.contract.command import Action, Command
+from infoscreen_reboot.contract.signature import SignatureError
 from infoscreen_reboot.contract.telemetry import (
     BootReport,
     BrokerConnection,
@@ -302,3 +304,17 @@ def test_every_mutation_is_refused_with_a_code_and_a_field(
 def test_the_answer_is_a_command_or_a_refusal_whatever_the_bytes(payload: bytes) -> None:
     with pytest.raises(ContractError):
         command.parse(payload)
+
+
+WORDS = st.sampled_from([signature.KEY_ID_PROPERTY, signature.SIGNATURE_PROPERTY]) | st.text()
+
+
+@given(st.lists(st.tuples(WORDS, st.text() | st.binary(min_size=64, max_size=64).map(b64encode).map(bytes.decode))))
+def test_a_signature_is_read_or_refused_whatever_the_properties(properties: list[tuple[str, str]]) -> None:
+    try:
+        read = signature.read(properties)
+    except SignatureError as refusal:
+        assert str(refusal)
+    else:
+        assert set(signature.properties(read)) <= set(properties)
+        assert len(read.value) == signature.SIGNATURE_BYTES and "/" not in read.key_id
