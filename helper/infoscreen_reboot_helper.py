@@ -105,8 +105,7 @@ class History:
         kept, new = older + entries[-IDS_KEPT:], self.path.with_suffix(".new")
         try:
             with new.open("w", encoding="utf-8") as file:
-                # One string: json.dump() and indent= leave C for Python, a millisecond for fifty entries.
-                file.write(json.dumps({"version": 1, "entries": [vars(entry) for entry in kept]}))
+                file.write(json.dumps({"version": 1, "entries": [vars(entry) for entry in kept]}))  # dump() is slow
                 file.flush()
                 os.fsync(file.fileno())
             if old_aside:

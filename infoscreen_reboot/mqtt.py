@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from infoscreen_reboot.connection import (
+    IN_FLIGHT,
     BrokerSettings,
     Connection,
     Delivery,
@@ -24,6 +25,7 @@ from infoscreen_reboot.connection import (
 from infoscreen_reboot.tls import TlsSettings, tls_context
 
 __all__ = [
+    "IN_FLIGHT",
     "BrokerSettings",
     "Delivery",
     "Message",

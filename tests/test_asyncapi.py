@@ -14,7 +14,8 @@ import pytest
 import yaml
 from jsonschema import Draft7Validator
 
-from infoscreen_reboot.contract import ack, command, wire
+from infoscreen_reboot.contract import ack, command, signature, wire
+from infoscreen_reboot.contract.signature import SIGNATURE_BYTES, Signature
 from infoscreen_reboot.contract.topics import Topics
 
 TREE = Path(__file__).resolve().parents[1]
@@ -32,7 +33,7 @@ NEEDED = {
     "operation": "action summary channel messages bindings",
     "message": "title summary",
 }
-OPTIONAL = {"message": "correlationId payload examples contentType"}
+OPTIONAL = {"message": "correlationId headers payload examples contentType"}
 # Draft 07's vocabulary as far as the schemas use it, and "$defs", which is only a place to point at.
 DRAFT_07 = set(
     "$schema $id $ref $defs title description type properties required additionalProperties items enum const anyOf if"
@@ -161,6 +162,10 @@ def _message_faults(document: Any) -> Iterator[str]:
                     DOORS[name](wire.encode(example["payload"]))
             except wire.ContractError as error:
                 yield f"example {example['name']} of {name}: {error}"
+    headers = document["components"]["messages"]["command"]["headers"]["properties"]
+    signed = dict(signature.properties(Signature("2026a", bytes(range(SIGNATURE_BYTES)))))
+    if set(headers) != set(signed) or not all(re.search(headers[name]["pattern"], signed[name]) for name in headers):
+        yield f"headers of command: {headers}"
     if sorted(used) != sorted(SCHEMAS.iterdir()):
         yield f"schemas {sorted(file.name for file in used)}"
 
@@ -195,6 +200,7 @@ def test_the_document_says_what_the_contract_and_the_code_say() -> None:
         ("components/messages/status/examples", [], "status has no example"),
         ("components/messages/ack/examples/0/payload/status", "done", "example accepted of ack"),
         ("components/messages/command/examples/0/payload/expires_at", "2026-04-03T12:48:09Z", "example reboot"),
+        ("components/messages/command/headers/properties/signature/pattern", "^[0-9a-f]{128}$", "headers of command"),
         ("components/messages/orphan", "components/messages/failureAlertCleared", "orphan is on no channel"),
     ],
 )

@@ -13,13 +13,15 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from tools import lab
+from tools.ground import Ground
 from tools.machine import AGENT
-from tools.mischief import Ground, has_netem
+from tools.mischief import has_netem
 from tools.plan import WEIGHTS, Plan, draw
 from tools.scratch import CACHE, LabError, sweep
-from tools.trial import Result, Trial, keep
+from tools.trial import Result, Trial
 
 # In turn and side by side: most of a run is waiting.
 MACHINES = 4
@@ -48,12 +50,12 @@ class Campaign:
         for number in range(self.runs):
             seeds.put(self.seed + number)
         deadline = time.monotonic() + self.minutes * 60
-        lock = threading.Lock()
+        lock, is_stopped = threading.Lock(), threading.Event()
 
         def work() -> None:
             player = Player(self.suite, lambda: Ground(self.suite, deb, other))
             try:
-                while time.monotonic() < deadline:
+                while time.monotonic() < deadline and not is_stopped.is_set():
                     result = player.play(draw(seeds.get_nowait()))
                     with lock:
                         self.results.append(result)
@@ -64,8 +66,12 @@ class Campaign:
                 player.close()
 
         with ThreadPoolExecutor(MACHINES) as pool:
-            for worker in [pool.submit(work) for _ in range(min(MACHINES, self.runs))]:
-                worker.result()
+            workers = [pool.submit(work) for _ in range(min(MACHINES, self.runs))]
+            try:
+                for worker in workers:
+                    worker.result()
+            finally:
+                is_stopped.set()
         return self.results
 
     @property
@@ -126,6 +132,19 @@ class Player:
         if self._ground is not None:
             self._ground.close()
             self._ground = None
+
+
+def keep(result: Result, ground: Ground, since: float, directory: Path) -> None:
+    """Everything that can be read afterwards of a run that broke a guarantee."""
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "journal.txt").write_text(ground.journal(since_s=since - 1))
+    (directory / "broker.log").write_text(ground.broker.log()[-200_000:])
+    passed = [p for p in ground.witness.passed if p.at >= since - 1]
+    told = [f"{p.at:.3f} {'up  ' if p.from_client else 'down'} {'PUBACK ' * p.is_puback}{p}" for p in passed]
+    heard = [str(message) for message in ground.broker.messages if message.heard_at >= since - 1]
+    lives = [str(life) for life in ground.lives]
+    text = "\n".join([str(result.plan), *result.broken, "", *lives, "", *told, "", *heard, "", str(result.evidence)])
+    (directory / "run.txt").write_text(text + "\n")
 
 
 def line(number: int, result: Result) -> str:

@@ -15,14 +15,14 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 from tools.broker import Message
 from tools.client import timestamp
+from tools.ground import Ground
 from tools.guarantees import TERMINAL, Ack, Evidence, Kept, Life, Order, broken
 from tools.machine import HELPER, POWERED_OFF, REBOOTED
-from tools.mischief import FAULTS, Ground
+from tools.mischief import FAULTS
 from tools.plan import MOMENTS, Plan, Sending, Trouble
 from tools.scratch import LabError
 from tools.witness import Passed
@@ -297,16 +297,3 @@ def _ids(messages: Iterator[Passed]) -> frozenset[str]:
         with suppress(ValueError, KeyError, TypeError):
             found.add(json.loads(message.payload)["command_id"])
     return frozenset(found)
-
-
-def keep(result: Result, ground: Ground, since: float, directory: Path) -> None:
-    """Everything that can be read afterwards of a run that broke a guarantee."""
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / "journal.txt").write_text(ground.journal(since_s=since - 1))
-    (directory / "broker.log").write_text(ground.broker.log()[-200_000:])
-    passed = [p for p in ground.witness.passed if p.at >= since - 1]
-    told = [f"{p.at:.3f} {'up  ' if p.from_client else 'down'} {'PUBACK ' * p.is_puback}{p}" for p in passed]
-    heard = [str(message) for message in ground.broker.messages if message.heard_at >= since - 1]
-    lives = [str(life) for life in ground.lives]
-    text = "\n".join([str(result.plan), *result.broken, "", *lives, "", *told, "", *heard, "", str(result.evidence)])
-    (directory / "run.txt").write_text(text + "\n")

@@ -118,7 +118,6 @@ class Journal:
         with self._transaction("FULL") as db:
             db.execute(_UPSERT, [getattr(record, column) for column in _COLUMNS])
             self._owe(letters)
-            self._commits += 1
             if self._commits % _FORGET_EVERY == 0:
                 # The bound is on disk space: an id this old is refused as expired anyway.
                 db.execute(
@@ -126,6 +125,7 @@ class Journal:
                     "AND seq <= (SELECT max(seq) FROM command) - ?",
                     [KEPT_RECORDS],
                 )
+            self._commits += 1
 
     def owe_again(self, letters: Sequence[Letter]) -> None:
         """Queue letters that were committed before, unless they still wait; nothing is lost if power fails here."""

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 INTERVAL_S = 30.0
 # Changes come in bursts; what they add up to is told once.
 _AT_MOST_EVERY_S = 1.0
-# Whoever made the change goes on first: a command's acks and its execution do not wait for our telling of them.
+# Whoever made the change goes on first: neither the first connection nor a command's way waits for what is told of it.
 _AFTER_S = 0.05
 _CLOCK_POLL_S = 5.0
 _STATISTICS = "broker"
@@ -97,6 +97,7 @@ class Monitor:
         self._alerts = alerts
         self._told_alert: bytes | None = None
         self._changed = asyncio.Event()
+        self._changed.set()
         self._saved_statistics = session.statistics
         self._clock_is_synchronised = False
         self._lockout: LockoutAge | None = None
@@ -107,7 +108,9 @@ class Monitor:
     async def run(self) -> None:
         """For ever. Raises JournalError."""
         while True:
-            self._changed.clear()
+            if self._changed.is_set():
+                await asyncio.sleep(_AFTER_S)
+                self._changed.clear()
             self._save()
             if self._session.is_connected:
                 with contextlib.suppress(NotDelivered):  # the next turn of the loop tells it again
@@ -117,8 +120,6 @@ class Monitor:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(INTERVAL_S):
                     await self._changed.wait()
-            if self._changed.is_set():
-                await asyncio.sleep(_AFTER_S)
 
     async def report_boot(self) -> None:
         """Once a boot, as soon as its times can be right. Raises JournalError."""

@@ -6,10 +6,7 @@ from collections import deque
 
 from infoscreen_reboot.agent.journal import Journal, Letter
 from infoscreen_reboot.agent.ports import Post
-from infoscreen_reboot.mqtt import Message, NotDelivered
-
-# As many as paho has in flight at once.
-_AT_ONCE = 20
+from infoscreen_reboot.mqtt import IN_FLIGHT, Message, NotDelivered
 
 
 class Outbox:
@@ -73,7 +70,7 @@ class Outbox:
         if not self._is_delivering or any(_is_lost(delivery) for _, delivery in self._sent):
             return
         last = self._sent[-1][0] if self._sent else 0
-        for owed in self._journal.owed(_AT_ONCE - len(self._sent), after=last):
+        for owed in self._journal.owed(IN_FLIGHT - len(self._sent), after=last):
             self._sent.append((owed.seq, self._post.send(_message(owed.letter))))
 
     def _strike_out(self) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tools.faults import SEEDS, Campaign
-from tools.mischief import Ground
+from tools.ground import Ground
 from tools.plan import Plan, Sending
 from tools.trial import Trial
 
