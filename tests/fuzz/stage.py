@@ -82,13 +82,11 @@ def stage(directory: Path, constants: dict[str, float] | None = None) -> Iterato
         yield Stage(loop, bus.address, polkit, logind, agent, helper)
 
 
-def fuzz_helper(
-    directory: Path, calls: int, seed: int, *, as_agent: bool, constants: dict[str, float] | None = None
-) -> Outcome:
+def fuzz_helper(directory: Path, calls: int, seed: int, *, as_agent: bool) -> Outcome:
     """`calls` in all, of which the walk over everything is a part."""
     who = "the agent" if as_agent else "a stranger"
     outcome = Outcome(f"D-Bus calls of the helper by {who}", calls, HELPER_MAY_GROW_MB)
-    with stage(directory, constants) as at:
+    with stage(directory) as at:
         bus = at.loop.run(connect(at.address))
         if as_agent:
             at.polkit.allow(str(bus.unique_name), REBOOT, SHUTDOWN)
@@ -107,7 +105,7 @@ def fuzz_helper(
         check_still_right(at, storm, outcome)
         outcome.after_mb = _settled_mb(at)
         at.loop.run(disconnect(bus))
-        if at.helper.process.poll() is not None or at.helper.stop() != 0:
+        if at.helper.process.poll() is None and at.helper.stop() != 0:
             outcome.crashes += 1
         outcome.tracebacks = len(storm.showing) + at.helper.log.count("Traceback")
         outcome.complaints += storm.showing[:3]
@@ -142,6 +140,7 @@ def _settled_mb(at: Stage) -> float:
 def check_still_right(at: Stage, storm: Storm, outcome: Outcome) -> None:
     """A right call is answered as ever, and logind was told nothing but what was rightly ordered and obeyed."""
     if at.helper.process.poll() is not None:
+        outcome.crashes += 1
         return
     command_id = str(uuid.uuid4())
     preview, shutdown = at.agent.ask("Preview", "shutdown_host"), at.agent.ask("Shutdown", command_id)
