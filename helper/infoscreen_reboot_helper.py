@@ -30,7 +30,7 @@ SYSTEMD = f"{FDO}.systemd1", "/org/freedesktop/systemd1", f"{FDO}.DBus.Propertie
 NO_REPLY, UNKNOWN_METHOD = f"{FDO}.DBus.Error.NoReply", f"{FDO}.DBus.Error.UnknownMethod"
 UNANSWERED = NO_REPLY, *(f"{FDO}.DBus.Error.{word}" for word in ("Timeout", "TimedOut", "Disconnected"))
 BLOCKED = f"{FDO}.DBus.Error.AccessDenied", f"{FDO}.login1.BlockedByInhibitorLock"
-IDLE_S, ANSWER_TIMEOUT_S, IDS_KEPT, SIGNATURES_KEPT, AT_ONCE = 30.0, 10.0, 1000, 200, 32
+IDLE_S, ANSWER_TIMEOUT_S, IDS_KEPT, AT_ONCE = 30.0, 10.0, 1000, 32
 UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE | re.ASCII)
 CODES = {"NotAuthorized": "not_authorized", "Lockout": "lockout", "Inhibited": "inhibited"}  # for Preview
 PERMISSION, REBOOT, SHUTDOWN = "org.infoscreen.reboothelper1", "reboot", "shutdown"
@@ -127,8 +127,7 @@ class Helper:
 
     def on_message(self, message: Message) -> bool:
         """Takes every method call, so that dbus-next's own handlers (Peer, ObjectManager) answer no one."""
-        if len(SignatureTree._cache) > SIGNATURES_KEPT:  # dbus-next keeps each that it has ever met
-            SignatureTree._cache.clear()
+        SignatureTree._cache.clear()  # else dbus-next would keep each signature that it has ever met
         if is_call := message.message_type is MessageType.METHOD_CALL:
             self.idle.cancel()
             self.work.add(task := asyncio.create_task(self.in_turn(message)))
