@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from infoscreen_reboot import __version__
-from infoscreen_reboot.agent import boot, config, log, probe
+from infoscreen_reboot.agent import boot, config, log
 from infoscreen_reboot.agent.agent import Agent
 from infoscreen_reboot.agent.alerts import Alerts
 from infoscreen_reboot.agent.host import SystemHost
@@ -166,6 +166,8 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.check_config:
         return _check_config()
     if arguments.probe:
+        from infoscreen_reboot.agent import probe  # not what the agent's own start should wait for
+
         return probe.main(os.environ)
     return _serve(SystemClock(str(arguments.boot_id)))
 

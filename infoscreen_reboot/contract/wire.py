@@ -4,7 +4,7 @@ import json
 import re
 from datetime import UTC, datetime
 from functools import cache
-from importlib import resources
+from pathlib import Path
 from typing import Any, NoReturn
 
 from infoscreen_reboot.contract import glance
@@ -60,7 +60,7 @@ def encode(content: dict[str, Any]) -> bytes:
 @cache
 def schema(name: str) -> dict[str, Any]:
     """The shipped JSON Schema `name`, as `command`."""
-    text = resources.files(__package__).joinpath("schemas", f"{name}.schema.json").read_text("utf-8")
+    text = Path(__file__).with_name("schemas").joinpath(f"{name}.schema.json").read_text("utf-8")
     content: dict[str, Any] = json.loads(text)
     return content
 

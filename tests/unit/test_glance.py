@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import json
 import random
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -112,3 +114,23 @@ def test_what_is_no_object_passes_at_no_glance(odd: Any) -> None:
 def test_a_keyword_that_is_not_known_is_no_reason_to_guess(schema: dict[str, Any], error: type[Exception]) -> None:
     with pytest.raises(error):
         glance.test_of(schema, schema)
+
+
+def test_an_agent_loads_jsonschema_for_a_refusal_and_not_before() -> None:
+    program = """
+import sys
+from infoscreen_reboot.agent import app
+from infoscreen_reboot.contract import command, wire
+heavy = {"jsonschema", "attr", "attrs", "referencing", "pyrsistent", "gi", "importlib.resources"}
+content = {"schema_version": "1.0", "command_id": ID, "client_uuid": ID, "action": "reboot_host",
+           "issued_at": "2026-04-03T12:48:10Z", "expires_at": "2026-04-03T12:52:10Z"}
+command.parse(wire.encode(content))
+loaded = {name for name in heavy if sys.modules.get(name)}
+assert not loaded, loaded
+try:
+    command.parse(wire.encode(content | {"action": "dance"}))
+except wire.ContractError as error:
+    assert error.field == "action"
+assert "jsonschema" in sys.modules
+""".replace("ID", repr("9b8d1856-ff34-4864-a726-12de072d0f77"))
+    subprocess.run([sys.executable, "-c", program], cwd=CONTRACT.parents[1], check=True)

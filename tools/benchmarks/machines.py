@@ -96,7 +96,7 @@ def refusals(suite: str, deb: Path, quick: bool) -> Samples:
         machine.run("systemd-run", "--quiet", *hold)
         for _ in range(1 if quick else 5):
             time.sleep(31)
-            samples["helper resident after 31 s"].append(len(_processes(machine, HELPER)))
+            samples["helper resident after 31 s"].append(len(processes(machine, HELPER)))
             samples["cold"].append(_refusal(machine))
             for _ in range(5 if quick else 20):
                 time.sleep(0.2)
@@ -122,18 +122,18 @@ def idle(suite: str, deb: Path, quick: bool) -> Samples:
         _start_peers(machine)
         time.sleep(45)
         units = {name: f"{name}.service" for name in ("libraries", "systemctl-mqtt", "lnxlink")} | {"agent": AGENT}
-        before = {name: _spent(machine, unit) for name, unit in units.items()}
+        before = {name: spent(machine, unit) for name, unit in units.items()}
         started_at = time.monotonic()
         time.sleep(idle_s)
-        after, seconds = {name: _spent(machine, unit) for name, unit in units.items()}, time.monotonic() - started_at
+        after, seconds = {name: spent(machine, unit) for name, unit in units.items()}, time.monotonic() - started_at
         samples: Samples = {}
         for name, unit in units.items():
-            for kind, mb in _memory(machine, unit).items():
+            for kind, mb in memory(machine, unit).items():
                 samples[f"{name} {kind} MB"] = [mb]
             (cpu_before, wakes_before), (cpu_after, wakes_after) = before[name], after[name]
             samples[f"{name} CPU ms a minute"] = [(cpu_after - cpu_before) / seconds * 60]
             samples[f"{name} wake-ups a second"] = [(wakes_after - wakes_before) / seconds]
-        samples["helper processes"] = [len(_processes(machine, HELPER))]
+        samples["helper processes"] = [len(processes(machine, HELPER))]
         return samples
 
 
@@ -152,27 +152,27 @@ def _group(machine: Machine, unit: str) -> Path:
     return machine.scratch.cgroup / "payload/system.slice" / unit
 
 
-def _processes(machine: Machine, unit: str) -> list[Path]:
+def processes(machine: Machine, unit: str) -> list[Path]:
     """Of the unit, as the host sees them."""
     path = _group(machine, unit) / "cgroup.procs"
     return [Path("/proc", pid) for pid in path.read_text().split()] if path.exists() else []
 
 
-def _spent(machine: Machine, unit: str) -> tuple[float, int]:
+def spent(machine: Machine, unit: str) -> tuple[float, int]:
     """Milliseconds of CPU, of processes that have ended too, and voluntary switches, of those that are there."""
     words = dict(line.split() for line in (_group(machine, unit) / "cpu.stat").read_text().splitlines())
     switches = 0
-    for process in _processes(machine, unit):
+    for process in processes(machine, unit):
         for task in process.glob("task/*/status"):
             switches += int(re.findall(r"\nvoluntary_ctxt_switches:\s*(\d+)", task.read_text())[0])
     return int(words["usage_usec"]) / 1e3, switches
 
 
-def _memory(machine: Machine, unit: str) -> dict[str, float]:
+def memory(machine: Machine, unit: str) -> dict[str, float]:
     found = {"RSS": 0.0, "PSS": 0.0, "USS": 0.0}
-    processes = _processes(machine, unit)
-    assert processes, f"{unit} does not run: {machine.journal(unit)[-2000:]}"
-    for process in processes:
+    running = processes(machine, unit)
+    assert running, f"{unit} does not run: {machine.journal(unit)[-2000:]}"
+    for process in running:
         kb = {name: int(size) for name, size in re.findall(r"(\w+): +(\d+) kB", (process / "smaps_rollup").read_text())}
         found["RSS"] += kb["Rss"] / 1024
         found["PSS"] += kb["Pss"] / 1024
