@@ -5,4 +5,5 @@ command     what the controller asks for
 ack         what the client answers
 telemetry   what the client says of itself
 wire        the rules all payloads share: JSON, times, UUIDs, schemas
+glance      a quick yes to what plainly keeps a schema
 """
