@@ -78,6 +78,13 @@ def keep(path: Path, found: dict[str, Any]) -> None:
     path.write_text(json.dumps({"benchmarks": dict(sorted(benchmarks.items()))}, separators=(",", ":")) + "\n")
 
 
+def kept(path: Path) -> dict[str, Any]:
+    """What was kept there, as it was found; the circumstances are those of the benchmark that was run last."""
+    benchmarks = json.loads(path.read_text())["benchmarks"]
+    about: dict[str, Any] = max((entry["about"] for entry in benchmarks.values()), key=lambda about: str(about["at"]))
+    return about | {"benchmarks": {name: entry["samples"] for name, entry in benchmarks.items()}}
+
+
 def show(found: dict[str, Any]) -> bool:
     """Prints what was measured, and whether each bound on it is kept; whether all are."""
     benchmarks: Benchmarks = found["benchmarks"]
@@ -94,8 +101,8 @@ def show(found: dict[str, Any]) -> bool:
     for bound in BOUNDS:
         if bound.benchmark in benchmarks:
             value = bound.measure(benchmarks[bound.benchmark])
-            kept = bound.is_kept(value)
-            all_kept = all_kept and kept
+            is_kept = bound.is_kept(value)
+            all_kept = all_kept and is_kept
             sign = "≥" if bound.at_least else "≤"
-            print(f"| {bound.what} | {sign} {bound.limit:g} | {value:.2f} | {'kept' if kept else 'BROKEN'} |")
+            print(f"| {bound.what} | {sign} {bound.limit:g} | {value:.2f} | {'kept' if is_kept else 'BROKEN'} |")
     return all_kept
