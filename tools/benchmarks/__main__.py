@@ -68,6 +68,7 @@ def main() -> int:
     parser.add_argument("names", nargs="*", metavar="name", help=f"only these, of {', '.join(names)}")
     parser.add_argument("--suite", action="append", choices=lab.SUITES, help="only this Debian release")
     parser.add_argument("--quick", action="store_true", help="few rounds: to try it, not to judge by it")
+    parser.add_argument("--show", action="store_true", help="measure nothing, print what is kept")
     parser.add_argument("--into", type=Path, default=RAW, help="where the raw figures go (default: docs/benchmarks)")
     options = parser.parse_args()
     if unknown := set(options.names) - set(names):
@@ -75,6 +76,9 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
     kept = True
     try:
+        if options.show:
+            kept_files = [options.into / f"{suite}.json" for suite in options.suite or lab.SUITES]
+            return 0 if all([report.show(report.kept(path)) for path in kept_files if path.exists()]) else 1
         lab.ensure_host()
         for suite in options.suite or lab.SUITES:
             found = _circumstances(suite, options.quick)

@@ -94,6 +94,7 @@ def refusals(suite: str, deb: Path, quick: bool) -> Samples:
     with _machine(suite, deb) as machine:
         hold = "systemd-inhibit", "--what=shutdown", "--mode=block", "--why=benchmark", "sleep", "infinity"
         machine.run("systemd-run", "--quiet", *hold)
+        _refusal(machine)
         for _ in range(1 if quick else 5):
             time.sleep(31)
             samples["helper resident after 31 s"].append(len(processes(machine, HELPER)))
