@@ -220,7 +220,7 @@ class Trial:
         with closing(sqlite3.connect(f"file:{self.ground.disk}/agent/journal.sqlite3?mode=ro", uri=True)) as journal:
             count = "SELECT (SELECT count(*) FROM outbox) + count(*) FROM command"
             (left,) = journal.execute(f"{count} WHERE state NOT IN ('completed', 'failed')").fetchone()
-        return left == 0 and self._is_online()
+        return left == 0 and self._is_online() and not self.ground.witness.is_forsaken
 
     def _is_online(self) -> bool:
         """By the last status that the controller heard."""

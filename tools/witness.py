@@ -114,6 +114,11 @@ class Witness:
 
         asyncio.run_coroutine_threadsafe(change(), self._loop).result(10)
 
+    @property
+    def is_forsaken(self) -> bool:
+        """Whether the client still holds on to a connection that carries nothing."""
+        return any(link.is_dead for link in list(self._links))
+
     def close(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
