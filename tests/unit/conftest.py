@@ -3,5 +3,5 @@
 from hypothesis import settings
 
 settings.register_profile("same", derandomize=True, database=None, deadline=None, max_examples=100)
-settings.register_profile("many", database=None, deadline=None, max_examples=5000, print_blob=True)
+settings.register_profile("many", database=None, deadline=None, max_examples=1000, print_blob=True)
 settings.load_profile("same")
