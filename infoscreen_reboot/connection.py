@@ -1,4 +1,4 @@
-"""One connection to the broker, driven by the asyncio loop; the only import of paho (1.6 and 2.x)."""
+"""One connection to the broker, driven by the asyncio loop."""
 
 from __future__ import annotations
 
@@ -7,28 +7,16 @@ import functools
 import logging
 import socket
 import ssl
-import struct
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import paho.mqtt.client as paho
-from paho.mqtt import properties as paho_properties
-from paho.mqtt.packettypes import PacketTypes
-from paho.mqtt.subscribeoptions import SubscribeOptions
-
+from infoscreen_reboot import paho_client
+from infoscreen_reboot.paho_client import PahoClient, Protocol
 from infoscreen_reboot.tls import TlsSettings, tls_context, tls_trouble
 
 log = logging.getLogger(__name__)
-
-# As the broker keeps a session of MQTT 3.1.1: until it is told otherwise.
-NEVER_EXPIRES = 0xFFFFFFFF
-# What a broker may send us at once, properties and all. A command has 4 KiB; and paho takes time that grows with the
-# square of a packet's properties: a second or two for these, many minutes for a few megabytes.
-MAX_PACKET_BYTES = 128 * 1024
-# paho does not heed what a broker says of this; HiveMQ's default is the lowest known to us.
-IN_FLIGHT = 10
 
 _TOO_NEW = (1, 132)
 # By CONNACK code of MQTT 3.1.1 (paho 1.6) and by the reason code which paho 2 and MQTT 5 have for it.
@@ -41,8 +29,6 @@ REFUSALS = {
 }
 _CLOSED = "the broker closed the connection"
 _NOT_MQTT = "the broker sent what is not MQTT"
-# How paho takes a packet that it cannot read.
-_UNREADABLE = (struct.error, UnicodeDecodeError, LookupError, AssertionError, paho_properties.MQTTException)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +71,7 @@ class Redeliver(Exception):
     """A delivery that could not be stored: it gets no PUBACK, and comes again on the next connection."""
 
 
-def configure_mqtt_security(client: paho.Client, settings: BrokerSettings) -> None:
+def configure_mqtt_security(client: PahoClient, settings: BrokerSettings) -> None:
     """Login and TLS. The files are read for each connection, so a renewed certificate needs no restart."""
     if settings.username is not None:
         client.username_pw_set(settings.username, settings.password)
@@ -101,29 +87,11 @@ def _words(error: Exception) -> str:
             return f"a delivery could not be stored: {error}"
         case ConnectionResetError():
             return _CLOSED
-        case _ if isinstance(error, _UNREADABLE):
+        case _ if isinstance(error, paho_client.UNREADABLE):
             return _NOT_MQTT
         case OSError(strerror=str(text)):
             return text[:1].lower() + text[1:]
     return str(error)
-
-
-def _code(reason: Any) -> int:
-    """paho 1.6 gives MQTT 3.1.1 codes as integers, paho 2 and MQTT 5 as objects."""
-    return int(getattr(reason, "value", reason))
-
-
-def _read_utf(buffer: bytes, max_bytes: int) -> tuple[str, int]:
-    """The text that a length of two bytes stands before, and how many bytes both took."""
-    (length,) = struct.unpack_from("!H", buffer)
-    if length + 2 > max_bytes:
-        raise paho_properties.MalformedPacket("text longer than its packet")
-    return buffer[2 : length + 2].decode("utf-8", "replace"), length + 2
-
-
-# paho's own takes U+FEFF for an error, which MQTT 5 (1.5.4-3) allows: one message with it would be delivered, end the
-# connection and be delivered again, for ever.
-paho_properties.readUTF = _read_utf
 
 
 class Connection:
@@ -152,19 +120,11 @@ class Connection:
         self._awaited: dict[str, asyncio.Future[Any]] = {}
         # The reason of the end in operator's words, or the exception of on_message.
         self.closed: asyncio.Future[str] = self._loop.create_future()
-        self.protocol = paho.MQTTv5
+        self.protocol = Protocol.MQTT_5
         self._client = self._new_client()
 
-    def _new_client(self) -> paho.Client:
-        # paho's own answer to a refusal would be a reconnect that blocks the loop.
-        options: dict[str, Any] = {"protocol": self.protocol, "reconnect_on_failure": False}
-        if self.protocol != paho.MQTTv5:
-            options["clean_session"] = self._clean_session
-        if hasattr(paho, "CallbackAPIVersion"):
-            options["callback_api_version"] = paho.CallbackAPIVersion.VERSION2
-        client = paho.Client(client_id=self._client_id, **options)
-        # What is in flight keeps its order, and paho's queue is unlimited: none is dropped.
-        client.max_inflight_messages_set(IN_FLIGHT)
+    def _new_client(self) -> PahoClient:
+        client = paho_client.new_client(self.protocol, self._client_id, self._clean_session)
         if self._will is not None:
             client.will_set(self._will.topic, self._will.payload, self._will.qos, self._will.retain)
         client.on_connect = self._on_connect
@@ -190,8 +150,7 @@ class Connection:
             return []
         if self.closed.done():
             raise NotDelivered("not connected")
-        how: Any = SubscribeOptions(qos=1) if self.protocol == paho.MQTTv5 else 1
-        _, mid = self._client.subscribe([(topic, how) for topic in topics])
+        _, mid = self._client.subscribe(paho_client.subscriptions(self.protocol, topics))
         granted: list[int] = await self._expect(f"suback {mid}")
         if len(granted) != len(topics):
             self.close(_NOT_MQTT)
@@ -216,8 +175,8 @@ class Connection:
         if self.closed.done():
             raise NotDelivered("not connected")
         info = self._client.publish(message.topic, message.payload, message.qos, message.retain)
-        if info.rc != paho.MQTT_ERR_SUCCESS:
-            raise NotDelivered(paho.error_string(info.rc))
+        if info.rc != paho_client.ERR_SUCCESS:
+            raise NotDelivered(paho_client.error_string(info.rc))
         answer = self._expect(f"puback {info.mid}")
         self._write()
         return answer
@@ -251,9 +210,8 @@ class Connection:
         error: Exception | None = None
         try:
             configure_mqtt_security(self._client, self._settings)
-            self._client.connect(
-                self._settings.host, self._settings.port, self._settings.keep_alive_s, **self._session_options()
-            )
+            options = paho_client.session_options(self.protocol, self._clean_session)
+            self._client.connect(self._settings.host, self._settings.port, self._settings.keep_alive_s, **options)
         except Exception as failure:
             error = failure
         try:
@@ -261,22 +219,13 @@ class Connection:
         except RuntimeError:  # the loop is closed: nobody waits any more
             self._close_socket()
 
-    def _session_options(self) -> dict[str, Any]:
-        if self.protocol != paho.MQTTv5:
-            return {}
-        properties = paho_properties.Properties(PacketTypes.CONNECT)
-        properties.MaximumPacketSize = MAX_PACKET_BYTES
-        if not self._clean_session:
-            properties.SessionExpiryInterval = NEVER_EXPIRES
-        return {"clean_start": self._clean_session, "properties": properties}
-
     def _fall_back(self) -> None:
         """The same once more in MQTT 3.1.1, on a connection of its own."""
         log.info("the broker at %s does not speak MQTT 5; going on in 3.1.1", self._settings.address)
         self._detach()
         self._close_socket()
         self._is_too_new = False
-        self.protocol = paho.MQTTv311
+        self.protocol = Protocol.MQTT_3_1_1
         self._client = self._new_client()
         self._start()
 
@@ -335,14 +284,14 @@ class Connection:
         else:
             if self._is_too_new:
                 self._fall_back()
-            elif result == paho.MQTT_ERR_PROTOCOL:
+            elif result == paho_client.ERR_PROTOCOL:
                 self.close("the answer was not MQTT; is TLS expected on this port?")
             elif self._client.socket() is None:
                 self.close(reason)
 
     def _give_up(self, error: Exception) -> None:
         """What network, TLS and broker do wrong ends the connection, a bug ends the session."""
-        if not isinstance(error, (OSError, ValueError, Redeliver, *_UNREADABLE)) and not self.closed.done():
+        if not isinstance(error, (OSError, ValueError, Redeliver, *paho_client.UNREADABLE)) and not self.closed.done():
             self.closed.set_exception(error)
         self.close(_words(error))
 
@@ -356,15 +305,15 @@ class Connection:
             awaited.set_result(result)
 
     def _on_connect(self, _client: Any, _userdata: Any, _flags: Any, reason: Any, *_: Any) -> None:
-        if (code := _code(reason)) == 0:
+        if (code := paho_client.code(reason)) == 0:
             self._settle("connack")
-        elif code in _TOO_NEW and self.protocol == paho.MQTTv5:
+        elif code in _TOO_NEW and self.protocol is Protocol.MQTT_5:
             self._is_too_new = True
         else:
             self.close(REFUSALS.get(code, f"the broker refused with code {code}"))
 
     def _on_subscribe(self, _client: Any, _userdata: Any, mid: int, granted: Sequence[Any], *_: Any) -> None:
-        self._settle(f"suback {mid}", [_code(reason) for reason in granted])
+        self._settle(f"suback {mid}", [paho_client.code(reason) for reason in granted])
 
     def _on_unsubscribe(self, _client: Any, _userdata: Any, mid: int, *_: Any) -> None:
         self._settle(f"unsuback {mid}")
@@ -380,8 +329,7 @@ class Connection:
             log.warning("dropped a delivery whose topic is not UTF-8")
             return
         try:
-            # paho 1.6 gives a message of 3.1.1 no properties at all.
-            properties = tuple(getattr(getattr(message, "properties", None), "UserProperty", ()))
+            properties = paho_client.user_properties(message)
             self._deliver(Delivery(topic, bytes(message.payload), bool(message.retain), properties))
         except Redeliver:
             raise

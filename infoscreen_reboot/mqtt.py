@@ -14,7 +14,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 from infoscreen_reboot.connection import (
-    IN_FLIGHT,
     BrokerSettings,
     Connection,
     Delivery,
@@ -22,6 +21,7 @@ from infoscreen_reboot.connection import (
     NotDelivered,
     Redeliver,
 )
+from infoscreen_reboot.paho_client import IN_FLIGHT
 from infoscreen_reboot.tls import TlsSettings, tls_context
 
 __all__ = [
