@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import itertools
 import os
@@ -133,13 +134,17 @@ def sweep() -> None:
 
 def kill_group(cgroup: Path, timeout_s: float = 10) -> None:
     """Kills everything in the group at once, and waits until it is gone."""
-    with suppress(FileNotFoundError):
+    try:
         (cgroup / "cgroup.kill").write_text("1")
         deadline = time.monotonic() + timeout_s
         while "populated 1" in (cgroup / "cgroup.events").read_text():
             if time.monotonic() > deadline:
                 raise LabError(f"cannot end what runs in {cgroup}; look at {cgroup}/cgroup.procs")
             time.sleep(0.005)
+    except OSError as error:
+        # The group is gone: before its file was opened, or since.
+        if error.errno not in (errno.ENOENT, errno.ENODEV):
+            raise
 
 
 def remove_group(cgroup: Path) -> None:
