@@ -96,6 +96,8 @@ def refusals(suite: str, deb: Path, quick: bool) -> Samples:
     with _machine(suite, deb) as machine:
         hold = "systemd-inhibit", "--what=shutdown", "--mode=block", "--why=benchmark", "sleep", "infinity"
         machine.run("systemd-run", "--quiet", *hold)
+        while "benchmark" not in machine.run("systemd-inhibit", "--list"):
+            time.sleep(0.1)
         _refusal(machine)
         for _ in range(1 if quick else 5):
             time.sleep(31)
