@@ -23,6 +23,8 @@ from dbus_next.aio.message_bus import MessageBus
 import signal
 signal.pause()
 """
+# An agent that was never sent rubbish has not loaded this one.
+LEAN_LIBRARIES = LIBRARIES.replace("jsonschema, ", "")
 LNXLINK = "/var/lib/lnxlink/lnxlink.yaml"
 CONFIGURE_LNXLINK = f"""
 from lnxlink.consts import CONFIGTEMP
@@ -94,6 +96,8 @@ def refusals(suite: str, deb: Path, quick: bool) -> Samples:
     with _machine(suite, deb) as machine:
         hold = "systemd-inhibit", "--what=shutdown", "--mode=block", "--why=benchmark", "sleep", "infinity"
         machine.run("systemd-run", "--quiet", *hold)
+        while "benchmark" not in machine.run("systemd-inhibit", "--list"):
+            time.sleep(0.1)
         _refusal(machine)
         for _ in range(1 if quick else 5):
             time.sleep(31)
@@ -122,7 +126,9 @@ def idle(suite: str, deb: Path, quick: bool) -> Samples:
     with _machine(suite, deb) as machine:
         _start_peers(machine)
         time.sleep(45)
-        units = {name: f"{name}.service" for name in ("libraries", "systemctl-mqtt", "lnxlink")} | {"agent": AGENT}
+        units = {name: f"{name}.service" for name in ("libraries", "lean", "systemctl-mqtt", "lnxlink")} | {
+            "agent": AGENT
+        }
         before = {name: spent(machine, unit) for name, unit in units.items()}
         started_at = time.monotonic()
         time.sleep(idle_s)
@@ -143,6 +149,7 @@ def _start_peers(machine: Machine) -> None:
     machine.run("env", f"PYTHONPATH={PEERS}/lnxlink", "python3", "-c", CONFIGURE_LNXLINK)
     run = "systemd-run", "--quiet"
     machine.run(*run, "--unit=libraries", "python3", "-I", "-c", LIBRARIES)
+    machine.run(*run, "--unit=lean", "python3", "-I", "-c", LEAN_LIBRARIES)
     program = [f"{PEERS}/systemctl-mqtt/bin/systemctl-mqtt", "--mqtt-host=127.0.0.1", "--mqtt-disable-tls"]
     machine.run(*run, "--unit=systemctl-mqtt", f"--setenv=PYTHONPATH={PEERS}/systemctl-mqtt", "python3", *program)
     program = [f"{PEERS}/lnxlink/bin/lnxlink", "--ignore-systemd", "--config", LNXLINK]
