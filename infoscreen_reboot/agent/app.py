@@ -166,7 +166,7 @@ class Service:
 def _signatures(settings: config.Settings) -> Signatures | None:
     if not settings.require_signature:
         return None
-    from infoscreen_reboot.signing import KeyRing  # some 10 MB, for those who want it
+    from infoscreen_reboot.signing import KeyRing  # for those who want it
 
     return KeyRing(config.COMMAND_KEYS_DIRECTORY)
 

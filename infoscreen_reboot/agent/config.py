@@ -254,7 +254,7 @@ class _Reader:
         required = self.flag(name, default=False)
         if required:
             try:
-                from infoscreen_reboot.signing import KeyRing  # some 10 MB, for those who want it
+                from infoscreen_reboot.signing import KeyRing  # for those who want it
             except ImportError:
                 self.problems.append(f"{name} is on, but python3-cryptography is not there; install that package")
             else:
