@@ -128,7 +128,8 @@ def test_removed_it_runs_no_more_and_keeps_configuration_and_state(machine: Mach
 
 
 def test_purged_it_leaves_nothing_but_its_user(bare: Machine, deb: Path) -> None:
-    bare.apt("satisfy", command("dpkg-deb", "-f", deb, "Depends").strip())
+    for needed in ("Depends", "Recommends"):
+        bare.apt("satisfy", command("dpkg-deb", "-f", deb, needed).strip())
     bare.set_clock_synchronised()
     before = files(bare.root)
     passwd, group = bare.read("/etc/passwd"), bare.read("/etc/group")
