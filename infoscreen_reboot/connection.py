@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
 import socket
 import ssl
@@ -117,6 +116,7 @@ class Connection:
         self._loop = asyncio.get_running_loop()
         self._is_too_new = False
         self._fd: int | None = None
+        self._is_full = False
         self._awaited: dict[str, asyncio.Future[Any]] = {}
         # The reason of the end in operator's words, or the exception of on_message.
         self.closed: asyncio.Future[str] = self._loop.create_future()
@@ -151,7 +151,9 @@ class Connection:
         if self.closed.done():
             raise NotDelivered("not connected")
         _, mid = self._client.subscribe(paho_client.subscriptions(self.protocol, topics))
-        granted: list[int] = await self._expect(f"suback {mid}")
+        answer = self._expect(f"suback {mid}")
+        self._write()
+        granted: list[int] = await answer
         if len(granted) != len(topics):
             self.close(_NOT_MQTT)
             raise NotDelivered(_NOT_MQTT)
@@ -164,7 +166,9 @@ class Connection:
         if self.closed.done():
             raise NotDelivered("not connected")
         _, mid = self._client.unsubscribe(list(topics))
-        await self._expect(f"unsuback {mid}")
+        answer = self._expect(f"unsuback {mid}")
+        self._write()
+        await answer
 
     async def publish(self, message: Message) -> None:
         """Until PUBACK (QoS 1) or written to the socket (QoS 0); raises NotDelivered."""
@@ -185,6 +189,7 @@ class Connection:
         """Keep-alive; to be called a few times in keep_alive_s."""
         if self._client.is_connected() and not self.closed.done():
             self._drive(self._client.loop_misc, "the broker did not answer the keep-alive")
+            self._write()
 
     def disconnect(self) -> None:
         """Says DISCONNECT, at which the broker drops the will."""
@@ -240,22 +245,20 @@ class Connection:
             # Else an ack sent right after a PUBACK waits 40 ms for the broker's delayed TCP acknowledgement.
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             fd = self._fd = sock.fileno()
-            write = functools.partial(self._drive, client.loop_write)
-            client.on_socket_register_write = lambda *_: self._loop.add_writer(fd, write)
-            client.on_socket_unregister_write = lambda *_: self._loop.remove_writer(fd)
+            # With this callback paho only queues, and whoever has queued something calls _write().
+            client.on_socket_register_write = lambda *_: None
             client.on_socket_close = lambda *_: self._detach()
             self._loop.add_reader(fd, self._read)
-            if client.want_write():
-                self._loop.add_writer(fd, write)
+            self._write()
 
     def _detach(self) -> None:
         if self._fd is not None:
             self._client.on_socket_register_write = None
-            self._client.on_socket_unregister_write = None
             self._client.on_socket_close = None
             self._loop.remove_reader(self._fd)
             self._loop.remove_writer(self._fd)
             self._fd = None
+            self._is_full = False
 
     def _close_socket(self) -> None:
         if sock := self._client.socket():
@@ -274,6 +277,13 @@ class Connection:
         """What paho has queued goes out now: by the loop it would go behind all work that is waiting already."""
         if self._fd is not None and self._client.want_write():
             self._drive(self._client.loop_write)
+        if self._fd is not None and self._is_full != self._client.want_write():
+            # The socket took no more, or takes all again.
+            self._is_full = not self._is_full
+            if self._is_full:
+                self._loop.add_writer(self._fd, self._write)
+            else:
+                self._loop.remove_writer(self._fd)
 
     def _drive(self, step: Callable[[], int], reason: str = _CLOSED) -> None:
         """Lets paho do a step; where paho finds the connection lost it closes the socket itself."""

@@ -32,6 +32,7 @@ NOT_RUNNING_NAME = "not-running-in"  # written by ExecStopPost= of the unit
 _SESSION_STALE_S = 30.0
 # Changes come in bursts, and each counts the outbox anew.
 _STATUS_AT_MOST_EVERY_S = 0.2
+_START_IS_OVER_S = 2.0
 
 logger = logging.getLogger(__name__)
 
@@ -104,6 +105,7 @@ class Service:
                 tasks.create_task(self._monitor.report_boot(), name="boot report"),
                 tasks.create_task(self._keep_alive(), name="keep-alive"),
                 tasks.create_task(self._keep_status(), name="status"),
+                tasks.create_task(self._make_room(), name="room"),
             ]
             # Every part has had its first turn when this one comes round: the first connection attempt is under way.
             await asyncio.sleep(0)
@@ -138,6 +140,14 @@ class Service:
     def _on_change(self) -> None:
         self._monitor.nudge()
         self._changed.set()
+
+    async def _make_room(self) -> None:
+        """When the start is over: it takes some milliseconds, and is for later commands."""
+        await asyncio.sleep(_START_IS_OVER_S)
+        try:
+            self._journal.make_room()
+        except JournalError as error:
+            logger.warning("%s; commands will take longer", error)
 
     async def _keep_status(self) -> None:
         while True:

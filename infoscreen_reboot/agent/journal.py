@@ -16,6 +16,8 @@ from infoscreen_reboot.contract.telemetry import Cause
 KEPT_RECORDS = 10_000
 KEPT_BOOTS = 100
 _FORGET_EVERY = 100
+# SQLite begins the log anew when it holds 1,000 pages of 4,096 bytes.
+_ROOM_BYTES = 4_200_000
 # What makes each format of the one before it; the file says in user_version which it has.
 _FORMATS = (
     """
@@ -225,6 +227,21 @@ class Journal:
     def recall(self, name: str) -> str | None:
         rows = self._rows("SELECT value FROM fact WHERE name = ?", [name])
         return rows[0][0] if rows else None
+
+    def make_room(self) -> None:
+        """Let the write-ahead log have its full size now, so that no commit has to wait for it to grow.
+
+        A flush of what only overwrites does not wait for the file system's own journal, which all others wait for, too.
+        What is rolled back was written to the file all the same, because it did not fit in the cache.
+        """
+        self._rows("PRAGMA cache_size = 10")
+        try:
+            with self._transaction("NORMAL") as db:
+                db.execute("INSERT INTO outbox (topic, payload) VALUES ('', zeroblob(?))", [_ROOM_BYTES])
+                db.execute("ROLLBACK")
+                db.execute("BEGIN")  # for the commit that follows, of nothing
+        finally:
+            self._rows("PRAGMA cache_size = -2000")
 
     def check_writable(self) -> None:
         """Raises JournalError unless a transaction can be begun; writes nothing."""

@@ -66,8 +66,10 @@ class Outbox:
                 await self._work.wait()
 
     def _send_more(self) -> None:
+        if not self._is_delivering or len(self._sent) == IN_FLIGHT:
+            return
         # After a letter that was lost with its connection none may go out on the next before it.
-        if not self._is_delivering or any(_is_lost(delivery) for _, delivery in self._sent):
+        if any(_is_lost(delivery) for _, delivery in self._sent):
             return
         last = self._sent[-1][0] if self._sent else 0
         for owed in self._journal.owed(IN_FLIGHT - len(self._sent), after=last):

@@ -5,6 +5,7 @@ import json
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any
 
 from infoscreen_reboot.contract import wire
@@ -12,6 +13,9 @@ from infoscreen_reboot.contract.wire import SCHEMA_VERSION, ContractError
 
 MAX_BYTES = 4096
 MAX_VALIDITY = timedelta(hours=24)
+_CANONICAL = json.JSONEncoder(sort_keys=True)
+# A payload is read, and right after that its digest is asked for. Nobody changes what was decoded.
+_decode = lru_cache(maxsize=1)(wire.decode)
 
 
 class Action(StrEnum):
@@ -37,7 +41,7 @@ def parse(payload: bytes) -> Command:
 
     Raises ContractError naming field and rule; its `command_id` is set when the id could be read.
     """
-    content = wire.decode(payload, MAX_BYTES)
+    content = _decode(payload, MAX_BYTES)
     command_id = content.get("command_id")
     if not isinstance(command_id, str) or not wire.is_uuid(command_id):
         raise ContractError("command_id", "is missing or not a UUID")
@@ -84,5 +88,4 @@ def content_digest(payload: bytes) -> str:
     Two payloads with one `command_id` and different digests are a conflict. Raises ContractError where
     `parse` would not have read an id either.
     """
-    content = wire.decode(payload, MAX_BYTES)
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode("ascii")).hexdigest()
+    return hashlib.sha256(_CANONICAL.encode(_decode(payload, MAX_BYTES)).encode("ascii")).hexdigest()

@@ -38,9 +38,9 @@ def decode(payload: bytes, max_bytes: int) -> dict[str, Any]:
         raise ContractError("", f"payload is {len(payload)} bytes, allowed are {max_bytes}")
     try:
         text = payload.decode("utf-8")
-        content = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant, parse_float=_finite)
+        content = _STRICT.decode(text)
         # An escaped lone surrogate is JSON but no Unicode text: nothing behind this door could store it.
-        json.dumps(content, ensure_ascii=False).encode("utf-8")
+        _PLAIN.encode(content).encode("utf-8")
     except UnicodeError:
         raise ContractError("", "payload is not UTF-8") from None
     except ContractError:
@@ -54,7 +54,7 @@ def decode(payload: bytes, max_bytes: int) -> dict[str, Any]:
 
 def encode(content: dict[str, Any]) -> bytes:
     """The one byte form of a payload that we send."""
-    return json.dumps(content, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode("utf-8")
+    return _PLAIN.encode(content).encode("utf-8")
 
 
 @cache
@@ -142,3 +142,8 @@ def _finite(text: str) -> float:
     if number in (float("inf"), float("-inf")):
         raise ContractError("", "payload holds a number that overflows")
     return number
+
+
+# Made once: json.loads() and json.dumps() make theirs anew for each call that has options.
+_STRICT = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse_constant, parse_float=_finite)
+_PLAIN = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)

@@ -181,3 +181,17 @@ def test_a_fact_is_recalled_by_the_next_process(path: Path) -> None:
     journal.remember("broker", "1")
     journal.remember("broker", "2")
     assert Journal(path).recall("broker") == "2"
+
+
+def test_with_room_made_the_log_grows_no_more_and_nothing_is_owed(tmp_path: Path) -> None:
+    journal, log = Journal(tmp_path / "journal"), tmp_path / "journal-wal"
+    journal.make_room()
+    size = log.stat().st_size
+    assert size > 4_096_000
+    assert journal.owed(1) == []
+    for number in range(300):
+        journal.remember("fact", str(number))
+    assert log.stat().st_size == size
+    assert (tmp_path / "journal").stat().st_size < 200_000
+    journal.close()
+    assert Journal(tmp_path / "journal").recall("fact") == "299"
