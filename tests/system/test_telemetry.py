@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from datetime import datetime
 from typing import Any
@@ -97,9 +98,9 @@ def test_each_end_of_a_boot_is_told_from_the_others(machine: Machine) -> None:
     machine.power_cut()
     start(machine)
     next_boot("power_loss", False)
-    reports = [message.json["boot_id"] for message in machine.broker.on(machine.topic("boot"))]
-    assert list(dict.fromkeys(reports)) == [life.boot_id for life in machine.lives]
-    assert len(reports) == len(machine.lives), "a boot was reported twice"
+    # Whoever is killed before it has struck a report out sends the same bytes once more.
+    reports = list(dict.fromkeys(message.payload for message in machine.broker.on(machine.topic("boot"))))
+    assert [json.loads(report)["boot_id"] for report in reports] == [life.boot_id for life in machine.lives]
     assert health_of(machine, lambda health: health["boot_id"] == machine.boot_id, timeout_s=5)
     check_all_telemetry(machine)
 
