@@ -13,6 +13,8 @@ OUR_FILE = "90-infoscreen-reboot.conf"
 _SECTION, _ASSIGNMENT = re.compile(r"\[(\w+)\]\s*"), re.compile(r"(\w+)\s*=\s*(.*?)\s*")
 # As `systemctl cat` and `systemd-analyze cat-config` mark where a file begins.
 _FILE = re.compile(r"# (/\S+)")
+# What others may add to.
+_LISTS = ("Environment", "After", "BindsTo")
 _UNITS_S = {"us": 1e-6, "ms": 1e-3, "": 1, "s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 
 
@@ -83,7 +85,7 @@ def judge(settings: Sequence[Setting]) -> Iterator[Finding]:
 
 def _is_in_force(setting: Setting) -> bool:
     wanted, found = setting.shipped.value, setting.in_force
-    if setting.shipped.key == "Environment":
+    if setting.shipped.key in _LISTS:
         return wanted in found.split()
     return found == wanted or (seconds(found) is not None and seconds(found) == seconds(wanted))
 

@@ -200,6 +200,7 @@ def test_values_are_compared_by_what_they_mean() -> None:
         Setting("", Assignment("Manager", "RuntimeWatchdogSec", "60s"), "1min", OUR_FILE),
         Setting("", Assignment("Manager", "RuntimeWatchdogSec", "90"), "1min 30s", OUR_FILE),
         Setting("x.service", environment, "A=1 NM_ONLINE_TIMEOUT=30", OUR_FILE),
+        Setting("y.service", Assignment("Unit", "After", "dbus.service"), "dbus.service basic.target", OUR_FILE),
     ]
     assert [finding.verdict for finding in tuning.judge(same)] == [Verdict.OK]
     assert tuning.seconds("infinity") is None and tuning.seconds("5 parsecs") is None and tuning.seconds("") is None
