@@ -86,18 +86,21 @@ def link_down(ground: Ground, chance: random.Random) -> Iterator[None]:
     command("ip", "-n", ground.name, "link", "set", "lo", "up")
 
 
+def _while(ground: Ground, **switches: bool) -> Iterator[None]:
+    """The witness does that until all is healed."""
+    ground.witness.set(**switches)
+    yield
+    ground.witness.set(**dict.fromkeys(switches, False))
+
+
 @fault
 def refused(ground: Ground, chance: random.Random) -> Iterator[None]:
-    ground.witness.set(refuses=True)
-    yield
-    ground.witness.set(refuses=False)
+    yield from _while(ground, refuses=True)
 
 
 @fault
 def stalled(ground: Ground, chance: random.Random) -> Iterator[None]:
-    ground.witness.set(stalls=True)
-    yield
-    ground.witness.set(stalls=False)
+    yield from _while(ground, stalls=True)
 
 
 @fault
@@ -138,16 +141,12 @@ def netem(ground: Ground, verb: str, *what: str) -> bool:
 
 @fault
 def doubled(ground: Ground, chance: random.Random) -> Iterator[None]:
-    ground.witness.set(doubles=True)
-    yield
-    ground.witness.set(doubles=False)
+    yield from _while(ground, doubles=True)
 
 
 @fault
 def reordered(ground: Ground, chance: random.Random) -> Iterator[None]:
-    ground.witness.set(reorders=True)
-    yield
-    ground.witness.set(reorders=False)
+    yield from _while(ground, reorders=True)
 
 
 @fault
