@@ -113,7 +113,6 @@ class Agent:
             log.warning("command %s cannot be trusted: %s (%d so far)", command_id, distrust, total)
         record = Record(
             command_id=command_id,
-            content_digest=command.content_digest(delivery.payload),
             received_boot_id=self._boot_id,
             command=delivery.payload,
             action=request.action if request is not None else None,
@@ -132,7 +131,7 @@ class Agent:
 
     def _repeat(self, known: Record, again: Record) -> None:
         """The same command once more: the same answer once more, and nothing else."""
-        if known.content_digest != again.content_digest:
+        if not command.say_the_same(known.command, again.command):
             self._journal.count("conflicts")
             log.warning("command %s came again with other content", known.command_id, extra=log_field(known))
         if again.came_by_transitional and not known.came_by_transitional:

@@ -56,6 +56,15 @@ CREATE TABLE boot (
 ) STRICT;
 CREATE TABLE fact (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 """,
+    """
+ALTER TABLE command DROP COLUMN content_digest;
+ALTER TABLE outbox RENAME TO old_outbox;
+CREATE TABLE outbox (
+    seq INTEGER PRIMARY KEY, topic TEXT NOT NULL, payload BLOB NOT NULL, retain INTEGER NOT NULL DEFAULT 0
+) STRICT;
+INSERT INTO outbox SELECT * FROM old_outbox;
+DROP TABLE old_outbox;
+""",
 )
 _COLUMNS = tuple(Record.__dataclass_fields__)
 _UPSERT = (

@@ -50,7 +50,6 @@ class Record:
     """All that is known of one command. Times ending in `_s` are seconds on the boot clock of their own boot."""
 
     command_id: str
-    content_digest: str
     received_boot_id: str
     command: bytes
     action: Action | None = None

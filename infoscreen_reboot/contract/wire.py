@@ -39,8 +39,9 @@ def decode(payload: bytes, max_bytes: int) -> dict[str, Any]:
     try:
         text = payload.decode("utf-8")
         content = _STRICT.decode(text)
-        # An escaped lone surrogate is JSON but no Unicode text: nothing behind this door could store it.
-        _PLAIN.encode(content).encode("utf-8")
+        if "\\u" in text:
+            # An escaped lone surrogate is JSON but no Unicode text: nothing behind this door could store it.
+            _PLAIN.encode(content).encode("utf-8")
     except UnicodeError:
         raise ContractError("", "payload is not UTF-8") from None
     except ContractError:

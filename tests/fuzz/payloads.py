@@ -134,7 +134,7 @@ def judge(read: Callable[[bytes], Any], payload: bytes) -> str:
             raise Wrong(f"no id: {refusal.command_id!r}") from refusal
         if refusal.command_id is None:
             return "unreadable"
-        command.content_digest(payload)  # as the agent will
+        command.say_the_same(payload, payload.strip())  # as the agent will
         return "refused by its id"
     if not isinstance(answer, command.Command):
         raise Wrong(f"neither a command nor a refusal: {answer!r}")

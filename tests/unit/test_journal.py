@@ -17,7 +17,7 @@ ACK, SECOND = Letter("acks", b"accepted"), Letter("acks", b"execution_started")
 
 
 def a_record(command_id: str = "a", state: State = State.ACCEPTED) -> Record:
-    return Record(command_id, "digest", "boot", b"{}", Action.REBOOT_HOST, state, 1.5, 2.5, "boot", 3.5, True, b"ack")
+    return Record(command_id, "boot", b"{}", Action.REBOOT_HOST, state, 1.5, 2.5, "boot", 3.5, True, b"ack")
 
 
 @pytest.fixture
@@ -129,10 +129,15 @@ def test_a_journal_of_the_first_format_is_carried_over(path: Path) -> None:
     old = sqlite3.connect(path)
     old.executescript(f"BEGIN; {module._FORMATS[0]} PRAGMA user_version = 1; COMMIT;")
     old.execute("INSERT INTO outbox (topic, payload) VALUES ('acks', x'61')")
+    old.execute(
+        "INSERT INTO command (command_id, content_digest, received_boot_id, command, state, came_by_transitional) "
+        "VALUES ('old', 'digest', 'boot', x'7b7d', 'held', 0)"
+    )
     old.commit()
     old.close()
     journal = Journal(path)
     assert [owed.letter for owed in journal.owed(10)] == [Letter("acks", b"a")]
+    assert journal.open_records() == [Record("old", "boot", b"{}", state=State.HELD)]
     assert journal.last_boot() is None
     journal.commit(a_record(), [ACK])
 

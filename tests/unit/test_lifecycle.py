@@ -40,7 +40,7 @@ EVENTS: tuple[Event, ...] = (
 
 
 def a_record(state: State, action: Action = Action.REBOOT_HOST) -> Record:
-    return Record("id", "digest", BEFORE, b"{}", action=action, state=state, started_boot_id=BEFORE)
+    return Record("id", BEFORE, b"{}", action=action, state=state, started_boot_id=BEFORE)
 
 
 @pytest.mark.parametrize(("state", "event"), product(State, EVENTS))

@@ -127,7 +127,7 @@ def test_tier_2_is_said_only_of_a_host_with_an_armed_watchdog(armed: bool, tier:
 
 def test_health_tells_what_is_open_what_was_last_and_what_was_counted() -> None:
     answer = Ack(COMMAND_ID, CLIENT, AckStatus.ACCEPTED, START, BOOTS[0])
-    record = Record(COMMAND_ID, "", BOOTS[0], b"", state=State.ACCEPTED, ack=ack.encode(answer))
+    record = Record(COMMAND_ID, BOOTS[0], b"", state=State.ACCEPTED, ack=ack.encode(answer))
     told = health(ABOUT, facts(record))
     assert told.commands.in_progress == COMMAND_ID
     assert told.commands.last == LastCommand(COMMAND_ID, AckStatus.ACCEPTED, START)

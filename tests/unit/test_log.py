@@ -1,0 +1,28 @@
+"""What goes to the system's journal."""
+
+import logging
+
+import pytest
+from systemd import journal
+
+from infoscreen_reboot.agent import log
+
+
+def test_a_line_has_its_own_fields_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[tuple[str, ...]] = []
+    monkeypatch.setenv("JOURNAL_STREAM", "8:1")
+    monkeypatch.setattr(journal, "sendv", lambda *fields: sent.append(fields))
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    monkeypatch.setattr(logging.getLogger(), "level", logging.WARNING)
+    log.set_up("infoscreen-simclient")
+    logging.getLogger("one").info("command %s is %s", "5d1f", "new", extra={"COMMAND_ID": "5d1f"})
+    logging.getLogger("two").debug("not said")
+    try:
+        raise ValueError("odd")
+    except ValueError:
+        logging.getLogger("two").exception("cannot")
+    line, failure = sent
+    who = "SYSLOG_IDENTIFIER=infoscreen-simclient"
+    assert line == ("MESSAGE=command 5d1f is new", "PRIORITY=6", who, "LOGGER=one", "COMMAND_ID=5d1f")
+    assert failure[1:] == ("PRIORITY=3", who, "LOGGER=two")
+    assert failure[0].startswith("MESSAGE=cannot\nTraceback") and failure[0].endswith("ValueError: odd")
