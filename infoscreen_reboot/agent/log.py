@@ -6,15 +6,12 @@ import sys
 
 from systemd import journal
 
-# systemd's handler gives all attributes of Python's record, two dozen: time for each line, and room in the journal.
-_FIELDS = ("PRIORITY", "SYSLOG_IDENTIFIER", "LOGGER", "COMMAND_ID")
-
 
 def set_up(identifier: str) -> None:
     """Log to the journal where stderr is connected to it, else to stderr for the person who started us."""
     handler: logging.Handler
     if "JOURNAL_STREAM" in os.environ:
-        handler = journal.JournalHandler(sender_function=_send, SYSLOG_IDENTIFIER=identifier)
+        handler = _ToJournal(SYSLOG_IDENTIFIER=identifier)
         handler.setFormatter(logging.Formatter("%(message)s"))
     else:
         handler = logging.StreamHandler(sys.stderr)
@@ -22,5 +19,15 @@ def set_up(identifier: str) -> None:
     logging.basicConfig(level=logging.INFO, handlers=[handler])
 
 
-def _send(message: str, /, **fields: object) -> None:
-    journal.sendv(f"MESSAGE={message}", *(f"{name}={fields[name]}" for name in _FIELDS if name in fields))
+class _ToJournal(journal.JournalHandler):  # type: ignore[misc]  # it has no types
+    """systemd's own gives two dozen fields, all that Python knows of a line: time for each, and room in the journal."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            priority, logger = self.map_priority(record.levelno), record.name
+            fields = self._extra | {"MESSAGE": self.format(record), "PRIORITY": priority, "LOGGER": logger}
+            if command_id := getattr(record, "COMMAND_ID", None):
+                fields["COMMAND_ID"] = command_id
+            journal.sendv(*(f"{name}={value}" for name, value in fields.items()))
+        except Exception:
+            self.handleError(record)

@@ -3,9 +3,9 @@
 import logging
 
 import pytest
-from systemd import journal
 
 from infoscreen_reboot.agent import log
+from systemd import journal
 
 
 def test_a_line_has_its_own_fields_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -23,6 +23,6 @@ def test_a_line_has_its_own_fields_and_no_more(monkeypatch: pytest.MonkeyPatch) 
         logging.getLogger("two").exception("cannot")
     line, failure = sent
     who = "SYSLOG_IDENTIFIER=infoscreen-simclient"
-    assert line == ("MESSAGE=command 5d1f is new", "PRIORITY=6", who, "LOGGER=one", "COMMAND_ID=5d1f")
-    assert failure[1:] == ("PRIORITY=3", who, "LOGGER=two")
-    assert failure[0].startswith("MESSAGE=cannot\nTraceback") and failure[0].endswith("ValueError: odd")
+    assert line == (who, "MESSAGE=command 5d1f is new", "PRIORITY=6", "LOGGER=one", "COMMAND_ID=5d1f")
+    assert (failure[0], *failure[2:]) == (who, "PRIORITY=3", "LOGGER=two")
+    assert failure[1].startswith("MESSAGE=cannot\nTraceback") and failure[1].endswith("ValueError: odd")
