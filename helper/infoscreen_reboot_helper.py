@@ -10,10 +10,11 @@ import re
 import signal
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 sys.modules["gi"] = None  # type: ignore[assignment]  # None keeps dbus-next's GLib back end out: 3.7 MB
 
@@ -30,7 +31,7 @@ SYSTEMD = f"{FDO}.systemd1", "/org/freedesktop/systemd1", f"{FDO}.DBus.Propertie
 NO_REPLY, UNKNOWN_METHOD = f"{FDO}.DBus.Error.NoReply", f"{FDO}.DBus.Error.UnknownMethod"
 UNANSWERED = NO_REPLY, *(f"{FDO}.DBus.Error.{word}" for word in ("Timeout", "TimedOut", "Disconnected"))
 BLOCKED = f"{FDO}.DBus.Error.AccessDenied", f"{FDO}.login1.BlockedByInhibitorLock"
-IDLE_S, ANSWER_TIMEOUT_S, IDS_KEPT, AT_ONCE = 30.0, 10.0, 1000, 32
+IDLE_S, ANSWER_TIMEOUT_S, IDS_KEPT, AT_ONCE, HEADER = 30.0, 10.0, 1000, 32, b'{"version": 1}\n'
 UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE | re.ASCII)
 CODES = {"NotAuthorized": "not_authorized", "Lockout": "lockout", "Inhibited": "inhibited"}  # for Preview
 PERMISSION, REBOOT, SHUTDOWN = "org.infoscreen.reboothelper1", "reboot", "shutdown"
@@ -77,50 +78,74 @@ class Entry:
         return max(wall_s, kernel_s, 0.0)
 
 
-def lockout(entries: list[Entry], now: Now, limit: int, window_s: int) -> tuple[int, str]:
+def lockout(entries: Iterable[Entry], now: Now, limit: int, window_s: int) -> tuple[int, str]:
     """How many reboots count, and when the next is possible ("" for now); the limit may have been lowered since."""
     left_s = sorted(window_s - e.age_s(now) for e in entries if e.counted and e.age_s(now) < window_s)
     return len(left_s), now.at(left_s[-limit]) if len(left_s) >= limit else ""
 
 
 class History:
+    """An entry a line, the last of a command counts: to append one is one flush, to make the file anew several."""
+
     def __init__(self, directory: Path, limit: int, window_s: int) -> None:
-        self.path, self.limit, self.window_s = directory / "history.json", limit, window_s
-        self.entries: list[Entry] = []
+        self.path, self.limit, self.window_s = directory / "history.jsonl", limit, window_s
+        self.entries: dict[str, Entry] = {}
+        self.is_whole = False  # what is on the disk is all of it, so that a line may be appended
 
     def load(self, now: Now) -> None:
         """An unreadable history is set aside and counts as full from now on: not as empty, not for ever."""
         try:
-            document = json.loads(self.path.read_bytes() if self.path.exists() else '{"version": 1, "entries": []}')
-            self.entries = [Entry(**raw) for raw in document["entries"]]
-            if document["version"] != 1 or not all(math.isfinite(e.age_s(now) + e.monotonic_s) for e in self.entries):
+            content = self.path.read_bytes() if self.path.exists() else HEADER
+            header, *lines = content[: content.rfind(b"\n") + 1].splitlines(keepends=True)  # a rest was not flushed
+            entries = [Entry(**json.loads(line)) for line in lines]
+            if header != HEADER or not all(math.isfinite(e.age_s(now) + e.monotonic_s) for e in entries):
                 raise ValueError("an unknown version or an impossible time")
+            self.entries = {entry.command_id: entry for entry in entries}
+            self.is_whole = self.path.exists() and content.endswith(b"\n")
         except (OSError, ValueError, TypeError, KeyError, ArithmeticError, RecursionError) as error:
             logging.error("cannot read %s (%r): set aside, a full lockout starts now", self.path, error)
             unknown = Entry("", "unreadable", now.boot_id, now.at(), now.monotonic_s, counted=True)
-            self.commit([unknown] * self.limit, now, old_aside=True)
+            full = [replace(unknown, command_id=f"unreadable {number}") for number in range(self.limit)]
+            self.rewrite({entry.command_id: entry for entry in full}, now, old_aside=True)
 
-    def commit(self, entries: list[Entry], now: Now, *, old_aside: bool = False) -> None:
-        older = [e for e in entries[:-IDS_KEPT] if e.counted and e.age_s(now) < self.window_s]
-        kept, new = older + entries[-IDS_KEPT:], self.path.with_suffix(".new")
+    def lockout(self, now: Now) -> tuple[int, str]:
+        return lockout(self.entries.values(), now, self.limit, self.window_s)
+
+    def commit(self, entry: Entry, now: Now) -> None:
+        entries = self.entries | {entry.command_id: entry}
+        can_append, self.is_whole = self.is_whole and self.path.exists() and len(entries) <= 2 * IDS_KEPT, False
         try:
-            with new.open("w", encoding="utf-8") as file:
-                file.write(json.dumps({"version": 1, "entries": [vars(entry) for entry in kept]}))  # dump() is slow
-                file.flush()
-                os.fsync(file.fileno())
-            if old_aside:
-                self.path.replace(self.path.with_suffix(".json.corrupt"))
-            new.replace(self.path)
-            os.fsync(directory := os.open(self.path.parent, os.O_RDONLY))
-            os.close(directory)
+            if not can_append:
+                return self.rewrite(entries, now)
+            with self.path.open("ab") as file:
+                write(file, entry)
         except OSError as error:
             raise Refused("Failed", f"cannot write {self.path}: {error.strerror}") from error
-        self.entries = kept
+        self.entries, self.is_whole = entries, True
+
+    def rewrite(self, entries: dict[str, Entry], now: Now, *, old_aside: bool = False) -> None:
+        every, new = list(entries.values()), self.path.with_suffix(".new")
+        kept = [e for e in every[:-IDS_KEPT] if e.counted and e.age_s(now) < self.window_s] + every[-IDS_KEPT:]
+        with new.open("wb") as file:
+            file.write(HEADER)
+            write(file, *kept)
+        if old_aside:
+            self.path.replace(self.path.with_suffix(".jsonl.corrupt"))
+        new.replace(self.path)
+        os.fsync(directory := os.open(self.path.parent, os.O_RDONLY))
+        os.close(directory)
+        self.entries, self.is_whole = {entry.command_id: entry for entry in kept}, True
+
+
+def write(file: BinaryIO, *entries: Entry) -> None:
+    file.writelines(json.dumps(vars(entry)).encode() + b"\n" for entry in entries)
+    file.flush()
+    os.fdatasync(file.fileno())
 
 
 class Helper:
     def __init__(self, bus: MessageBus, boot_id: str, history: History) -> None:
-        self.bus, self.boot_id, self.history = bus, boot_id, history
+        self.bus, self.boot_id, self.history, self.started_s = bus, boot_id, history, 0.0
         self.work: set[asyncio.Task[None]] = set()
         self.one_at_a_time, self.room, self.stopping = asyncio.Lock(), asyncio.Semaphore(AT_ONCE), asyncio.Event()
         self.idle = asyncio.get_running_loop().call_later(IDLE_S, self.stopping.set)
@@ -175,9 +200,8 @@ class Helper:
             return gives, await self.order(permission, message.body[0].lower())
         if message.member == "Preview":
             return gives, await self.preview(message.sender, ACTIONS[message.body[0]])
-        used, unlocks_at = lockout(self.history.entries, await self.now(), self.history.limit, self.history.window_s)
-        state = Variant("(uuus)", [used, self.history.limit, self.history.window_s, unlocks_at])
-        return gives, [state]
+        used, unlocks_at = self.history.lockout(self.now())
+        return gives, [Variant("(uuus)", [used, self.history.limit, self.history.window_s, unlocks_at])]
 
     async def authorise(self, sender: str, action: str) -> None:
         about = [["system-bus-name", {"name": Variant("s", sender)}], f"{PERMISSION}.{action}", {}, 0, ""]
@@ -187,11 +211,11 @@ class Helper:
 
     async def order(self, action: str, command_id: str) -> list[Any]:
         async with self.one_at_a_time:
-            if any(entry.command_id == command_id for entry in self.history.entries):
+            if command_id in self.history.entries:
                 raise Refused("AlreadyExecuted", f"command {command_id} was executed before")
             now = await self.check(action)
             entry = Entry(command_id, f"{action}_host", now.boot_id, now.at(), now.monotonic_s, action == REBOOT)
-            self.history.commit([*self.history.entries, entry], now)
+            self.history.commit(entry, now)
             self.set_wall_message(f"{action.capitalize()} by remote command {command_id}")
             try:
                 await self.ask(LOGIND, ORDERS[action], "t", [ROOT_CHECK_INHIBITORS])
@@ -199,7 +223,7 @@ class Helper:
                 if no.error == NO_REPLY:  # the host may be going down: stays counted, is not called a failure
                     raise
                 self.set_wall_message("")
-                self.history.commit([*self.history.entries[:-1], replace(entry, counted=False)], now)
+                self.history.commit(replace(entry, counted=False), now)
                 raise Refused("Inhibited" if no.error in BLOCKED else "Failed", str(no)) from no
         return []
 
@@ -213,28 +237,29 @@ class Helper:
 
     async def check(self, action: str) -> Now:
         """What time it is, if neither the lockout (of reboots) nor an inhibitor stands in the way."""
-        now, s = await self.now(), self.history.window_s
-        used, unlocks_at = lockout(self.history.entries, now, self.history.limit, s)
+        now, s = self.now(), self.history.window_s
+        used, unlocks_at = self.history.lockout(now)
         if action == REBOOT and unlocks_at:
             window = f"{s // 60} minutes" if s >= 120 and s % 60 == 0 else f"{s} seconds"
             reboots = "1 reboot" if used == 1 else f"{used} reboots"
             raise Refused("Lockout", f"{reboots} in the last {window}; next possible at {unlocks_at}")
         [locks] = await self.ask(LOGIND, "ListInhibitors", "", [], "Failed")
         # systemd 252 lets root through such a lock whatever the flags say (PR 30307): so we look ourselves.
-        holders = [
-            f"{who}: {why} (pid {pid})"
-            for what, who, why, mode, _, pid in locks
-            if mode == "block" and "shutdown" in what.split(":")
-        ]
-        if holders:
+        blocking = [lock for lock in locks if lock[3] == "block" and "shutdown" in lock[0].split(":")]
+        if blocking:
+            holders = (f"{who}: {why} (pid {pid})" for _, who, why, _, _, pid in blocking)
             raise Refused("Inhibited", "blocked by " + "; ".join(holders))
         return now
 
-    async def now(self) -> Now:
+    async def start(self) -> None:
         about = [f"{FDO}.systemd1.Manager", "UserspaceTimestampMonotonic"]  # in a container, /proc/uptime is the host's
         [started_us] = await self.ask(SYSTEMD, "Get", "ss", about, "Failed")
-        since_boot_s = time.monotonic() - started_us.value / 1e6
-        return Now(time.time(), self.boot_id, time.clock_gettime(time.CLOCK_BOOTTIME), since_boot_s)
+        self.started_s = started_us.value / 1e6
+        self.history.load(self.now())
+
+    def now(self) -> Now:
+        boot_clock_s = time.clock_gettime(time.CLOCK_BOOTTIME)
+        return Now(time.time(), self.boot_id, boot_clock_s, time.monotonic() - self.started_s)
 
     def set_wall_message(self, text: str) -> None:
         # Best effort, no answer wanted: the bus keeps the order of what we send to logind.
@@ -265,7 +290,7 @@ async def serve(boot_id: str, history: History) -> None:
     bus = await MessageBus(bus_type=BusType.SYSTEM).connect()
     helper = Helper(bus, boot_id, history)
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, helper.stopping.set)
-    helper.history.load(await helper.now())
+    await helper.start()
     bus.add_message_handler(helper.on_message)
     if await bus.request_name(NAME, NameFlag.DO_NOT_QUEUE) is not RequestNameReply.PRIMARY_OWNER:
         sys.exit(f"cannot start: someone else owns {NAME}")

@@ -86,7 +86,7 @@ def test_the_helper_is_one_file_that_shares_nothing_with_the_agent() -> None:
     (helper,) = TOP.joinpath("helper").glob("*.py")
     assert not ours(helper)
     assert foreign(helper) <= {"dbus_next", "systemd"}
-    assert len(helper.read_text("utf-8").splitlines()) <= 300
+    assert len(helper.read_text("utf-8").splitlines()) <= 325
 
 
 @pytest.mark.parametrize(

@@ -250,9 +250,10 @@ class Trial:
         return found
 
     def _recorded(self) -> Counter[str]:
-        path = self.ground.disk / "helper/history.json"
-        entries = json.loads(path.read_text())["entries"] if path.exists() else []
-        return Counter(entry["command_id"] for entry in entries)
+        path = self.ground.disk / "helper/history.jsonl"
+        lines = path.read_text().splitlines()[1:] if path.exists() else []
+        entries = {entry["command_id"]: entry for entry in map(json.loads, lines)}
+        return Counter(entry["command_id"] for entry in entries.values())
 
     def _evidence(self, state: dict[str, Any]) -> Evidence:
         ground = self.ground

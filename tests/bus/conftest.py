@@ -78,12 +78,14 @@ class HelperProcess:
 
     @property
     def history(self) -> list[dict[str, Any]]:
-        document = json.loads((self.state / "history.json").read_bytes())
-        assert document["version"] == 1
-        return list(document["entries"])
+        header, *lines = (self.state / "history.jsonl").read_bytes().splitlines()
+        assert json.loads(header) == {"version": 1}
+        entries = map(json.loads, lines)
+        return list({entry["command_id"]: entry for entry in entries}.values())
 
     def write_history(self, *entries: dict[str, Any]) -> None:
-        (self.state / "history.json").write_text(json.dumps({"version": 1, "entries": entries}))
+        lines = ({"version": 1}, *entries)
+        (self.state / "history.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
 
     def stop(self) -> int:
         """Its exit status after an orderly SIGTERM."""

@@ -73,7 +73,7 @@ def test_a_preview_changes_nothing(machine: Machine) -> None:
         assert call(machine, "Preview", "s", action).strip() == 'bss true "" ""'
     lockout = machine.run("busctl", "get-property", *HELPER_CALL, "Lockout")
     assert lockout.strip() == '(uuus) 0 3 900 ""'
-    assert not machine.path("/var/lib/infoscreen-reboot-helper/history.json").exists()
+    assert not machine.path("/var/lib/infoscreen-reboot-helper/history.jsonl").exists()
     check_stays_up(machine, 1)
 
 

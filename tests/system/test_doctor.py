@@ -12,7 +12,7 @@ from tests.system.story import HELPER_CALL
 from tools.machine import AGENT, HELPER, Machine
 
 RULE = "/usr/share/polkit-1/rules.d/50-infoscreen-reboot.rules"
-HISTORY = "/var/lib/infoscreen-reboot-helper/history.json"
+HISTORY = "/var/lib/infoscreen-reboot-helper/history.jsonl"
 
 
 def doctor(machine: Machine) -> tuple[int, list[dict[str, Any]]]:

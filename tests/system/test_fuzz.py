@@ -67,5 +67,5 @@ def test_whatever_the_agents_account_calls_the_helper_stays_as_it_was(machine: M
     assert (unit(machine, HELPER, "MainPID"), unit(machine, HELPER, "NRestarts")) == (pid, "0")
     assert memory_mb() - before_mb < MAY_GROW_MB
     assert "Traceback" not in machine.journal(HELPER)
-    assert not machine.path("/var/lib/infoscreen-reboot-helper/history.json").exists()
+    assert not machine.path("/var/lib/infoscreen-reboot-helper/history.jsonl").exists()
     check_stays_up(machine, 1)

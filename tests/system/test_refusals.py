@@ -173,8 +173,8 @@ def reboot_three_times(machine: Machine) -> None:
 
 def shift_history(machine: Machine, by: timedelta) -> None:
     """Move the wall-clock times in the helper's record, as if the clock had been set back by `by` since."""
-    path = "/var/lib/infoscreen-reboot-helper/history.json"
-    history = json.loads(machine.read(path))
-    for entry in history["entries"]:
+    path = "/var/lib/infoscreen-reboot-helper/history.jsonl"
+    header, *entries = map(json.loads, machine.read(path).splitlines())
+    for entry in entries:
         entry["at"] = (datetime.fromisoformat(entry["at"]) + by).isoformat().replace("+00:00", "Z")
-    machine.write(path, json.dumps(history), 0o600)
+    machine.write(path, "".join(f"{json.dumps(line)}\n" for line in (header, *entries)), 0o600)
