@@ -207,6 +207,12 @@ class Stage:
         program = str(Path(__file__).with_name("echo.py"))
         return self.start(PYTHON, "-I", program, str(self.port), name, f"{name}/ack", *database)
 
+    def least(self, name: str) -> None:
+        """Reboots on what comes on NAME, answers on NAME/ack."""
+        least = PYTHON, "-I", str(Path(__file__).with_name("least.py"))
+        self.start(*least, "helper", str(self.directory / f"{name}.history"))
+        self.start(*least, "agent", str(self.port), name, str(self.directory / f"{name}.sqlite3"))
+
     def systemctl_mqtt(self, prefix: str) -> subprocess.Popen[bytes]:
         place = "/opt/peers/systemctl-mqtt"
         options = "--mqtt-host=127.0.0.1", f"--mqtt-port={self.port}", "--mqtt-disable-tls"
