@@ -8,66 +8,25 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from infoscreen_reboot import paho_client
+from infoscreen_reboot.broker import (
+    CLOSED,
+    NOT_MQTT,
+    REFUSALS,
+    TOO_NEW,
+    BrokerSettings,
+    Delivery,
+    Message,
+    NotDelivered,
+    Redeliver,
+    words,
+)
 from infoscreen_reboot.paho_client import PahoClient, Protocol
-from infoscreen_reboot.tls import TlsSettings, tls_context, tls_trouble
+from infoscreen_reboot.tls import tls_context
 
 log = logging.getLogger(__name__)
-
-_TOO_NEW = (1, 132)
-# By CONNACK code of MQTT 3.1.1 (paho 1.6) and by the reason code which paho 2 and MQTT 5 have for it.
-REFUSALS = {
-    **dict.fromkeys(_TOO_NEW, "the broker does not accept this protocol version"),
-    **dict.fromkeys((2, 133), "the broker does not accept our client id"),
-    **dict.fromkeys((3, 136), "the broker is not available now"),
-    **dict.fromkeys((4, 134), "bad user name or password"),
-    **dict.fromkeys((5, 135), "not authorised"),
-}
-_CLOSED = "the broker closed the connection"
-_NOT_MQTT = "the broker sent what is not MQTT"
-
-
-@dataclass(frozen=True, slots=True)
-class BrokerSettings:
-    host: str
-    port: int
-    username: str | None
-    password: str | None = field(repr=False)
-    tls: TlsSettings | None
-    keep_alive_s: int = 20
-
-    @property
-    def address(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    topic: str
-    payload: bytes
-    qos: int = 1
-    retain: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Delivery:
-    """`properties` are the user properties of MQTT 5, in their order; a name may come more than once."""
-
-    topic: str
-    payload: bytes
-    retain: bool
-    properties: tuple[tuple[str, str], ...] = ()
-
-
-class NotDelivered(Exception):
-    """A publish whose PUBACK did not come on this connection; the broker may have it all the same."""
-
-
-class Redeliver(Exception):
-    """A delivery that could not be stored: it gets no PUBACK, and comes again on the next connection."""
 
 
 def configure_mqtt_security(client: PahoClient, settings: BrokerSettings) -> None:
@@ -76,21 +35,6 @@ def configure_mqtt_security(client: PahoClient, settings: BrokerSettings) -> Non
         client.username_pw_set(settings.username, settings.password)
     if settings.tls is not None:
         client.tls_set_context(tls_context(settings.tls))
-
-
-def _words(error: Exception) -> str:
-    match error:
-        case ssl.SSLError():
-            return tls_trouble(error)
-        case Redeliver():
-            return f"a delivery could not be stored: {error}"
-        case ConnectionResetError():
-            return _CLOSED
-        case _ if isinstance(error, paho_client.UNREADABLE):
-            return _NOT_MQTT
-        case OSError(strerror=str(text)):
-            return text[:1].lower() + text[1:]
-    return str(error)
 
 
 class Connection:
@@ -155,8 +99,8 @@ class Connection:
         self._write()
         granted: list[int] = await answer
         if len(granted) != len(topics):
-            self.close(_NOT_MQTT)
-            raise NotDelivered(_NOT_MQTT)
+            self.close(NOT_MQTT)
+            raise NotDelivered(NOT_MQTT)
         return [topic for topic, code in zip(topics, granted, strict=True) if code >= 0x80]
 
     async def unsubscribe(self, topics: Sequence[str]) -> None:
@@ -201,7 +145,7 @@ class Connection:
         """Ends the connection without DISCONNECT; the first reason stays."""
         self._detach()
         self._close_socket()
-        if reason == _CLOSED and "connack" in self._awaited:
+        if reason == CLOSED and "connack" in self._awaited:
             reason += " without an answer; is TLS expected on this port?"
         if not self.closed.done():
             self.closed.set_result(reason)
@@ -240,7 +184,7 @@ class Connection:
         if error is not None:
             self._give_up(error)
         elif sock is None or self.closed.done():
-            self.close(_CLOSED)
+            self.close(CLOSED)
         else:
             # Else an ack sent right after a PUBACK waits 40 ms for the broker's delayed TCP acknowledgement.
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -285,7 +229,7 @@ class Connection:
             else:
                 self._loop.remove_writer(self._fd)
 
-    def _drive(self, step: Callable[[], int], reason: str = _CLOSED) -> None:
+    def _drive(self, step: Callable[[], int], reason: str = CLOSED) -> None:
         """Lets paho do a step; where paho finds the connection lost it closes the socket itself."""
         try:
             result = step()
@@ -303,7 +247,7 @@ class Connection:
         """What network, TLS and broker do wrong ends the connection, a bug ends the session."""
         if not isinstance(error, (OSError, ValueError, Redeliver, *paho_client.UNREADABLE)) and not self.closed.done():
             self.closed.set_exception(error)
-        self.close(_words(error))
+        self.close(words(error))
 
     def _expect(self, answer: str) -> asyncio.Future[Any]:
         awaited = self._awaited[answer] = self._loop.create_future()
@@ -317,7 +261,7 @@ class Connection:
     def _on_connect(self, _client: Any, _userdata: Any, _flags: Any, reason: Any, *_: Any) -> None:
         if (code := paho_client.code(reason)) == 0:
             self._settle("connack")
-        elif code in _TOO_NEW and self.protocol is Protocol.MQTT_5:
+        elif code in TOO_NEW and self.protocol is Protocol.MQTT_5:
             self._is_too_new = True
         else:
             self.close(REFUSALS.get(code, f"the broker refused with code {code}"))

@@ -13,14 +13,8 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from infoscreen_reboot.connection import (
-    BrokerSettings,
-    Connection,
-    Delivery,
-    Message,
-    NotDelivered,
-    Redeliver,
-)
+from infoscreen_reboot.broker import BrokerSettings, Delivery, Message, NotDelivered, Redeliver
+from infoscreen_reboot.connection import Connection
 from infoscreen_reboot.paho_client import IN_FLIGHT
 from infoscreen_reboot.tls import TlsSettings, tls_context
 

@@ -17,7 +17,8 @@ from datetime import UTC, datetime
 
 from infoscreen_reboot.agent import boot, config, log
 from infoscreen_reboot.agent.alerts import Alert, Alerts
-from infoscreen_reboot.connection import BrokerSettings, Connection, Message, NotDelivered
+from infoscreen_reboot.broker import BrokerSettings, Message, NotDelivered
+from infoscreen_reboot.connection import Connection
 from infoscreen_reboot.contract.telemetry import MAX_LOG_LINES, FailureAlert, encode_failure_alert
 from infoscreen_reboot.contract.topics import Topics
 from infoscreen_reboot.mqtt import PATIENCE, back_off_s

@@ -15,7 +15,7 @@ from dataclasses import asdict
 from infoscreen_reboot.agent import config
 from infoscreen_reboot.agent.config import Settings
 from infoscreen_reboot.agent.finding import Finding, ok, problem, warning
-from infoscreen_reboot.connection import REFUSALS, BrokerSettings
+from infoscreen_reboot.broker import REFUSALS, BrokerSettings
 from infoscreen_reboot.contract.command import Action
 from infoscreen_reboot.contract.telemetry import Executor
 from infoscreen_reboot.contract.topics import Topics

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from infoscreen_reboot.agent.lifecycle import TABLE, State
-from infoscreen_reboot.connection import BrokerSettings, Connection, Delivery
+from infoscreen_reboot.broker import BrokerSettings, Delivery
+from infoscreen_reboot.connection import Connection
 from infoscreen_reboot.contract import command
 from infoscreen_reboot.contract.ack import ErrorCode
 from infoscreen_reboot.contract.topics import Topics

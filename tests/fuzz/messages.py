@@ -20,7 +20,8 @@ import paho.mqtt.client as paho
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from infoscreen_reboot.connection import BrokerSettings, Connection, Message, NotDelivered
+from infoscreen_reboot.broker import BrokerSettings, Message, NotDelivered
+from infoscreen_reboot.connection import Connection
 from infoscreen_reboot.contract import command
 from infoscreen_reboot.contract.topics import Topics
 from infoscreen_reboot.paho_client import MAX_PACKET_BYTES

@@ -14,7 +14,7 @@ from infoscreen_reboot.agent import config
 from infoscreen_reboot.agent.alerts import Alert, Alerts
 from infoscreen_reboot.agent.config import ConfigError
 from infoscreen_reboot.agent.notify_failure import Notifier, Outcome, ask, read_outcome
-from infoscreen_reboot.connection import Message, NotDelivered
+from infoscreen_reboot.broker import Message, NotDelivered
 from infoscreen_reboot.contract import wire
 from infoscreen_reboot.contract.topics import Topics
 from tests.world import CLIENT

@@ -18,7 +18,8 @@ sys.path.insert(0, "/usr/share/infoscreen-reboot")
 
 from infoscreen_reboot.agent import host
 from infoscreen_reboot.agent.ports import Refusal
-from infoscreen_reboot.connection import BrokerSettings, Connection, Delivery, Message
+from infoscreen_reboot.broker import BrokerSettings, Delivery, Message
+from infoscreen_reboot.connection import Connection
 from infoscreen_reboot.contract.command import Action
 
 NAME = host._HELPER = "org.infoscreen.Least"  # beside the real helper

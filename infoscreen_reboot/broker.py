@@ -1,0 +1,77 @@
+"""The broker as its clients know it: where it is, what goes to and fro, and what its refusals mean."""
+
+from __future__ import annotations
+
+import ssl
+from dataclasses import dataclass, field
+
+from infoscreen_reboot import paho_client
+from infoscreen_reboot.tls import TlsSettings, tls_trouble
+
+TOO_NEW = (1, 132)
+# By CONNACK code of MQTT 3.1.1 (paho 1.6) and by the reason code which paho 2 and MQTT 5 have for it.
+REFUSALS = {
+    **dict.fromkeys(TOO_NEW, "the broker does not accept this protocol version"),
+    **dict.fromkeys((2, 133), "the broker does not accept our client id"),
+    **dict.fromkeys((3, 136), "the broker is not available now"),
+    **dict.fromkeys((4, 134), "bad user name or password"),
+    **dict.fromkeys((5, 135), "not authorised"),
+}
+CLOSED = "the broker closed the connection"
+NOT_MQTT = "the broker sent what is not MQTT"
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerSettings:
+    host: str
+    port: int
+    username: str | None
+    password: str | None = field(repr=False)
+    tls: TlsSettings | None
+    keep_alive_s: int = 20
+
+    @property
+    def address(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    topic: str
+    payload: bytes
+    qos: int = 1
+    retain: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """`properties` are the user properties of MQTT 5, in their order; a name may come more than once."""
+
+    topic: str
+    payload: bytes
+    retain: bool
+    properties: tuple[tuple[str, str], ...] = ()
+
+
+class NotDelivered(Exception):
+    """A publish whose PUBACK did not come on this connection; the broker may have it all the same."""
+
+
+class Redeliver(Exception):
+    """A delivery that could not be stored: it gets no PUBACK, and comes again on the next connection."""
+
+
+def words(error: Exception) -> str:
+    """An operator's, for what ended a connection."""
+    match error:
+        case ssl.SSLError():
+            return tls_trouble(error)
+        case Redeliver():
+            return f"a delivery could not be stored: {error}"
+        case ConnectionResetError():
+            return CLOSED
+        case _ if isinstance(error, paho_client.UNREADABLE):
+            return NOT_MQTT
+        case OSError(strerror=str(text)):
+            return text[:1].lower() + text[1:]
+    return str(error)
