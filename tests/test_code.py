@@ -70,7 +70,7 @@ def test_pure_modules_import_the_contract_and_each_other_only() -> None:
 
 def test_each_foreign_thing_has_one_door() -> None:
     assert importers("paho") == {"infoscreen_reboot.paho_client"}
-    assert importers("dbus_next") == {"infoscreen_reboot.agent.host"}
+    assert importers("dbus_next") == {"infoscreen_reboot.agent.bus"}
     assert importers("cryptography") == {"infoscreen_reboot.signing"}
     assert importers("jsonschema") == {"infoscreen_reboot.contract.wire"}
     assert {name for name, path in modules() if "sqlite3" in imports(path)} == {"infoscreen_reboot.agent.journal"}

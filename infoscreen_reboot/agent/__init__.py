@@ -10,7 +10,8 @@ outbox      delivers what is owed, in order
 agent       event -> decide -> commit -> act: the one place where order matters
 checks      what must run on the host after a boot
 monitor     what the agent says unasked: health, boot report, which alerts stand
-host        helper, logind, systemd and timedated over D-Bus; the only import of dbus-next here
+host        helper, logind, systemd and timedated over D-Bus
+bus         a connection to the system bus; the only import of dbus-next here
 boot        boot id, boot clock, clock synchronisation, machine id
 config      the environment, read once
 alerts      the units that systemd gave up on, on file for this boot

@@ -3,23 +3,13 @@
 import asyncio
 import logging
 import os
-import sys
 import time
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
-# ruff: noqa: E402
-# dbus-next loads its GLib back end where python3-gi is installed; we run on asyncio and spare the 3.7 MB.
-sys.modules.setdefault("gi", None)  # type: ignore[arg-type]  # None is import's own word for "do not"
-
-from dbus_next.aio.message_bus import MessageBus
-from dbus_next.constants import BusType, MessageFlag, MessageType
-from dbus_next.errors import AuthError, DBusError, InvalidAddressError
-from dbus_next.message import Message
-from dbus_next.signature import SignatureTree
-
 from infoscreen_reboot.agent import boot
+from infoscreen_reboot.agent.bus import BUS, CONNECT_TIMEOUT_S, LOST, Bus, ErrorReply, Signal
 from infoscreen_reboot.agent.ports import Departure, NoReply, Refusal
 from infoscreen_reboot.contract.ack import ErrorCode
 from infoscreen_reboot.contract.command import Action
@@ -27,13 +17,8 @@ from infoscreen_reboot.contract.telemetry import Lockout
 
 log = logging.getLogger(__name__)
 
-# Longer than polkit and the helper take together on a loaded Pi; a later answer is settled by the boot id.
-REPLY_TIMEOUT_S = 30.0
-_CONNECT_TIMEOUT_S = 10.0
 _PROPERTY_TIMEOUT_S = 5.0
 _RECONNECT_S = 5.0
-_SIGNATURES_KEPT = 200
-_LOST = (DBusError, AuthError, InvalidAddressError, EOFError, OSError)
 
 _HELPER = "org.infoscreen.RebootHelper1"
 _HELPER_PATH = "/org/infoscreen/RebootHelper1"
@@ -55,7 +40,6 @@ _NOT_REACHED = (
 # Said when the helper may have seen the call and then went away.
 _NO_REPLY = ("org.freedesktop.DBus.Error.NoReply", "org.freedesktop.DBus.Error.Timeout")
 
-_BUS = "org.freedesktop.DBus"
 _LOGIND = "org.freedesktop.login1"
 _LOGIND_PATH = "/org/freedesktop/login1"
 _MANAGER = "org.freedesktop.login1.Manager"
@@ -73,7 +57,7 @@ class SystemHost:
     def __init__(self, on_departure: Callable[[Departure], None], on_stay: Callable[[], None]) -> None:
         self._on_departure = on_departure
         self._on_stay = on_stay
-        self._bus: MessageBus | None = None
+        self._bus: Bus | None = None
         self._connected = asyncio.Event()
         self._delay_fd: int | None = None
         self._delay_wanted = asyncio.Event()
@@ -86,7 +70,7 @@ class SystemHost:
         while True:
             try:
                 await self._serve()
-            except (*_LOST, TimeoutError) as error:
+            except (*LOST, TimeoutError) as error:
                 log.warning("lost the system bus (%s); next attempt in %.0f s", _words(error), _RECONNECT_S)
             finally:
                 self._connected.clear()
@@ -95,20 +79,16 @@ class SystemHost:
             await asyncio.sleep(_RECONNECT_S)
 
     async def _serve(self) -> None:
-        bus = MessageBus(bus_type=BusType.SYSTEM, negotiate_unix_fd=True)
+        bus = Bus(self._on_signal)
         self._logind = ""
+        signals = f"type='signal',sender='{_LOGIND}',path='{_LOGIND_PATH}',interface='{_MANAGER}'"
         try:
-            async with asyncio.timeout(_CONNECT_TIMEOUT_S):
-                await bus.connect()
-            bus.add_message_handler(self._on_message)
-            signals = f"type='signal',sender='{_LOGIND}',path='{_LOGIND_PATH}',interface='{_MANAGER}'"
-            for rule in (
+            await bus.connect(
                 f"{signals},member='PrepareForShutdown'",
                 f"{signals},member='PrepareForShutdownWithMetadata'",
-                f"type='signal',sender='{_BUS}',interface='{_BUS}',member='NameOwnerChanged',arg0='{_LOGIND}'",
-            ):
-                await _call(bus, _BUS, "/org/freedesktop/DBus", _BUS, "AddMatch", "s", rule)
-            preparing = await _ask(bus, _LOGIND, _LOGIND_PATH, _MANAGER, "PreparingForShutdown")
+                f"type='signal',sender='{BUS}',interface='{BUS}',member='NameOwnerChanged',arg0='{_LOGIND}'",
+            )
+            preparing = await bus.get(_LOGIND, _LOGIND_PATH, _MANAGER, "PreparingForShutdown")
             self._logind = self._logind or str(preparing.sender)
             if preparing.body[0].value:
                 # Announced while we were not listening: a restart in the middle of a shutdown.
@@ -119,12 +99,11 @@ class SystemHost:
             self._connected.set()
             keeper = asyncio.create_task(self._keep_delay(bus), name="shutdown delay")
             try:
-                await bus.wait_for_disconnect()
+                await bus.lost()
             finally:
                 keeper.cancel()
-            raise EOFError("the bus closed the connection")
         finally:
-            await _close(bus)
+            await bus.close()
 
     async def request(self, action: Action, command_id: str) -> None:
         """Ask the helper; returns on its yes.
@@ -132,14 +111,14 @@ class SystemHost:
         Raises Refusal with the contract's code when nothing will happen, NoReply when that is not known.
         """
         try:
-            async with asyncio.timeout(_CONNECT_TIMEOUT_S):
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 await self._connected.wait()
         except TimeoutError:
             raise Refusal(ErrorCode.HELPER_UNAVAILABLE, "there is no connection to the system bus") from None
         assert self._bus is not None
         try:
-            await _call(self._bus, _HELPER, _HELPER_PATH, _HELPER, _METHODS[action], "s", command_id)
-        except DBusError as error:
+            await self._bus.call(_HELPER, _HELPER_PATH, _HELPER, _METHODS[action], "s", command_id)
+        except ErrorReply as error:
             raise _verdict(error) from error
         except (EOFError, OSError, TimeoutError) as error:
             raise NoReply(f"no answer from the helper: {_words(error)}") from error
@@ -181,8 +160,8 @@ class SystemHost:
         try:
             async with asyncio.timeout(_PROPERTY_TIMEOUT_S):
                 manager = _SYSTEMD, _SYSTEMD_PATH, _SYSTEMD_MANAGER
-                reply = await _call(await self._connection(), *manager, "LoadUnit", "s", name)
-        except (*_LOST, TimeoutError) as error:
+                reply = await (await self._connection()).call(*manager, "LoadUnit", "s", name)
+        except (*LOST, TimeoutError) as error:
             log.debug("cannot ask systemd for %s: %s", name, _words(error))
             return None
         return await self._property(_SYSTEMD, reply.body[0], _UNIT, what)
@@ -207,12 +186,12 @@ class SystemHost:
         """None where it cannot be had."""
         try:
             async with asyncio.timeout(_PROPERTY_TIMEOUT_S):
-                return await _get(await self._connection(), to, path, interface, name)
-        except (*_LOST, TimeoutError) as error:
+                return (await (await self._connection()).get(to, path, interface, name)).body[0].value
+        except (*LOST, TimeoutError) as error:
             log.debug("cannot ask %s for %s: %s", to, name, _words(error))
             return None
 
-    async def _connection(self) -> MessageBus:
+    async def _connection(self) -> Bus:
         await self._connected.wait()
         assert self._bus is not None
         return self._bus
@@ -223,7 +202,7 @@ class SystemHost:
             os.close(self._delay_fd)
             self._delay_fd = None
 
-    async def _keep_delay(self, bus: MessageBus) -> None:
+    async def _keep_delay(self, bus: Bus) -> None:
         """Hold a delay inhibitor whenever the host is staying up."""
         what = ("shutdown", "infoscreen-simclient", "tell the controller before the host goes down", "delay")
         while True:
@@ -231,34 +210,18 @@ class SystemHost:
             self._delay_wanted.clear()
             self.release_delay()
             try:
-                reply = await _call(bus, _LOGIND, _LOGIND_PATH, _MANAGER, "Inhibit", "ssss", *what)
-            except (*_LOST, TimeoutError) as error:
+                reply = await bus.call(_LOGIND, _LOGIND_PATH, _MANAGER, "Inhibit", "ssss", *what)
+            except (*LOST, TimeoutError) as error:
                 # Announcements still come, only without time to spare: what is owed is delivered after the boot.
                 log.warning("cannot take a shutdown delay: %s", _words(error))
             else:
                 self._delay_fd = reply.unix_fds[0]
 
-    def _on_message(self, message: Message) -> Message | bool:
-        """Our match rules keep nobody out: where the bus has no policy, anyone may send to our own name on it."""
-        if len(SignatureTree._cache) > _SIGNATURES_KEPT:
-            SignatureTree._cache.clear()  # dbus-next keeps each that it has ever met
-        match message.message_type:
-            case MessageType.METHOD_CALL:
-                answer: Message | bool = True
-                if not message.flags & MessageFlag.NO_REPLY_EXPECTED:
-                    # Else dbus-next's own methods would answer.
-                    answer = Message.new_error(message, f"{_BUS}.Error.UnknownMethod", "there is nothing to call here")
-            case MessageType.SIGNAL:
-                answer = True
-                if message.sender == _BUS and message.member == "NameOwnerChanged" and message.body[0] == _LOGIND:
-                    self._logind = message.body[2]
-                elif message.sender == self._logind and message.interface == _MANAGER:
-                    self._on_announcement(message.member, message.body)
-            case _:
-                return False  # what someone waits for
-        for fd in message.unix_fds:
-            os.close(fd)
-        return answer
+    def _on_signal(self, signal: Signal) -> None:
+        if signal.sender == BUS and signal.member == "NameOwnerChanged" and signal.body[0] == _LOGIND:
+            self._logind = signal.body[2]
+        elif signal.sender == self._logind and signal.interface == _MANAGER:
+            self._on_announcement(str(signal.member), signal.body)
 
     def _on_announcement(self, member: str, body: list[Any]) -> None:
         match member, body:
@@ -274,41 +237,7 @@ class SystemHost:
                 self._on_stay()
 
 
-async def _close(bus: MessageBus) -> None:
-    if bus.connected:
-        bus.disconnect()
-        gone = asyncio.ensure_future(bus.wait_for_disconnect())
-        await asyncio.wait({gone}, timeout=1)
-        _ = gone.cancelled() or gone.exception()
-    # dbus-next leaves these to the garbage collector.
-    bus._stream.close()
-    bus._sock.close()
-
-
-async def _call(
-    bus: MessageBus, to: str, path: str, interface: str, member: str, signature: str, *body: Any
-) -> Message:
-    """The reply to one method call. Raises DBusError for an error reply, else TimeoutError, EOFError or OSError."""
-    call = Message(destination=to, path=path, interface=interface, member=member, signature=signature, body=list(body))
-    # Not asyncio.wait_for: until Python 3.12 it loses a cancellation that comes together with the answer.
-    async with asyncio.timeout(REPLY_TIMEOUT_S):
-        reply = await bus.call(call)
-    if reply is None:
-        raise EOFError("the bus closed the connection")
-    if reply.message_type is MessageType.ERROR:
-        raise DBusError(reply.error_name, str(reply.body[0]) if reply.body else reply.error_name, reply)
-    return reply
-
-
-async def _ask(bus: MessageBus, to: str, path: str, interface: str, name: str) -> Message:
-    return await _call(bus, to, path, "org.freedesktop.DBus.Properties", "Get", "ss", interface, name)
-
-
-async def _get(bus: MessageBus, to: str, path: str, interface: str, name: str) -> Any:
-    return (await _ask(bus, to, path, interface, name)).body[0].value
-
-
-def _verdict(error: DBusError) -> Refusal | NoReply:
+def _verdict(error: ErrorReply) -> Refusal | NoReply:
     """What an error reply says about the host: it stays up, and why, or nothing."""
     name = str(error.type)
     if name.startswith(_NO_REPLY):

@@ -15,6 +15,7 @@ from dbus_next.message import Message
 from dbus_next.signature import SignatureTree, Variant
 
 from infoscreen_reboot.agent import boot
+from infoscreen_reboot.agent import bus as connection
 from infoscreen_reboot.agent import host as module
 from infoscreen_reboot.agent.host import SystemHost
 from infoscreen_reboot.agent.ports import Departure, NoReply, Refusal
@@ -64,9 +65,9 @@ class KnowingSystemd(Fake):
 @pytest.fixture(autouse=True)
 def _on_the_private_bus(bus: PrivateBus, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", bus.address)
-    monkeypatch.setattr(module, "REPLY_TIMEOUT_S", 2.0)
+    monkeypatch.setattr(connection, "REPLY_TIMEOUT_S", 2.0)
     monkeypatch.setattr(module, "_RECONNECT_S", 0.1)
-    monkeypatch.setattr(module, "_CONNECT_TIMEOUT_S", 3.0)
+    monkeypatch.setattr(module, "CONNECT_TIMEOUT_S", 3.0)
     monkeypatch.setattr(module, "_PROPERTY_TIMEOUT_S", 1.0)
     monkeypatch.setattr(boot, "timesyncd_says_synchronised", lambda: False)
 
@@ -279,7 +280,7 @@ def test_only_logind_can_announce_a_shutdown(logind: DelayingLogind, helper: Fak
     async def test(host: SystemHost, seen: Seen) -> None:
         await until(logind.held)
         if to_us_alone:
-            false.destination = str((await host._connection()).unique_name)
+            false.destination = (await host._connection()).unique_name
         await asyncio.to_thread(helper.send, false)
         # The bus keeps the order: this answer comes after the false announcement would have.
         assert await answer(host) is None
@@ -294,8 +295,8 @@ def test_what_strangers_send_to_the_agents_own_name_leaves_nothing_behind(
     async def test(host: SystemHost, seen: Seen) -> None:
         await until(logind.held)
         assert await answer(host) is None
-        name, open_files = str((await host._connection()).unique_name), len(os.listdir("/proc/self/fd"))
-        for number in range(2 * module._SIGNATURES_KEPT):
+        name, open_files = (await host._connection()).unique_name, len(os.listdir("/proc/self/fd"))
+        for number in range(2 * connection._SIGNATURES_KEPT):
             digits = f"{number:09b}"
             signature, body = digits.replace("0", "s").replace("1", "u"), [("", 0)[int(digit)] for digit in digits]
             signal = Message.new_signal(*LOGIND, "PrepareForShutdown", "hh" + signature, [0, 1, *body], [0, 1])
@@ -303,7 +304,7 @@ def test_what_strangers_send_to_the_agents_own_name_leaves_nothing_behind(
             await asyncio.to_thread(helper.send, signal)
         assert await answer(host) is None
         assert len(os.listdir("/proc/self/fd")) == open_files
-        assert len(SignatureTree._cache) <= module._SIGNATURES_KEPT + 1
+        assert len(SignatureTree._cache) <= connection._SIGNATURES_KEPT + 1
         assert seen.told == []
 
     live(test)
@@ -314,7 +315,7 @@ def test_nothing_can_be_called_there(loop: Loop, bus: PrivateBus, logind: Delayi
 
     async def test(host: SystemHost, seen: Seen) -> None:
         await until(logind.held)
-        name = str((await host._connection()).unique_name)
+        name = (await host._connection()).unique_name
         for interface, member in (("Peer", "Ping"), ("Introspectable", "Introspect"), ("Properties", "Get")):
             whole = f"org.freedesktop.DBus.{interface}"
             reply = await asyncio.to_thread(stranger.call, name, "/", whole, member)
@@ -340,7 +341,7 @@ def test_a_logind_that_was_restarted_is_believed(logind: DelayingLogind) -> None
 
 @pytest.mark.parametrize("turns", range(5))
 def test_a_cancellation_that_comes_together_with_the_answer_is_not_lost(turns: int) -> None:
-    class Bus:
+    class Answering:
         def __init__(self) -> None:
             self.answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
 
@@ -348,10 +349,13 @@ def test_a_cancellation_that_comes_together_with_the_answer_is_not_lost(turns: i
             return await self.answer
 
     async def main() -> None:
-        bus: Any = Bus()
-        task = asyncio.create_task(module._call(bus, "a.b", "/", "a.b", "Get", ""))
+        bus = connection.Bus(lambda _: None)
+        answering: Any = Answering()
+        await bus.close()
+        bus._bus = answering
+        task = asyncio.create_task(bus.call("a.b", "/", "a.b", "Get"))
         await asyncio.sleep(0.01)
-        bus.answer.set_result(Message.new_method_return(Message("a.b", "/", "a.b", "Get", serial=1)))
+        answering.answer.set_result(Message.new_method_return(Message("a.b", "/", "a.b", "Get", serial=1)))
         for _ in range(turns):
             await asyncio.sleep(0)
         if task.cancel():

@@ -1,0 +1,99 @@
+"""A connection to the system bus; the only import of dbus-next."""
+
+import asyncio
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+# ruff: noqa: E402
+# dbus-next loads its GLib back end where python3-gi is installed; we run on asyncio and spare the 3.7 MB.
+sys.modules.setdefault("gi", None)  # type: ignore[arg-type]  # None is import's own word for "do not"
+
+from dbus_next.aio.message_bus import MessageBus
+from dbus_next.constants import BusType, MessageFlag, MessageType
+from dbus_next.errors import AuthError, DBusError, InvalidAddressError
+from dbus_next.message import Message
+from dbus_next.signature import SignatureTree
+
+# Longer than polkit and the helper take together on a loaded Pi; a later answer is settled by the boot id.
+REPLY_TIMEOUT_S = 30.0
+CONNECT_TIMEOUT_S = 10.0
+BUS = "org.freedesktop.DBus"
+LOST = (DBusError, AuthError, InvalidAddressError, EOFError, OSError)
+_SIGNATURES_KEPT = 200
+
+ErrorReply = DBusError
+Signal = Message
+
+
+class Bus:
+    """One connection. What comes without having been asked for is a signal, or is refused: there is nothing to call."""
+
+    def __init__(self, on_signal: Callable[[Signal], None]) -> None:
+        self._bus = MessageBus(bus_type=BusType.SYSTEM, negotiate_unix_fd=True)
+        self._on_signal = on_signal
+
+    @property
+    def unique_name(self) -> str:
+        return str(self._bus.unique_name)
+
+    async def connect(self, *rules: str) -> None:
+        """With match rules for the signals that are wanted. Raises one of LOST or TimeoutError."""
+        async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            await self._bus.connect()
+        self._bus.add_message_handler(self._on_message)
+        for rule in rules:
+            await self.call(BUS, "/org/freedesktop/DBus", BUS, "AddMatch", "s", rule)
+
+    async def lost(self) -> None:
+        """Until the connection is lost; raises what it was lost by."""
+        await self._bus.wait_for_disconnect()
+        raise EOFError("the bus closed the connection")
+
+    async def close(self) -> None:
+        if self._bus.connected:
+            self._bus.disconnect()
+            gone = asyncio.ensure_future(self._bus.wait_for_disconnect())
+            await asyncio.wait({gone}, timeout=1)
+            _ = gone.cancelled() or gone.exception()
+        # dbus-next leaves these to the garbage collector.
+        self._bus._stream.close()
+        self._bus._sock.close()
+
+    async def call(self, to: str, path: str, interface: str, member: str, signature: str = "", *body: Any) -> Message:
+        """The reply to one method call. Raises ErrorReply for an error, else TimeoutError, EOFError or OSError."""
+        call = Message(
+            destination=to, path=path, interface=interface, member=member, signature=signature, body=list(body)
+        )
+        # Not asyncio.wait_for: until Python 3.12 it loses a cancellation that comes together with the answer.
+        async with asyncio.timeout(REPLY_TIMEOUT_S):
+            reply = await self._bus.call(call)
+        if reply is None:
+            raise EOFError("the bus closed the connection")
+        if reply.message_type is MessageType.ERROR:
+            raise ErrorReply(reply.error_name, str(reply.body[0]) if reply.body else reply.error_name, reply)
+        return reply
+
+    async def get(self, to: str, path: str, interface: str, name: str) -> Message:
+        """The reply that has a property's value. Raises as `call`."""
+        return await self.call(to, path, f"{BUS}.Properties", "Get", "ss", interface, name)
+
+    def _on_message(self, message: Message) -> Message | bool:
+        """Our match rules keep nobody out: where the bus has no policy, anyone may send to our own name on it."""
+        if len(SignatureTree._cache) > _SIGNATURES_KEPT:
+            SignatureTree._cache.clear()  # dbus-next keeps each that it has ever met
+        match message.message_type:
+            case MessageType.METHOD_CALL:
+                answer: Message | bool = True
+                if not message.flags & MessageFlag.NO_REPLY_EXPECTED:
+                    # Else dbus-next's own methods would answer.
+                    answer = Message.new_error(message, f"{BUS}.Error.UnknownMethod", "there is nothing to call here")
+            case MessageType.SIGNAL:
+                answer = True
+                self._on_signal(message)
+            case _:
+                return False  # what someone waits for
+        for fd in message.unix_fds:
+            os.close(fd)
+        return answer
