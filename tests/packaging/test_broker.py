@@ -28,6 +28,12 @@ def commands(section: str) -> list[str]:
     return [re.sub(r"mosquitto_passwd (/\S+) (\S+)", r"mosquitto_passwd -b \1 \2 \2-secret", b) for b in blocks]
 
 
+def readme(section: str) -> list[str]:
+    """The blocks of a section of the project's README."""
+    text = (lab.TREE / "README.md").read_text().partition(f"\n## {section}")[2].partition("\n## ")[0]
+    return re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+
 def do(machine: Machine, block: str) -> None:
     machine.run("sh", "-euc", f"cd /root/kit\n{block}", timeout_s=180)
 
@@ -67,14 +73,19 @@ def test_a_broker_and_a_client_that_were_set_up_by_the_readme_work(
     testbed.run("systemctl", "restart", "infoscreen-simclient")
     assert problems(testbed) == []
 
-    command = testbed.command()
-    topic = f"infoscreen/{CLIENT}/commands"
-    testbed.run("mosquitto_pub", *CONTROLLER, "-t", topic, "-m", json.dumps(command))
+    send, watch = readme("Install on a Pi")[-1], readme("Watch the clients")[0]
+    given = f"client={CLIENT} password=infoscreen-controller-secret"
+    do(testbed, send.replace("client=… password=…", given))
     # The broker goes down with the machine, and has what is owed to the controller all the same.
     testbed.follow_reboot()
     testbed.wait_booted()
     heard = testbed.run("mosquitto_sub", *ACKS, "-C", "3", "-W", "50")
     assert [json.loads(ack)["status"] for ack in heard.splitlines()] == DONE
+    login = send.splitlines()[1].replace("$password", "infoscreen-controller-secret")
+    told = testbed.run("sh", "-c", f"cd /root/kit\n{login}\n{watch.rstrip()} -W 5", check=False)
+    assert {line.split()[0] for line in told.splitlines()} >= {
+        f"infoscreen/{CLIENT}/{leaf}" for leaf in ("status", "boot")
+    }
     (thief,) = commands("A client that was stolen")
     for line in thief.splitlines():
         if line.startswith("./"):
