@@ -142,7 +142,7 @@ class Agent:
 
     def _judge_safely(self, request: Command, retained: bool) -> Held | Accepted | Failed:
         try:
-            return self._judge(request, retained, self._busy_with())
+            return self._judge(request, retained, self._journal.open_id())
         except JournalError:
             raise
         except Exception as error:
@@ -166,9 +166,6 @@ class Agent:
                 return Held(self._clock.boot_clock_s() + self._settings.clock_timeout_s)
             case Failed() as refusal:
                 return refusal
-
-    def _busy_with(self) -> str | None:
-        return next((record.command_id for record in self._journal.open_records()), None)
 
     async def run(self) -> None:
         """Drive the open command, if there is one, for ever. Raises JournalError."""

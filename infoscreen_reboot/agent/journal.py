@@ -172,6 +172,13 @@ class Journal:
         """Records that are not terminal, oldest first."""
         return self._records("WHERE state NOT IN ('completed', 'failed') ORDER BY seq")
 
+    def open_id(self) -> str | None:
+        """The id of the oldest record that is not terminal."""
+        rows = self._rows(
+            "SELECT command_id FROM command WHERE state NOT IN ('completed', 'failed') ORDER BY seq LIMIT 1"
+        )
+        return rows[0][0] if rows else None
+
     def last_records(self, limit: int) -> list[Record]:
         """The newest records, newest first."""
         return self._records("ORDER BY seq DESC LIMIT ?", [limit])

@@ -13,6 +13,9 @@ def set_up(identifier: str) -> None:
     if "JOURNAL_STREAM" in os.environ:
         handler = _ToJournal(SYSLOG_IDENTIFIER=identifier)
         handler.setFormatter(logging.Formatter("%(message)s"))
+        # As Python's manual advises where nobody wants to know: a fifth of what a line costs.
+        logging._srcfile = None
+        logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     else:
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
@@ -24,10 +27,11 @@ class _ToJournal(journal.JournalHandler):  # type: ignore[misc]  # it has no typ
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            priority, logger = self.map_priority(record.levelno), record.name
-            fields = self._extra | {"MESSAGE": self.format(record), "PRIORITY": priority, "LOGGER": logger}
+            fields = [f"{name}={value}" for name, value in self._extra.items()]
+            fields += f"MESSAGE={self.format(record)}", f"PRIORITY={self.map_priority(record.levelno)}"
+            fields.append(f"LOGGER={record.name}")
             if command_id := getattr(record, "COMMAND_ID", None):
-                fields["COMMAND_ID"] = command_id
-            journal.sendv(*(f"{name}={value}" for name, value in fields.items()))
+                fields.append(f"COMMAND_ID={command_id}")
+            journal.sendv(*fields)
         except Exception:
             self.handleError(record)

@@ -14,6 +14,8 @@ def test_a_line_has_its_own_fields_and_no_more(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(journal, "sendv", lambda *fields: sent.append(fields))
     monkeypatch.setattr(logging.getLogger(), "handlers", [])
     monkeypatch.setattr(logging.getLogger(), "level", logging.WARNING)
+    for switch in ("_srcfile", "logThreads", "logProcesses", "logMultiprocessing"):
+        monkeypatch.setattr(logging, switch, True)  # as it was, after the test
     log.set_up("infoscreen-simclient")
     logging.getLogger("one").info("command %s is %s", "5d1f", "new", extra={"COMMAND_ID": "5d1f"})
     logging.getLogger("two").debug("not said")

@@ -14,7 +14,7 @@ from tools.benchmarks.stage import Stage
 Samples = dict[str, list[float]]
 BENCHMARKS: dict[str, Callable[[Stage, bool], Samples]] = {
     "accepted": lambda stage, quick: commands.accepted(stage, 40 if quick else 300),
-    "throughput": lambda stage, quick: commands.throughput(stage, 500 if quick else 1000, 3 if quick else 7),
+    "throughput": lambda stage, quick: commands.throughput(stage, 500 if quick else 1000, 3 if quick else 15),
     "drain": lambda stage, quick: commands.drain(stage, 1000 if quick else 5000, 1 if quick else 3),
     "logind": lambda stage, quick: logind.called(stage, 30 if quick else 200),
     "start": lambda stage, quick: start.subscribed(stage, 8 if quick else 40),
