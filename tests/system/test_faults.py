@@ -174,8 +174,8 @@ def test_an_agent_that_cannot_write_its_journal_is_not_called_alive(parked: Mach
     parked.run("systemctl", "stop", "holder")
     parked.wait_online(after=heard)
     rebooted(parked, parked.command())
-    # The watchdog was not fed any more, or the agent ended because it had something to write down just then. Only now has
-    # journald surely put it into its files.
+    # The watchdog was not fed any more, or the agent ended because it had something to write down just then. By now
+    # journald has put it into its files.
     assert "cannot write the journal" in parked.journal(AGENT)
 
 
