@@ -191,14 +191,12 @@ class Connection:
             fd = self._fd = sock.fileno()
             # With this callback paho only queues, and whoever has queued something calls _write().
             client.on_socket_register_write = lambda *_: None
-            client.on_socket_close = lambda *_: self._detach()
             self._loop.add_reader(fd, self._read)
             self._write()
 
     def _detach(self) -> None:
         if self._fd is not None:
             self._client.on_socket_register_write = None
-            self._client.on_socket_close = None
             self._loop.remove_reader(self._fd)
             self._loop.remove_writer(self._fd)
             self._fd = None
@@ -230,7 +228,10 @@ class Connection:
                 self._loop.remove_writer(self._fd)
 
     def _drive(self, step: Callable[[], int], reason: str = CLOSED) -> None:
-        """Lets paho do a step; where paho finds the connection lost it closes the socket itself."""
+        """Lets paho do a step; where paho finds the connection lost it closes the socket itself.
+
+        on_socket_close would tell of it, too, but paho takes a lock for it which it holds while a delivery is answered.
+        """
         try:
             result = step()
         except Exception as error:

@@ -8,16 +8,17 @@ import select
 import selectors
 import socket
 import ssl
+import struct
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 
 import pytest
 
-from infoscreen_reboot.mqtt import (
-    BrokerSettings,
-    TlsSettings,
-)
+from infoscreen_reboot.broker import BrokerSettings, Delivery, Message, NotDelivered
+from infoscreen_reboot.connection import Connection
+from infoscreen_reboot.tls import TlsSettings
 from tests.broker.client import FAREWELL, Client, at, child, plain, trouble_of
 from tests.broker.conftest import Authority, Broker, Run
 
@@ -259,3 +260,38 @@ def test_a_session_at_rest_lets_the_processor_sleep(broker: Broker) -> None:
 
     with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(selector)) as runner:
         runner.run(story())
+
+
+def deliver_and_vanish(server: socket.socket, told: threading.Event, gone: threading.Event) -> None:
+    """A broker of MQTT 5 that delivers one message and, once told, ends the connection with a reset."""
+    client, _ = server.accept()
+    client.recv(4096)
+    client.sendall(b"\x20\x03\x00\x00\x00" + b"\x32\x07\x00\x01t\x00\x01\x00x")
+    told.wait(10)
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.close()
+    gone.set()
+
+
+def test_a_connection_that_is_lost_while_a_delivery_is_answered_ends_and_does_not_hang() -> None:
+    told, gone, reasons = threading.Event(), threading.Event(), list[str]()
+
+    async def story(server: socket.socket) -> None:
+        def on_message(_: Delivery) -> None:
+            told.set()
+            assert gone.wait(10)
+            with contextlib.suppress(NotDelivered):
+                while True:
+                    connection.send(Message("answers", b"yes"))
+
+        connection = Connection(at(server), "client", None, on_message)
+        await connection.open()
+        reasons.append(await connection.closed)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=deliver_and_vanish, args=(server, told, gone), daemon=True).start()
+        # In a thread that can be left behind: it was paho's lock that hung, and with it the whole loop.
+        client = threading.Thread(target=lambda: asyncio.run(story(server)), daemon=True)
+        client.start()
+        client.join(20)
+    assert reasons == ["the broker closed the connection"]
