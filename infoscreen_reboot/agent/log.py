@@ -33,5 +33,5 @@ class _ToJournal(journal.JournalHandler):  # type: ignore[misc]  # it has no typ
             if command_id := getattr(record, "COMMAND_ID", None):
                 fields.append(f"COMMAND_ID={command_id}")
             journal.sendv(*fields)
-        except Exception:
+        except Exception:  # as every handler of logging: what cannot be logged ends nothing
             self.handleError(record)
