@@ -52,8 +52,9 @@ class Agent:
         farewell: Callable[[PresenceReason], Message],
         on_change: Callable[[], None] = lambda: None,
         signatures: Signatures | None = None,
+        unfit: str | None = None,
     ) -> None:
-        """Without `signatures` every command is carried out, whoever sent it."""
+        """Without `signatures` every command is carried out, whoever sent it; with `unfit`, a reason, none is."""
         self._settings = settings
         self._transitional_topic = Topics(settings.client_uuid).transitional_command
         self._journal = journal
@@ -73,6 +74,7 @@ class Agent:
         self._ledger = Ledger(settings.client_uuid, journal, clock, self._on_entry)
         self._on_change = on_change
         self._signatures = signatures
+        self._unfit = unfit
 
     def _on_entry(self) -> None:
         self._outbox.nudge()
@@ -158,6 +160,7 @@ class Agent:
             now=self._clock.now(),
             clock_is_trusted=self._clock_is_trusted,
             busy_with=busy_with,
+            unfit=self._unfit,
         )
         match policy.decide(request, facts):
             case policy.Yes(valid_for_s):

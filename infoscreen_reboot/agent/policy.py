@@ -13,7 +13,11 @@ ALLOWED_SKEW = timedelta(seconds=30)
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What the answer depends on. `busy_with` is the id of a command that is not yet terminal."""
+    """What the answer depends on.
+
+    `busy_with` is the id of a command that is not yet terminal, `unfit` why this client executes nothing at all, and what
+    to do about it; None where it does.
+    """
 
     client_uuid: str
     offered: frozenset[Action]
@@ -21,6 +25,7 @@ class Facts:
     now: datetime
     clock_is_trusted: bool
     busy_with: str | None
+    unfit: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +46,8 @@ def decide(command: Command, facts: Facts) -> Yes | Hold | Failed:
         return Failed(ErrorCode.RETAINED, "the message was retained; a retained command is never executed")
     if command.client_uuid != facts.client_uuid:
         return Failed(ErrorCode.WRONG_CLIENT, f"this client is {facts.client_uuid}")
+    if facts.unfit is not None:
+        return Failed(ErrorCode.UNSUPPORTED_ACTION, facts.unfit)
     if command.action not in facts.offered:
         return Failed(ErrorCode.UNSUPPORTED_ACTION, f"{command.action} is switched off on this client")
     if facts.clock_is_trusted:

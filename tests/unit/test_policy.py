@@ -40,6 +40,12 @@ def test_a_shutdown_that_is_switched_off_is_refused_and_a_reboot_is_not() -> Non
     assert code({}, offered=offered) is None
 
 
+def test_a_client_that_is_not_fit_executes_nothing_and_says_why() -> None:
+    answer = decide(a_command(), replace(FACTS, unfit="the state does not outlive the boot; see fleet.md"))
+    assert answer == Failed(ErrorCode.UNSUPPORTED_ACTION, "the state does not outlive the boot; see fleet.md")
+    assert code({"client_uuid": OTHER_ID}, unfit="the state does not outlive the boot") is ErrorCode.WRONG_CLIENT
+
+
 @pytest.mark.parametrize(("after_s", "expected"), [(239.9, None), (240, ErrorCode.EXPIRED), (9999, ErrorCode.EXPIRED)])
 def test_a_command_expires_at_the_moment_it_names(after_s: float, expected: ErrorCode | None) -> None:
     assert code({}, now=START + timedelta(seconds=after_s)) is expected
