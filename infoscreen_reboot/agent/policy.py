@@ -15,8 +15,8 @@ ALLOWED_SKEW = timedelta(seconds=30)
 class Facts:
     """What the answer depends on.
 
-    `busy_with` is the id of a command that is not yet terminal, `unfit` why this client executes nothing at all, and what
-    to do about it; None where it does.
+    `busy_with` is the id of a command that is not yet terminal. `unfit` says why this client executes nothing at
+    all, and what to do about it; None where it does.
     """
 
     client_uuid: str
