@@ -18,6 +18,7 @@ REFUSALS = {
     **dict.fromkeys((5, 135), "not authorised"),
 }
 CLOSED = "the broker closed the connection"
+LEFT = "left"
 NOT_MQTT = "the broker sent what is not MQTT"
 
 

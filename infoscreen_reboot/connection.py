@@ -13,6 +13,7 @@ from typing import Any
 from infoscreen_reboot import paho_client
 from infoscreen_reboot.broker import (
     CLOSED,
+    LEFT,
     NOT_MQTT,
     REFUSALS,
     TOO_NEW,
@@ -139,7 +140,7 @@ class Connection:
         """Says DISCONNECT, at which the broker drops the will."""
         if self._fd is not None:
             self._client.disconnect()
-            self._drive(self._client.loop_write, "left")
+            self._drive(self._client.loop_write, LEFT)
 
     def close(self, reason: str) -> None:
         """Ends the connection without DISCONNECT; the first reason stays."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from infoscreen_reboot.broker import BrokerSettings, Delivery, Message, NotDelivered, Redeliver
+from infoscreen_reboot.broker import LEFT, BrokerSettings, Delivery, Message, NotDelivered, Redeliver
 from infoscreen_reboot.connection import Connection
 from infoscreen_reboot.paho_client import IN_FLIGHT
 from infoscreen_reboot.tls import TlsSettings, tls_context
@@ -91,7 +91,9 @@ class Session:
         self._connection: Connection | None = None
         self._serving: Connection | None = None
         self._served = asyncio.Event()
-        self._leaving = asyncio.Event()
+        self._wanted = asyncio.Event()
+        self._wanted.set()
+        self._left = asyncio.Event()
         self._last_tick = time.monotonic()
         self._timer: asyncio.TimerHandle | None = None
         self.statistics = statistics or Statistics()
@@ -101,17 +103,28 @@ class Session:
     def is_connected(self) -> bool:
         return self._serving is not None and not self._serving.closed.done()
 
+    @property
+    def is_away(self) -> bool:
+        """Whether we have left and not come back."""
+        return self._left.is_set()
+
     def last_tick(self) -> float:
         """When, by time.monotonic(), run()'s timer ran; never long ago, be the broker there or not."""
         return self._last_tick
 
     async def run(self) -> None:
-        """Until leave() or cancelled, and again after it. An exception of on_message ends it, but for Redeliver."""
+        """Until cancelled, also while we are away. An exception of on_message ends it, but for Redeliver."""
         failures = 0
         self._tick()
         try:
-            while not self._leaving.is_set():
+            while True:
+                await self._wanted.wait()
                 served_s, reason = await self._serve()
+                if self._left.is_set() or reason == LEFT:
+                    failures = 0
+                    log.info("left %s", self._settings.address)
+                    self._on_change()
+                    continue
                 # Only a connection that lasted counts as good: with a full disk or two clients of one id each
                 # is made and lost at once.
                 failures = 1 if served_s > BACK_OFF_MAX_S else failures + 1
@@ -119,9 +132,8 @@ class Session:
                 self._report(reason, delay_s, was_served=served_s > 0)
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(delay_s):
-                        await self._leaving.wait()
+                        await self._left.wait()
         finally:
-            self._leaving.clear()
             if self._timer is not None:
                 self._timer.cancel()
 
@@ -142,18 +154,31 @@ class Session:
             await self._served.wait()
 
     async def leave(self, farewell: Message, timeout_s: float) -> None:
-        """Ends run(). Without the farewell's PUBACK no DISCONNECT: the will is then the last word."""
-        self._leaving.set()
-        if (serving := self._serving) is not None:
-            try:
-                async with asyncio.timeout(timeout_s):
-                    await serving.publish(farewell)
-            except (NotDelivered, TimeoutError):
-                log.warning("cannot say goodbye to %s within %g s", self._settings.address, timeout_s)
-            else:
-                serving.disconnect()
-        if self._connection is not None:
-            self._connection.close("left")
+        """Until come_back() there is no connection; run() goes on, and with it its timer.
+
+        Without the farewell's PUBACK no DISCONNECT: the will is then the last word. However this ends, the connection
+        that has heard a farewell is closed: should we be back already, the birth of the next has to follow it.
+        """
+        self._wanted.clear()
+        self._left.set()
+        leaving = self._connection
+        try:
+            if (serving := self._serving) is not None:
+                try:
+                    async with asyncio.timeout(timeout_s):
+                        await serving.publish(farewell)
+                except (NotDelivered, TimeoutError):
+                    log.warning("cannot say goodbye to %s within %g s", self._settings.address, timeout_s)
+                else:
+                    serving.disconnect()
+        finally:
+            if leaving is not None:
+                leaving.close(LEFT)
+
+    def come_back(self) -> None:
+        """Connect again, at once; does nothing where we have not left."""
+        self._left.clear()
+        self._wanted.set()
 
     def _tick(self) -> None:
         interval_s = min(self._settings.keep_alive_s / 3, TICK_MAX_S)
@@ -188,7 +213,7 @@ class Session:
         finally:
             connection.close("stopped")
             self._connection = self._serving = None
-        if served_at < math.inf and not self._leaving.is_set():
+        if served_at < math.inf and not self._left.is_set() and reason != LEFT:
             self.statistics = Statistics(True, self.statistics.reconnect_count, datetime.now(UTC), reason)
         return max(0.0, time.monotonic() - served_at), reason
 
@@ -206,13 +231,10 @@ class Session:
 
     def _report(self, reason: str, delay_s: float, *, was_served: bool) -> None:
         address = self._settings.address
-        if self._leaving.is_set():
-            log.info("left %s", address)
-        else:
-            what = f"connection to {address} lost" if was_served else f"cannot connect to {address}"
-            text = f"{what}: {reason}; next attempt in "
-            # A broker that is away for days would fill the journal with the same line.
-            is_news = self.trouble is None or not self.trouble.startswith(text)
-            self.trouble = f"{text}{math.ceil(delay_s)} s"
-            log.log(logging.WARNING if is_news else logging.DEBUG, "%s", self.trouble)
+        what = f"connection to {address} lost" if was_served else f"cannot connect to {address}"
+        text = f"{what}: {reason}; next attempt in "
+        # A broker that is away for days would fill the journal with the same line.
+        is_news = self.trouble is None or not self.trouble.startswith(text)
+        self.trouble = f"{text}{math.ceil(delay_s)} s"
+        log.log(logging.WARNING if is_news else logging.DEBUG, "%s", self.trouble)
         self._on_change()

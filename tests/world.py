@@ -217,8 +217,6 @@ class World:
     def take_back(self) -> None:
         """logind: PrepareForShutdown(false)."""
         self.departing = False
-        if self.life is not None:
-            self.life.left = False
         self._tell(lambda agent: agent.on_stay())
 
     def _tell(self, say: Callable[[Agent], None]) -> None:
@@ -228,11 +226,11 @@ class World:
 
     def go_down(self, kind: Departure) -> None:
         """Announce it, wait for the agent's delay at most 5 s, and be down."""
-        task = asyncio.ensure_future(self._go_down(kind))
+        self.announce(kind)
+        task = asyncio.ensure_future(self._go_down())
         self._tasks.add(task)
 
-    async def _go_down(self, kind: Departure) -> None:
-        self.announce(kind)
+    async def _go_down(self) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(5):
                 while not (self.delay_released or self.process_is_dead):
@@ -401,6 +399,9 @@ class Life:
         self.left = True
         self.world.point()
 
+    def come_back(self) -> None:
+        self.left = False
+
     async def request(self, action: Action, command_id: str) -> None:
         self.world.point()
         self.world.helper_calls.append((action, command_id))
@@ -428,6 +429,9 @@ class Life:
 
     async def is_going_down(self) -> bool:
         return self.world.is_stopping
+
+    def delay_max_s(self) -> float:
+        return 5.0
 
     def release_delay(self) -> None:
         self.world.point()

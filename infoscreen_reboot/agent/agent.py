@@ -17,7 +17,7 @@ from infoscreen_reboot.agent.journal import Journal, JournalError
 from infoscreen_reboot.agent.ledger import Ledger, log_field
 from infoscreen_reboot.agent.lifecycle import Accepted, Due, Failed, GoingDown, Held, Mocked, Record, State, Woke
 from infoscreen_reboot.agent.outbox import Outbox
-from infoscreen_reboot.agent.ports import Clock, Departure, Host, NoReply, Post, Refusal, Signatures
+from infoscreen_reboot.agent.ports import HELPER_S, Clock, Departure, Host, NoReply, Post, Refusal, Signatures
 from infoscreen_reboot.contract import command, wire
 from infoscreen_reboot.contract.ack import ErrorCode
 from infoscreen_reboot.contract.command import Action, Command
@@ -31,7 +31,8 @@ log = logging.getLogger(__name__)
 # What `execution_started` is given to reach the broker before the helper is asked all the same.
 DELIVERY_S = 2.0
 # Together below logind's InhibitDelayMaxSec= of 5 s, after which it no longer waits for us.
-LAST_WORDS_S, FAREWELL_S = 3.0, 1.0
+LAST_WORDS_S = 3.0
+FAREWELL_S = 1.0
 _CLOCK_POLL_S = 1.0
 
 
@@ -56,7 +57,7 @@ class Agent:
     ) -> None:
         """Without `signatures` every command is carried out, whoever sent it; with `unfit`, a reason, none is."""
         self._settings = settings
-        self._transitional_topic = Topics(settings.client_uuid).transitional_command
+        self._topics = Topics(settings.client_uuid)
         self._journal = journal
         self._outbox = outbox
         self._post = post
@@ -66,8 +67,16 @@ class Agent:
         self._checks = PostBootChecks(settings, host)
         self._boot_id = clock.boot_id()
         self._clock_is_trusted = not settings.require_synced_clock
-        self._asked_at_s: dict[str, float] = {}
-        self._departure: asyncio.Task[None] | None = None
+        # Of the command for which the helper was asked last: there is only one at a time.
+        self._asked: str | None = None
+        self._answered_at_s: float | None = None
+        self._no_call = asyncio.Event()
+        self._no_call.set()
+        # Of the departure that logind has announced and not taken back.
+        self._departure: Departure | None = None
+        self._departure_began_s = 0.0
+        self._departure_is_of: Action | None = None
+        self._last_words: asyncio.Task[None] | None = None
         self._staying = asyncio.Event()
         self._staying.set()
         self._changed = asyncio.Event()
@@ -83,6 +92,10 @@ class Agent:
 
     def wake(self) -> None:
         """End or go on with what an earlier run left open. Raises JournalError."""
+        boot = self._journal.last_boot()
+        if boot is not None and boot.boot_id == self._boot_id and boot.shutdown_began:
+            # Here we are again in the same boot: the shutdown that an earlier run saw begin did not end it.
+            self._mark_shutdown(began=False)
         for record in self._journal.open_records():
             self._ledger.apply(record, Woke(self._boot_id))
 
@@ -94,9 +107,14 @@ class Agent:
             raise Redeliver(str(error)) from error
 
     def _receive(self, delivery: Delivery) -> None:
-        if delivery.topic == self._transitional_topic and not self._settings.compat_topics:
+        is_transitional = delivery.topic == self._topics.transitional_command
+        if is_transitional and not self._settings.compat_topics:
             # Queued by the broker for a session that still had the topic.
             log.warning("ignored a message on %s: COMMAND_COMPAT_TOPICS is off", delivery.topic)
+            return
+        if not is_transitional and delivery.topic != self._topics.commands:
+            # A right to publish elsewhere is no right to command.
+            log.warning("ignored a message on %.200r: it is no topic for commands to this client", delivery.topic)
             return
         request: Command | None = None
         fault: ContractError | None = None
@@ -118,7 +136,7 @@ class Agent:
             received_boot_id=self._boot_id,
             command=delivery.payload,
             action=request.action if request is not None else None,
-            came_by_transitional=delivery.topic == self._transitional_topic,
+            came_by_transitional=is_transitional,
         )
         known = self._journal.find(command_id)
         if known is not None:
@@ -204,26 +222,58 @@ class Agent:
         assert record.expires_at_s is not None and record.action is not None
         # Someone else's shutdown may be under way: if it goes through, this command was interrupted by it.
         await self._staying.wait()
-        now_s = self._clock.boot_clock_s()
-        if now_s >= record.expires_at_s:
-            self._ledger.advance(record, Failed(ErrorCode.EXPIRED, "expired before execution could start"))
+        if self._expire(record):
             return
-        self._ledger.advance(record, Due(self._boot_id, now_s + DELIVERY_S + self._settings.execution_timeout_s))
+        # From here on nobody can say when the helper is through with it, unless it answers: then that counts.
+        latest_s = DELIVERY_S + HELPER_S + self._settings.execution_timeout_s
+        self._ledger.advance(record, Due(self._boot_id, self._clock.boot_clock_s() + latest_s))
         await self._outbox.wait_empty(DELIVERY_S)
         if self._settings.executor is Executor.MOCK:
             self._pretend(record)
             return
         await self._staying.wait()
-        self._asked_at_s[record.command_id] = self._clock.boot_clock_s()
+        if self._expire(record):
+            return
+        self._asked = record.command_id
+        self._answered_at_s = None
+        self._no_call.clear()
         try:
             await self._host.request(record.action, record.command_id)
         except Refusal as refusal:
             self._ledger.advance(record, Failed(refusal.code, refusal.message))
         except NoReply as unknown:
             log.warning("command %s: %s; the boot id will tell", record.command_id, unknown, extra=log_field(record))
+            if unknown.is_over:
+                self._answered_at_s = self._clock.boot_clock_s()
         else:
-            self._asked_at_s[record.command_id] = self._clock.boot_clock_s()
             log.info("command %s: the helper said yes", record.command_id, extra=log_field(record))
+            self._answered_at_s = self._clock.boot_clock_s()
+            self._claim_departure(record, record.action)
+        finally:
+            self._no_call.set()
+
+    def _expire(self, record: Record) -> bool:
+        """Whether it is too late to begin; the record has ended then."""
+        assert record.expires_at_s is not None
+        if self._clock.boot_clock_s() < record.expires_at_s:
+            return False
+        self._ledger.advance(record, Failed(ErrorCode.EXPIRED, "expired before execution could start"))
+        return True
+
+    def _claim_departure(self, record: Record, action: Action) -> None:
+        """The helper said yes: is it ours, what logind has announced?
+
+        logind announces before it answers, and answers with an error while another departure is under way. So the one
+        that was announced by now, and that is not known to be of another kind, is what the helper ordered.
+        """
+        if self._departure is None or not self._departure.fits(action):
+            return
+        self._departure_is_of = action
+        if action is Action.SHUTDOWN_HOST:
+            try:
+                self._ledger.advance(record, GoingDown())
+            except JournalError as error:
+                log.error("%s; the next boot will tell what became of the command", error)
 
     def _pretend(self, record: Record) -> None:
         """Nothing is executed; a reboot may count as done all the same, a shutdown never does."""
@@ -236,57 +286,80 @@ class Agent:
 
     async def _await_down(self, record: Record) -> None:
         assert record.down_by_s is not None
-        asked_at_s = self._asked_at_s.get(record.command_id)
         timeout_s = self._settings.execution_timeout_s
-        down_by_s = record.down_by_s if asked_at_s is None else asked_at_s + timeout_s
+        was_asked = self._asked == record.command_id
+        answered_at_s = self._answered_at_s if was_asked else None
+        down_by_s = record.down_by_s if answered_at_s is None else answered_at_s + timeout_s
+        if self._departure is not None:
+            # Others may hold it up for as long as logind lets them.
+            down_by_s = max(down_by_s, self._departure_began_s + self._host.delay_max_s() + timeout_s)
         left_s = down_by_s - self._clock.boot_clock_s()
         if left_s > 0:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(left_s):
                     await self._changed.wait()
-        elif asked_at_s is None:
-            why = f"the agent was restarted, and after {timeout_s:.0f} s the boot id is still {self._boot_id}"
+        elif not was_asked:
+            why = f"the agent was restarted, and by the deadline the boot id is still {self._boot_id}"
             self._ledger.advance(record, Failed(ErrorCode.NOT_REBOOTED, why))
         else:
-            why = f"the host had not gone down {timeout_s:.0f} s after the helper was asked"
+            since = "the helper answered" if answered_at_s is not None else "the helper's answer was given up"
+            why = f"the host had not gone down {timeout_s:.0f} s after {since}"
             self._ledger.advance(record, Failed(ErrorCode.EXECUTION_TIMEOUT, why))
 
     def on_departure(self, announced: Departure) -> None:
         """logind: the host is going down. Say the last words, then let it."""
+        if self._departure is None:
+            self._departure_began_s = self._clock.boot_clock_s()
+        self._departure = announced
         self._staying.clear()
-        reason = announced.value
-        try:
-            self._mark_shutdown()
-            for record in self._journal.open_records():
-                if record.command_id in self._asked_at_s and record.action is not None:
-                    reason = _REASONS[record.action] if announced is Departure.UNKNOWN else reason
-                    if reason is PresenceReason.SHUTTING_DOWN:
-                        self._ledger.advance(record, GoingDown())
-        except JournalError as error:
-            log.error("%s; the next boot will tell what became of the command", error)
-        self._departure = asyncio.create_task(self._depart(reason), name="last words")
+        self._mark_shutdown()
+        self._changed.set()
+        if self._last_words is None or self._last_words.done():
+            self._last_words = asyncio.create_task(self._depart(), name="last words")
 
-    async def _depart(self, reason: PresenceReason) -> None:
+    async def _depart(self) -> None:
         try:
-            await self._outbox.wait_empty(LAST_WORDS_S)
-            await self._post.leave(self._farewell(reason), FAREWELL_S)
+            await self._say_last_words()
+        except JournalError as error:
+            log.error("%s; what is owed is delivered after the boot", error)
         finally:
-            self._host.release_delay()
+            # Not where it was taken back meanwhile: the delay that is held by then is for the next time.
+            if self._last_words is asyncio.current_task():
+                self._host.release_delay()
+
+    async def _say_last_words(self) -> None:
+        now_s = asyncio.get_running_loop().time
+        until_s = now_s() + LAST_WORDS_S
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(until_s):
+                # The helper's yes follows the announcement at once, and says that this departure is the command's.
+                await self._no_call.wait()
+        await self._outbox.wait_empty(max(0.0, until_s - now_s()))
+        await self._post.leave(self._farewell(self._reason()), FAREWELL_S)
+
+    def _reason(self) -> PresenceReason:
+        if self._departure_is_of is not None:
+            return _REASON_OF[self._departure_is_of]
+        return _REASONS[self._departure or Departure.UNKNOWN]
+
+    def on_stay(self) -> None:
+        """The host is not going down after all: go on as before, whatever the last words have come to."""
+        if self._last_words is not None:
+            self._last_words.cancel()
+        self._last_words = self._departure = self._departure_is_of = None
+        self._mark_shutdown(began=False)
+        self._staying.set()
+        self._changed.set()
+        self._post.come_back()
 
     async def leave(self) -> None:
         """The agent is being stopped: farewell to the broker, unless the host's departure has said it already."""
-        if self._departure is None:
+        if self._last_words is None:
             if await self._host.is_going_down():
                 self._mark_shutdown()
             await self._post.leave(self._farewell(PresenceReason.STOPPED), FAREWELL_S)
         else:
-            await self._departure
-
-    def on_stay(self) -> None:
-        """logind: the host is not going down after all."""
-        self._departure = None
-        self._mark_shutdown(began=False)
-        self._staying.set()
+            await self._last_words
 
     def _mark_shutdown(self, began: bool = True) -> None:
         """For the next boot, to tell an orderly shutdown from a loss of power."""
@@ -296,4 +369,10 @@ class Agent:
             log.error("%s; the next boot will not know that this one ended in good order", error)
 
 
-_REASONS = {Action.REBOOT_HOST: PresenceReason.REBOOTING, Action.SHUTDOWN_HOST: PresenceReason.SHUTTING_DOWN}
+_REASON_OF = {Action.REBOOT_HOST: PresenceReason.REBOOTING, Action.SHUTDOWN_HOST: PresenceReason.SHUTTING_DOWN}
+_REASONS = {
+    Departure.REBOOTING: PresenceReason.REBOOTING,
+    Departure.SHUTTING_DOWN: PresenceReason.SHUTTING_DOWN,
+    Departure.OTHER: PresenceReason.STOPPED,
+    Departure.UNKNOWN: PresenceReason.STOPPED,
+}

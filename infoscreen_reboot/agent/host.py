@@ -19,6 +19,8 @@ log = logging.getLogger(__name__)
 
 _PROPERTY_TIMEOUT_S = 5.0
 _RECONNECT_S = 5.0
+# logind.conf(5): the default of InhibitDelayMaxSec=.
+_DELAY_MAX_S = 5.0
 
 _HELPER = "org.infoscreen.RebootHelper1"
 _HELPER_PATH = "/org/infoscreen/RebootHelper1"
@@ -195,6 +197,9 @@ class SystemHost:
         await self._connected.wait()
         assert self._bus is not None
         return self._bus
+
+    def delay_max_s(self) -> float:
+        return _DELAY_MAX_S
 
     def release_delay(self) -> None:
         """Our last word is said; the host may go down."""

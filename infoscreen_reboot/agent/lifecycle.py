@@ -94,7 +94,7 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class GoingDown:
-    """logind says that the host is going down, after the helper was asked to shut it down."""
+    """logind has announced the shutdown that the helper ordered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +190,8 @@ TABLE = (
         Failed,
         State.FAILED,
         codes=(
+            # It had to wait for someone else's shutdown, which was taken back, between `Due` and the helper.
+            ErrorCode.EXPIRED,
             ErrorCode.LOCKOUT,
             ErrorCode.NOT_AUTHORIZED,
             ErrorCode.INHIBITED,

@@ -7,16 +7,32 @@ from typing import Protocol
 
 from infoscreen_reboot.contract.ack import ErrorCode
 from infoscreen_reboot.contract.command import Action
-from infoscreen_reboot.contract.telemetry import PresenceReason
 from infoscreen_reboot.mqtt import Delivery, Message
 
 
-class Departure(Enum):
-    """What logind announced; UNKNOWN where it does not say (before systemd 255)."""
+# How long a call of the helper may be under way: 25 s until the bus has started it, four questions of its own for
+# which it waits 10 s each, and a margin. Nothing that it does comes later.
+HELPER_S = 70.0
 
-    REBOOTING = PresenceReason.REBOOTING
-    SHUTTING_DOWN = PresenceReason.SHUTTING_DOWN
-    UNKNOWN = PresenceReason.STOPPED
+
+class Departure(Enum):
+    """What logind announced.
+
+    OTHER is what no command of ours leads to (a restart of user space, a halt), UNKNOWN what logind does not name: it
+    does so from systemd 255 on.
+    """
+
+    REBOOTING = "rebooting"
+    SHUTTING_DOWN = "shutting down"
+    OTHER = "other"
+    UNKNOWN = "unknown"
+
+    def fits(self, action: Action) -> bool:
+        """Whether this may be what comes of `action`."""
+        return self is Departure.UNKNOWN or self is _DEPARTURE_OF[action]
+
+
+_DEPARTURE_OF = {Action.REBOOT_HOST: Departure.REBOOTING, Action.SHUTDOWN_HOST: Departure.SHUTTING_DOWN}
 
 
 class Refusal(Exception):
@@ -29,7 +45,14 @@ class Refusal(Exception):
 
 
 class NoReply(Exception):
-    """The helper may or may not have acted; the boot id or the deadline will tell."""
+    """The helper may or may not have acted; the boot id or the deadline will tell.
+
+    `is_over` says that it does nothing more; else it may still be at work.
+    """
+
+    def __init__(self, message: str, is_over: bool = False) -> None:
+        super().__init__(message)
+        self.is_over = is_over
 
 
 class Host(Protocol):
@@ -51,6 +74,9 @@ class Host(Protocol):
 
     async def is_going_down(self) -> bool:
         """Whether systemd is stopping everything, announced by logind or not."""
+
+    def delay_max_s(self) -> float:
+        """How long logind lets others hold up a shutdown that it has announced."""
 
     def release_delay(self) -> None: ...
 
@@ -80,4 +106,8 @@ class Post(Protocol):
 
     async def wait_connected(self) -> None: ...
 
-    async def leave(self, farewell: Message, timeout_s: float) -> None: ...
+    async def leave(self, farewell: Message, timeout_s: float) -> None:
+        """Say farewell and stay away until `come_back`."""
+
+    def come_back(self) -> None:
+        """Connect again, if we have left or are just leaving."""

@@ -55,6 +55,7 @@ class Play:
     retain: bool = False
     first: bytes | None = None
     departure: bool = False
+    departs_while_it_speaks: bool = False
     stays_after_s: float | None = None
     dies_after_s: float | None = None
     synchronised_after_s: float | None = None
@@ -97,6 +98,8 @@ def stage(path: tuple[Move, ...], world: World) -> Play:
                 play.departure, play.dies_after_s = True, 10
             case (State.ACCEPTED, _, _, ErrorCode.EXPIRED):
                 play.departure, play.stays_after_s = True, 300
+            case (State.EXECUTING, _, _, ErrorCode.EXPIRED):
+                play.departs_while_it_speaks, play.stays_after_s = True, 300
             case (State.EXECUTING, t, _, None) if t is GoingDown:
                 play.payload = w.payload(action=Action.SHUTDOWN_HOST)
             case (State.EXECUTING, t, _, None) if t is Mocked:
@@ -160,6 +163,12 @@ async def perform(play: Play, world: World) -> None:
         world.send(play.first)
     # In the same moment: a departing agent takes commands in until it has left.
     world.send(play.payload, retain=play.retain)
+    if play.departs_while_it_speaks:
+        # Between `Due` and the helper: the agent waits for the broker to have heard of it.
+        world.broker_is_up = False
+        await asyncio.sleep(1)
+        world.announce(Departure.UNKNOWN)
+        world.broker_is_up = True
     if play.synchronised_after_s is not None:
         await asyncio.sleep(play.synchronised_after_s)
         if play.settings_after_restart is not None:

@@ -42,6 +42,9 @@ class FakeHost:
     async def is_going_down(self) -> bool:
         return False
 
+    def delay_max_s(self) -> float:
+        return 5.0
+
     def release_delay(self) -> None: ...
 
 
