@@ -56,12 +56,16 @@ class SystemClock:
 class Service:
     """One agent with all it needs, from `run` until a signal to stop."""
 
-    def __init__(self, settings: config.Settings, journal: Journal, clock: SystemClock) -> None:
+    def __init__(
+        self, settings: config.Settings, journal: Journal, clock: SystemClock, unfit: str | None = None
+    ) -> None:
+        """With `unfit`, a reason, no command is executed."""
         topics = Topics(settings.client_uuid)
         status = StatusWriter(settings.client_uuid, clock)
         self._journal = journal
         self._changed = asyncio.Event()
         self._executor = settings.executor
+        self._unfit = unfit
         self._address = f"{settings.broker.host}:{settings.broker.port}"
         self._session = Session(
             settings.broker,
@@ -85,9 +89,10 @@ class Service:
             status.write,
             self._on_change,
             _signatures(settings),
+            unfit,
         )
         alerts = Alerts.of(os.environ)
-        self._monitor = Monitor(settings, journal, self._outbox, self._session, self._host, clock, alerts)
+        self._monitor = Monitor(settings, journal, self._outbox, self._session, self._host, clock, alerts, unfit)
 
     async def run(self) -> None:
         """Until SIGTERM or SIGINT. Raises what ended a part of the agent, as an ExceptionGroup."""
@@ -165,6 +170,8 @@ class Service:
             parts.append(f"{owed} messages to deliver")
         if self._executor is Executor.MOCK:
             parts.append("executor: mock, nothing is executed")
+        if self._unfit is not None:
+            parts.append(f"no command is executed: {self._unfit}")
         notify("STATUS=" + "; ".join(parts))
 
     def _connection_words(self) -> str:
@@ -234,9 +241,12 @@ def _serve(clock: SystemClock) -> int:
         logger.error("%s", error)
         notify(f"STATUS={error}")
         return 1
+    unfit: str | None = None
+    if unfit is not None:
+        logger.error("no command will be executed: %s", unfit)
     logger.info("infoscreen-simclient %s, client %s, boot %s", __version__, settings.client_uuid, clock.boot_id())
     try:
-        asyncio.run(Service(settings, journal, clock).run())
+        asyncio.run(Service(settings, journal, clock, unfit).run())
     finally:
         journal.close()
     return 0

@@ -77,14 +77,16 @@ class Monitor:
         host: SystemHost,
         clock: Clock,
         alerts: Alerts,
+        unfit: str | None = None,
     ) -> None:
+        """With `unfit`, the reason why no command is executed, no action is offered."""
         self._settings = settings
         self._about = About(
             client_uuid=settings.client_uuid,
             boot_id=clock.boot_id(),
             agent_version=__version__,
             executor=settings.executor,
-            actions=settings.offered,
+            actions=settings.offered if unfit is None else frozenset(),
             requires_signature=settings.require_signature,
             post_boot_checks=settings.post_boot_checks,
         )
