@@ -5,6 +5,8 @@ policy      may we, now?                                                        
 boots       why the boot before this one ended                                   pure
 health      facts in, health out                                                 pure
 journal     SQLite: what was promised and what is owed
+disk        the state's directory: room kept for bad times, files set aside
+recovery    opens the journal whatever is found
 ledger      enters each step of a command, with the ack it owes
 outbox      delivers what is owed, in order
 agent       event -> decide -> commit -> act: the one place where order matters

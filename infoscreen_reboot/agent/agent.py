@@ -13,7 +13,7 @@ from dataclasses import replace
 from infoscreen_reboot.agent import policy
 from infoscreen_reboot.agent.checks import PostBootChecks
 from infoscreen_reboot.agent.config import Settings
-from infoscreen_reboot.agent.journal import Journal, JournalError
+from infoscreen_reboot.agent.journal import Journal, JournalError, JournalUnusable
 from infoscreen_reboot.agent.ledger import Ledger, log_field
 from infoscreen_reboot.agent.lifecycle import Accepted, Due, Failed, GoingDown, Held, Mocked, Record, State, Woke
 from infoscreen_reboot.agent.outbox import Outbox
@@ -80,7 +80,7 @@ class Agent:
         self._staying = asyncio.Event()
         self._staying.set()
         self._changed = asyncio.Event()
-        self._ledger = Ledger(settings.client_uuid, journal, clock, self._on_entry)
+        self._ledger = Ledger(settings.client_uuid, journal, clock, self._on_entry, outbox.send_once)
         self._on_change = on_change
         self._signatures = signatures
         self._unfit = unfit
@@ -103,6 +103,8 @@ class Agent:
         """Take a command in; when this returns it is on disk. Raises Redeliver when it could not be written."""
         try:
             self._receive(delivery)
+        except JournalUnusable:
+            raise  # the agent ends, and starts with a new journal
         except JournalError as error:
             raise Redeliver(str(error)) from error
 
@@ -137,6 +139,7 @@ class Agent:
             command=delivery.payload,
             action=request.action if request is not None else None,
             came_by_transitional=is_transitional,
+            keep_until_s=request.expires_at.timestamp() if request is not None else None,
         )
         known = self._journal.find(command_id)
         if known is not None:
@@ -157,8 +160,7 @@ class Agent:
         if again.came_by_transitional and not known.came_by_transitional:
             known = replace(known, came_by_transitional=True)
             self._journal.commit(known)
-        self._journal.owe_again(self._ledger.letters(known))
-        self._outbox.nudge()
+        self._outbox.answer_again(self._ledger.letters(known))
 
     def _judge_safely(self, request: Command, retained: bool) -> Held | Accepted | Failed:
         try:

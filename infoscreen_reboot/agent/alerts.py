@@ -5,11 +5,17 @@ They lie in /run: a broken or full disk does not touch them, and they end with t
 
 import contextlib
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from infoscreen_reboot.contract import telemetry
+
+AGENT_UNIT = "infoscreen-simclient.service"
 _SUFFIX = ".alert"
+# Of what else lies there nothing may be sent, nor asked about over D-Bus.
+_UNIT = re.compile(r"[A-Za-z0-9:_.\\@-]{1,256}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,17 +51,17 @@ class Alerts:
             raise
 
     def read(self, unit: str) -> Alert | None:
-        """None if there is none, or none that can be read."""
+        """None if there is none, or none that is an alert."""
         try:
             run, _, payload = self._path(unit).read_bytes().partition(b"\n")
         except OSError:
             return None
-        return Alert(unit, run.decode(errors="replace"), payload) if payload else None
+        return Alert(unit, run.decode(errors="replace"), payload) if telemetry.is_failure_alert(payload) else None
 
     def standing(self) -> list[Alert]:
         """All of them, by the names of their units."""
         units = sorted(path.name.removesuffix(_SUFFIX) for path in self._directory.glob(f"*{_SUFFIX}"))
-        return [alert for unit in units if (alert := self.read(unit)) is not None]
+        return [alert for unit in units if _UNIT.fullmatch(unit) and (alert := self.read(unit)) is not None]
 
     def forget(self, unit: str) -> None:
         """The unit is not failed any more. Raises OSError."""

@@ -11,11 +11,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from infoscreen_reboot import __version__
-from infoscreen_reboot.agent import boot, config, log
+from infoscreen_reboot.agent import boot, config, disk, log, recovery
 from infoscreen_reboot.agent.agent import Agent
 from infoscreen_reboot.agent.alerts import Alerts
 from infoscreen_reboot.agent.host import SystemHost
-from infoscreen_reboot.agent.journal import Journal, JournalError
+from infoscreen_reboot.agent.journal import Journal, JournalError, JournalFull, JournalUnusable
 from infoscreen_reboot.agent.monitor import Monitor, open_boot, recall_statistics
 from infoscreen_reboot.agent.outbox import Outbox
 from infoscreen_reboot.agent.ports import Signatures
@@ -26,6 +26,7 @@ from infoscreen_reboot.mqtt import Session
 from systemd.daemon import notify
 
 EX_CONFIG = 78  # sysexits.h; the unit does not restart after it
+EX_TEMPFAIL = 75  # after this one it does
 JOURNAL_NAME = "journal.sqlite3"
 NOT_RUNNING_NAME = "not-running-in"  # written by ExecStopPost= of the unit
 # The session's own timer runs at least every 10 s, be the broker there or not.
@@ -56,12 +57,21 @@ class SystemClock:
 class Service:
     """One agent with all it needs, from `run` until a signal to stop."""
 
-    def __init__(self, settings: config.Settings, journal: Journal, clock: SystemClock) -> None:
+    def __init__(
+        self, settings: config.Settings, journal: Journal, clock: SystemClock, state: Path, unfit: str | None = None
+    ) -> None:
+        """`state` is the journal's directory. With `unfit`, a reason, no command is executed."""
         topics = Topics(settings.client_uuid)
         status = StatusWriter(settings.client_uuid, clock)
         self._journal = journal
         self._changed = asyncio.Event()
         self._executor = settings.executor
+        self._unfit = unfit
+        self._state = state
+        self._stop = asyncio.Event()
+        self._starts_again = False
+        self._is_short_of_room = False
+        self._has_failed_to_write = False
         self._address = f"{settings.broker.host}:{settings.broker.port}"
         self._session = Session(
             settings.broker,
@@ -85,15 +95,15 @@ class Service:
             status.write,
             self._on_change,
             _signatures(settings),
+            unfit,
         )
         alerts = Alerts.of(os.environ)
-        self._monitor = Monitor(settings, journal, self._outbox, self._session, self._host, clock, alerts)
+        self._monitor = Monitor(settings, journal, self._outbox, self._session, self._host, clock, alerts, state, unfit)
 
-    async def run(self) -> None:
-        """Until SIGTERM or SIGINT. Raises what ended a part of the agent, as an ExceptionGroup."""
-        stop = asyncio.Event()
+    async def run(self) -> bool:
+        """Until SIGTERM or SIGINT; whether to start again. Raises what ended a part of the agent, as an ExceptionGroup."""
         for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+            asyncio.get_running_loop().add_signal_handler(number, self._stop.set)
         self._agent.wake()
         async with asyncio.TaskGroup() as tasks:
             parts = [
@@ -111,11 +121,12 @@ class Service:
             await asyncio.sleep(0)
             self._say_status()
             notify("READY=1")
-            await stop.wait()
+            await self._stop.wait()
             notify("STOPPING=1")
             await self._agent.leave()
             for part in parts:
                 part.cancel()
+        return self._starts_again
 
     async def _keep_alive(self) -> None:
         """Feed systemd's watchdog only while the loop, the session's timers and the journal are alive."""
@@ -130,12 +141,33 @@ class Service:
             await asyncio.sleep(interval_s)
 
     def _journal_is_alive(self) -> bool:
+        """Raises JournalError where only another start can help: it sets the file aside, or goes on in memory."""
+        if self._journal.is_in_memory and recovery.can_be_opened(self._state / JOURNAL_NAME):
+            logger.info("the state can be written to the disk again: the agent starts anew")
+            self._starts_again = True
+            self._stop.set()
+        self._is_short_of_room = self._tell_room(self._journal.is_short_of_room())
         try:
             self._journal.check_writable()
+        except JournalUnusable:
+            raise
+        except JournalFull as error:
+            logger.error("%s", error)  # a restart gives no room
         except JournalError as error:
+            if self._has_failed_to_write:
+                raise
             logger.error("%s; the watchdog is not fed", error)
+            self._has_failed_to_write = True
             return False
+        self._has_failed_to_write = False
         return True
+
+    def _tell_room(self, is_short: bool) -> bool:
+        if is_short != self._is_short_of_room:
+            what = "the disk is full: free some room on the file system of" if is_short else "there is room again in"
+            logger.log(logging.ERROR if is_short else logging.INFO, "%s %s", what, self._state)
+            self._monitor.nudge()
+        return is_short
 
     def _on_change(self) -> None:
         self._monitor.nudge()
@@ -165,6 +197,12 @@ class Service:
             parts.append(f"{owed} messages to deliver")
         if self._executor is Executor.MOCK:
             parts.append("executor: mock, nothing is executed")
+        if self._is_short_of_room:
+            parts.append(f"the disk is full: free some room on the file system of {self._state}")
+        if set_aside := disk.set_aside_files(self._state):
+            parts.append(f"{len(set_aside)} files could not be used and were set aside, the last as {set_aside[-1]}")
+        if self._unfit is not None:
+            parts.append(f"no command is executed: {self._unfit}")
         notify("STATUS=" + "; ".join(parts))
 
     def _connection_words(self) -> str:
@@ -227,16 +265,32 @@ def _serve(clock: SystemClock) -> int:
         notify(f"STATUS=cannot start: {error}")
         return EX_CONFIG
     state = Path(os.environ.get("STATE_DIRECTORY", "/var/lib/infoscreen-reboot"))
+    path = state / JOURNAL_NAME
     try:
-        journal = Journal(state / JOURNAL_NAME)
-        open_boot(journal, clock, state / NOT_RUNNING_NAME)
+        journal, unfit = recovery.open_journal(path, lambda new: open_boot(new, clock, state / NOT_RUNNING_NAME))
     except JournalError as error:
         logger.error("%s", error)
         notify(f"STATUS={error}")
         return 1
+    if unfit is not None:
+        logger.error("no command will be executed: %s", unfit)
     logger.info("infoscreen-simclient %s, client %s, boot %s", __version__, settings.client_uuid, clock.boot_id())
     try:
-        asyncio.run(Service(settings, journal, clock).run())
+        return EX_TEMPFAIL if asyncio.run(Service(settings, journal, clock, state, unfit).run()) else 0
+    except* JournalUnusable as errors:
+        _set_aside(path, errors)
+        raise
     finally:
+        # Whatever ended it: what the next start needs stays on the disk.
         journal.close()
-    return 0
+
+
+def _set_aside(path: Path, errors: BaseExceptionGroup[JournalUnusable]) -> None:
+    first: BaseException = errors
+    while isinstance(first, BaseExceptionGroup):
+        first = first.exceptions[0]
+    assert isinstance(first, JournalUnusable)
+    try:
+        recovery.set_aside(path, first)
+    except OSError as error:
+        logger.error("cannot set %s aside: %s", path, error)

@@ -15,6 +15,7 @@ from infoscreen_reboot.contract.telemetry import (
     Health,
     LastCommand,
     Lockout,
+    StateDirectory,
 )
 
 HARDWARE_WATCHDOG_TIER, SOFTWARE_TIER = 2, 1
@@ -47,6 +48,7 @@ class Facts:
     lockout: Lockout | None
     clock_is_synchronised: bool
     watchdog_is_armed: bool
+    state: StateDirectory
 
 
 def health(about: About, facts: Facts) -> Health:
@@ -74,6 +76,7 @@ def health(about: About, facts: Facts) -> Health:
             post_boot_checks=about.post_boot_checks,
             recovery_tier=HARDWARE_WATCHDOG_TIER if facts.watchdog_is_armed else SOFTWARE_TIER,
         ),
+        state=facts.state,
     )
 
 

@@ -1,28 +1,46 @@
 """Enters each step of a command: record and owed ack in one transaction, and one line in the system's journal."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from infoscreen_reboot.agent.journal import Journal, Letter
-from infoscreen_reboot.agent.lifecycle import Event, Record, step
+from infoscreen_reboot.agent.lifecycle import Event, Failed, Record, State, step
 from infoscreen_reboot.agent.ports import Clock
 from infoscreen_reboot.contract import ack
-from infoscreen_reboot.contract.ack import Ack
+from infoscreen_reboot.contract.ack import Ack, ErrorCode
 from infoscreen_reboot.contract.topics import Topics
 
 log = logging.getLogger(__name__)
 
+# The same message would get the same refusal at any time. A command that met any other could be executed if it were
+# forgotten and came again before it expires.
+_FOR_ALL_TIME = frozenset(
+    {ErrorCode.INVALID_SCHEMA, ErrorCode.INVALID_SIGNATURE, ErrorCode.WRONG_CLIENT, ErrorCode.EXPIRED}
+)
+
 
 class Ledger:
-    """The one who applies events to records; `on_entry` is called when a step is on disk."""
+    """The one who applies events to records; `on_entry` is called when a step is on disk.
 
-    def __init__(self, client_uuid: str, journal: Journal, clock: Clock, on_entry: Callable[[], None]) -> None:
+    Where the journal takes in no new command, it is refused: the refusal is on record, but its ack is not owed. It is
+    sent by `send_once`.
+    """
+
+    def __init__(
+        self,
+        client_uuid: str,
+        journal: Journal,
+        clock: Clock,
+        on_entry: Callable[[], None],
+        send_once: Callable[[Sequence[Letter]], None],
+    ) -> None:
         self._client_uuid = client_uuid
         self._topics = Topics(client_uuid)
         self._journal = journal
         self._clock = clock
         self._on_entry = on_entry
+        self._send_once = send_once
 
     def advance(self, record: Record, event: Event) -> None:
         """Apply `event` to what the journal now knows of `record`, unless its story has ended meanwhile."""
@@ -32,9 +50,15 @@ class Ledger:
 
     def apply(self, record: Record, event: Event) -> None:
         """Raises JournalError, and then nothing has changed."""
+        why_no_more = self._journal.why_no_more() if record.state is State.NEW else None
+        is_for_all_time = record.state is State.NEW and isinstance(event, Failed) and event.code in _FOR_ALL_TIME
+        if why_no_more is not None and not isinstance(event, Failed):
+            event = Failed(ErrorCode.INTERNAL_ERROR, why_no_more)
         after, reply = step(record, event)
         if after == record:
             return
+        if is_for_all_time or why_no_more is not None:
+            after = replace(after, keep_until_s=None)
         if reply is not None:
             answer = Ack(
                 command_id=record.command_id,
@@ -46,8 +70,11 @@ class Ledger:
                 error_message=reply.message,
             )
             after = replace(after, ack=ack.encode(answer))
-        self._journal.commit(after, self.letters(after) if reply is not None else ())
+        letters = self.letters(after) if reply is not None else []
+        self._journal.commit(after, letters if why_no_more is None else ())
         self._on_entry()
+        if why_no_more is not None:
+            self._send_once(letters)
         why = f" ({reply.code}: {reply.message})" if reply is not None and reply.code is not None else ""
         what = record.action or "command"
         log.info("%s %s: %s -> %s%s", what, record.command_id, record.state, after.state, why, extra=log_field(record))

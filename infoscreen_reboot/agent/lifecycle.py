@@ -47,7 +47,10 @@ _ACK_STATUS = {
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """All that is known of one command. Times ending in `_s` are seconds on the boot clock of their own boot."""
+    """All that is known of one command. Times ending in `_s` are seconds on the boot clock of their own boot.
+
+    `keep_until_s` is of the wall clock: until then the command could be executed if it were forgotten and came again.
+    """
 
     command_id: str
     received_boot_id: str
@@ -60,6 +63,7 @@ class Record:
     down_by_s: float | None = None
     came_by_transitional: bool = False
     ack: bytes | None = None
+    keep_until_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

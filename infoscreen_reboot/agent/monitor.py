@@ -10,8 +10,8 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from infoscreen_reboot import __version__
-from infoscreen_reboot.agent import boots
-from infoscreen_reboot.agent.alerts import Alerts
+from infoscreen_reboot.agent import boots, disk
+from infoscreen_reboot.agent.alerts import AGENT_UNIT, Alerts
 from infoscreen_reboot.agent.config import Settings
 from infoscreen_reboot.agent.health import About, Facts, LockoutAge, health, should_ask_helper
 from infoscreen_reboot.agent.host import SystemHost
@@ -19,7 +19,7 @@ from infoscreen_reboot.agent.journal import Journal, Letter
 from infoscreen_reboot.agent.outbox import Outbox
 from infoscreen_reboot.agent.ports import Clock
 from infoscreen_reboot.contract import telemetry, wire
-from infoscreen_reboot.contract.telemetry import BrokerConnection, Executor, Lockout
+from infoscreen_reboot.contract.telemetry import BrokerConnection, Executor, FailureAlert, Lockout, StateDirectory
 from infoscreen_reboot.contract.topics import Topics
 from infoscreen_reboot.mqtt import Message, NotDelivered, Session, Statistics
 
@@ -39,9 +39,13 @@ def recall_statistics(journal: Journal) -> Statistics:
     text = journal.recall(_STATISTICS)
     if text is None:
         return Statistics()
-    known = json.loads(text)
-    at = known["last_disconnect_at"]
-    return Statistics(**known | {"last_disconnect_at": datetime.fromisoformat(at) if at else None})
+    try:
+        known = json.loads(text)
+        at = known["last_disconnect_at"]
+        return Statistics(**known | {"last_disconnect_at": datetime.fromisoformat(at) if at else None})
+    except (ValueError, TypeError, KeyError) as error:  # of another version, or damaged: no promise rests on it
+        log.warning("cannot read how the connection fared before (%r): it is counted anew", error)
+        return Statistics()
 
 
 def open_boot(journal: Journal, clock: Clock, not_running_in: Path) -> None:
@@ -53,16 +57,31 @@ def open_boot(journal: Journal, clock: Clock, not_running_in: Path) -> None:
     last = journal.last_boot()
     if last is None or last.boot_id != clock.boot_id():
         executed = journal.executed_in(last.boot_id) if last else None
-        was_down = last is not None and _read_boot_id(not_running_in) == last.boot_id
+        was_down = last is not None and _was_not_running(not_running_in, last.boot_id)
         journal.open_boot(boots.follow(last, clock.boot_id(), clock.now(), executed, was_down))
-    not_running_in.unlink(missing_ok=True)
+    if not journal.is_in_memory:
+        _remove(not_running_in)
 
 
-def _read_boot_id(path: Path) -> str | None:
+def _was_not_running(path: Path, boot_id: str) -> bool:
+    """Also where the file is there and says nothing that can be read: on a full disk it is empty."""
     try:
-        return str(uuid.UUID(path.read_text("ascii").strip()))
+        return str(uuid.UUID(path.read_text("ascii").strip())) == boot_id
+    except FileNotFoundError:
+        return False
     except (OSError, ValueError):
-        return None
+        return True
+
+
+def _remove(path: Path) -> None:
+    """A file that cannot be removed, a directory say, would be in the way of the next one."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        try:
+            log.error("cannot remove %s (%s); it is set aside as %s", path, error, disk.set_aside(path))
+        except OSError:
+            log.error("cannot remove %s: %s", path, error)
 
 
 class Monitor:
@@ -77,14 +96,20 @@ class Monitor:
         host: SystemHost,
         clock: Clock,
         alerts: Alerts,
+        state: Path,
+        unfit: str | None = None,
     ) -> None:
+        """`state` is the journal's directory.
+
+        With `unfit`, the reason why no command is executed, no action is offered.
+        """
         self._settings = settings
         self._about = About(
             client_uuid=settings.client_uuid,
             boot_id=clock.boot_id(),
             agent_version=__version__,
             executor=settings.executor,
-            actions=settings.offered,
+            actions=settings.offered if unfit is None else frozenset(),
             requires_signature=settings.require_signature,
             post_boot_checks=settings.post_boot_checks,
         )
@@ -95,6 +120,8 @@ class Monitor:
         self._host = host
         self._clock = clock
         self._alerts = alerts
+        self._state = state
+        self._alert_of_state: tuple[list[Path], bytes] = ([], b"")
         self._told_alert: bytes | None = None
         self._changed = asyncio.Event()
         self._changed.set()
@@ -161,7 +188,7 @@ class Monitor:
         """Take back what stands for a unit that is not failed any more; our own is not, for here we are."""
         standing = self._alerts.standing()
         failed = [alert for alert in standing if await self._host.unit_state(alert.unit) in ("failed", None)]
-        payload = failed[-1].payload if failed else b""
+        payload = failed[-1].payload if failed else self._tell_what_was_set_aside()
         if payload == self._told_alert and failed == standing:
             return
         await self._session.publish(Message(self._topics.service_failed, payload, retain=True))
@@ -170,6 +197,31 @@ class Monitor:
             if alert not in failed:
                 log.info("%s is not failed any more: its alert is taken back", alert.unit)
                 self._forget(alert.unit)
+
+    def _tell_what_was_set_aside(self) -> bytes:
+        """An alert that stands until somebody has looked at the files and removed them; the same bytes as long."""
+        files = disk.set_aside_files(self._state)
+        if files != self._alert_of_state[0]:
+            self._alert_of_state = files, self._alert(files) if files else b""
+        return self._alert_of_state[1]
+
+    def _alert(self, files: list[Path]) -> bytes:
+        content = FailureAlert(
+            client_uuid=self._settings.client_uuid,
+            unit=AGENT_UNIT,
+            result="state-set-aside",
+            exit_status=None,
+            restarts=0,
+            boot_id=self._clock.boot_id(),
+            timestamp=disk.set_aside_at(files[-1]) or self._clock.now(),
+            last_log_lines=(
+                *(f"set aside because it could not be used: {file}" for file in files),
+                "A new file was begun. The client knows nothing of earlier commands; the helper does, and executes none "
+                "of them a second time.",
+                "Check the disk, then remove the files that were set aside: this alert goes with them.",
+            ),
+        )
+        return telemetry.encode_failure_alert(content)
 
     def _forget(self, unit: str) -> None:
         try:
@@ -199,6 +251,11 @@ class Monitor:
             lockout=lockout,
             clock_is_synchronised=self._clock_is_synchronised,
             watchdog_is_armed=watchdog_is_armed,
+            state=StateDirectory(
+                writable=not self._journal.is_in_memory,
+                disk_full=disk.is_full(self._state),
+                set_aside=len(disk.set_aside_files(self._state)),
+            ),
         )
 
     async def _ask_lockout(self) -> Lockout | None:

@@ -2,11 +2,15 @@
 
 import asyncio
 import contextlib
+import logging
 from collections import deque
+from collections.abc import Sequence
 
-from infoscreen_reboot.agent.journal import Journal, Letter
+from infoscreen_reboot.agent.journal import Journal, JournalError, JournalUnusable, Letter
 from infoscreen_reboot.agent.ports import Post
 from infoscreen_reboot.mqtt import IN_FLIGHT, Message, NotDelivered
+
+log = logging.getLogger(__name__)
 
 
 class Outbox:
@@ -17,6 +21,8 @@ class Outbox:
         self._post = post
         # Sent and not struck out, by the letters' numbers; all on one connection.
         self._sent: deque[tuple[int, asyncio.Future[None]]] = deque()
+        # Delivered, and not struck out because the disk did not take it: they are not sent again by this process.
+        self._delivered: list[int] = []
         self._is_delivering = False
         self._work = asyncio.Event()
         self._empty = asyncio.Event()
@@ -29,9 +35,24 @@ class Outbox:
         with contextlib.suppress(NotDelivered):
             self._send_more()
 
+    def answer_again(self, letters: Sequence[Letter]) -> None:
+        """For a command that is known. Raises JournalError."""
+        if self._journal.why_no_more() is None:
+            self._journal.owe_again(letters)
+            self.nudge()
+        else:
+            self.send_once(letters)
+
+    def send_once(self, letters: Sequence[Letter]) -> None:
+        """Not owed, and lost with the connection: whoever asks again is answered again."""
+        for letter in letters:
+            with contextlib.suppress(NotDelivered):
+                # At QoS 0, because a broker that acknowledges nothing must not fill the memory instead of the disk.
+                self._post.send(Message(letter.topic, letter.payload, qos=0)).add_done_callback(_is_lost)
+
     async def wait_empty(self, timeout_s: float) -> bool:
         """Whether everything owed was delivered within `timeout_s`. Raises JournalError."""
-        if not self._journal.owed(1):
+        if not self._journal.owed(1, after=self._last_delivered()):
             return True
         try:
             async with asyncio.timeout(timeout_s):
@@ -71,16 +92,25 @@ class Outbox:
         # After a letter that was lost with its connection none may go out on the next before it.
         if any(_is_lost(delivery) for _, delivery in self._sent):
             return
-        last = self._sent[-1][0] if self._sent else 0
+        last = self._sent[-1][0] if self._sent else self._last_delivered()
         for owed in self._journal.owed(IN_FLIGHT - len(self._sent), after=last):
             self._sent.append((owed.seq, self._post.send(_message(owed.letter))))
 
     def _strike_out(self) -> None:
         """All from the first on that the broker has, in one transaction."""
-        delivered = []
         while self._sent and self._sent[0][1].done() and not _is_lost(self._sent[0][1]):
-            delivered.append(self._sent.popleft()[0])
-        self._journal.strike_out(delivered)
+            self._delivered.append(self._sent.popleft()[0])
+        try:
+            self._journal.strike_out(self._delivered)
+        except JournalUnusable:
+            raise
+        except JournalError as error:
+            log.warning("%s; what the broker has may be sent once more", error)
+        else:
+            self._delivered.clear()
+
+    def _last_delivered(self) -> int:
+        return self._delivered[-1] if self._delivered else 0
 
     async def _forget_sent(self) -> None:
         self._is_delivering = False

@@ -10,6 +10,8 @@ from infoscreen_reboot.contract.ack import AckStatus
 from infoscreen_reboot.contract.command import Action
 
 MAX_LOG_LINES, _MAX_LOG_LINE = 20, 500
+# Lines of four bytes a character, and all else with room to spare.
+_MAX_ALERT = 65_536
 _MAX_REASON = 500
 
 
@@ -101,6 +103,19 @@ class Capabilities:
 
 
 @dataclass(frozen=True, slots=True)
+class StateDirectory:
+    """Where the client writes down what it does.
+
+    `writable` is False while it cannot, and keeps its state in memory only; `set_aside` counts the files that could not
+    be used and still lie there.
+    """
+
+    writable: bool
+    disk_full: bool
+    set_aside: int
+
+
+@dataclass(frozen=True, slots=True)
 class Health:
     client_uuid: str
     timestamp: datetime
@@ -113,6 +128,7 @@ class Health:
     lockout: Lockout | None
     clock_synchronized: bool
     capabilities: Capabilities
+    state: StateDirectory
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +180,15 @@ def encode_failure_alert(alert: FailureAlert) -> bytes:
     """Of too many log lines the last are sent, of an overlong line its beginning."""
     lines = [line[:_MAX_LOG_LINE] for line in alert.last_log_lines[-MAX_LOG_LINES:]]
     return _encode("service_failed", {"event": "service_failed", **asdict(alert), "last_log_lines": lines})
+
+
+def is_failure_alert(payload: bytes) -> bool:
+    """Whether these bytes, read from a file, may be sent as one."""
+    try:
+        wire.check("service_failed", wire.decode(payload, _MAX_ALERT))
+    except wire.ContractError:
+        return False
+    return True
 
 
 def _encode(name: str, content: dict[str, Any]) -> bytes:

@@ -24,6 +24,7 @@ from infoscreen_reboot.contract.telemetry import (
     Health,
     LastCommand,
     Lockout,
+    StateDirectory,
     PresenceReason,
     Status,
 )
@@ -277,6 +278,7 @@ HEALTH = Health(
     lockout=Lockout(1, 3, 900, None),
     clock_synchronized=True,
     capabilities=Capabilities(tuple(Action), True, ("player.service",), 2),
+    state=StateDirectory(writable=True, disk_full=False, set_aside=0),
 )
 REPORT = BootReport(CLIENT, COMMAND_ID, CLIENT, Cause.COMMAND, COMMAND_ID, True, NOW, NOW, NOW)
 ALERT = FailureAlert(CLIENT, "player.service", "exit-code", 1, 5, COMMAND_ID, NOW, ("cannot go on",))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from infoscreen_reboot.agent import boots
+from infoscreen_reboot.agent import boots, disk
 from infoscreen_reboot.agent.boots import Boot
 from infoscreen_reboot.agent.health import About, Facts, LockoutAge, health, should_ask_helper
 from infoscreen_reboot.agent.journal import Journal
@@ -17,7 +17,7 @@ from infoscreen_reboot.agent.monitor import open_boot, recall_statistics
 from infoscreen_reboot.contract import ack, telemetry
 from infoscreen_reboot.contract.ack import Ack, AckStatus
 from infoscreen_reboot.contract.command import Action
-from infoscreen_reboot.contract.telemetry import BrokerConnection, Cause, Executor, LastCommand, Lockout
+from infoscreen_reboot.contract.telemetry import BrokerConnection, Cause, Executor, LastCommand, Lockout, StateDirectory
 from infoscreen_reboot.mqtt import Statistics
 from tests.world import BOOTS, CLIENT, COMMAND_ID, OTHER_ID, START
 
@@ -83,8 +83,14 @@ def test_an_agent_that_was_not_there_at_the_end_is_no_loss_of_power(tmp_path: Pa
     assert start(1) is Cause.POWER_LOSS
     mark.write_text(uuid.UUID(BOOTS[1]).hex + "\n")
     assert start(2) is Cause.UNKNOWN
-    mark.write_text("rubbish")
-    assert start(3) is Cause.POWER_LOSS
+    for says_nothing in ("rubbish", ""):  # nor can it on a full disk
+        mark.write_text(says_nothing)
+        assert start(3 if says_nothing else 4) is Cause.UNKNOWN
+    assert start(5) is Cause.POWER_LOSS
+    mark.mkdir()
+    assert start(6) is Cause.UNKNOWN
+    assert [file.name.partition("Z")[0][:-15] for file in disk.set_aside_files(tmp_path)] == ["not-running-in.unusable-"]
+    assert start(7) is Cause.POWER_LOSS
     journal.close()
 
 
@@ -115,6 +121,7 @@ def facts(record: Record | None = None, armed: bool = False) -> Facts:
         lockout=None,
         clock_is_synchronised=True,
         watchdog_is_armed=armed,
+        state=StateDirectory(writable=True, disk_full=False, set_aside=0),
     )
 
 

@@ -1,0 +1,75 @@
+"""Opens the journal whatever is found: a bad file is set aside; where nothing can be written, memory has to serve."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from infoscreen_reboot.agent import disk
+from infoscreen_reboot.agent.journal import Journal, JournalBusy, JournalError, JournalFull, JournalUnusable
+
+log = logging.getLogger(__name__)
+
+
+def open_journal(path: Path, begin: Callable[[Journal], None]) -> tuple[Journal, str | None]:
+    """An open journal on which `begin` was called and, where it is in memory, why no command may be executed.
+
+    Raises JournalBusy: whoever holds the file will let go of it.
+    """
+    try:
+        return _begun_or_set_aside(path, begin), None
+    except JournalBusy:
+        raise
+    except (JournalError, OSError) as error:
+        log.error("%s; until that is mended the state is kept in memory, and no command is executed", error)
+        journal = Journal(path, in_memory=True)
+        begin(journal)
+        return journal, f"this client cannot write down what it does ({error}); free or mend the disk"
+
+
+def can_be_opened(path: Path) -> bool:
+    """Whether a journal in memory is needed no more: the file can be written, and the disk is not full."""
+    if disk.is_full(path.parent):
+        return False
+    try:
+        _begun_or_set_aside(path, lambda journal: None).close()
+    except (JournalError, OSError):
+        return False
+    return True
+
+
+def set_aside(path: Path, why: JournalUnusable) -> None:
+    """Raises OSError."""
+    aside = disk.set_aside(path)
+    log.error("%s; it is set aside as %s, and a new one is begun", why, aside)
+
+
+def _begun_or_set_aside(path: Path, begin: Callable[[Journal], None]) -> Journal:
+    try:
+        return _begun(path, begin)
+    except JournalUnusable as error:
+        set_aside(path, error)
+    return _begun(path, begin)
+
+
+def _begun(path: Path, begin: Callable[[Journal], None]) -> Journal:
+    try:
+        return _open(path, begin)
+    except JournalFull as error:
+        if not disk.Reserve(path.parent).give_up():
+            raise
+        log.warning("%s; the reserve is given up", error)
+    return _open(path, begin)
+
+
+def _open(path: Path, begin: Callable[[Journal], None]) -> Journal:
+    if path.is_dir():
+        raise JournalUnusable(f"cannot open the journal {path}: it is a directory")
+    journal = Journal(path)
+    try:
+        journal.examine()
+        journal.check_writable()
+        begin(journal)
+    except BaseException:
+        journal.close()
+        raise
+    return journal
