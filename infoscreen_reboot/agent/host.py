@@ -55,10 +55,12 @@ _SYSTEMD_PATH = "/org/freedesktop/systemd1"
 _SYSTEMD_MANAGER = "org.freedesktop.systemd1.Manager"
 _UNIT = "org.freedesktop.systemd1.Unit"
 _TIMEDATED = "org.freedesktop.timedate1"
-# logind's words. A halt is none of ours: what the helper orders it calls a power-off.
+# logind's words: "power-off" in its manual, "poweroff" in what it sends (systemd 257). A halt is none of ours: what the
+# helper orders is a power-off.
 _DEPARTURES = {
     "reboot": Departure.REBOOTING,
     "kexec": Departure.REBOOTING,
+    "poweroff": Departure.SHUTTING_DOWN,
     "power-off": Departure.SHUTTING_DOWN,
 }
 

@@ -232,6 +232,7 @@ def test_without_a_bus_the_helper_is_unavailable(bus: PrivateBus, monkeypatch: p
     [
         ("reboot", Departure.REBOOTING),
         ("kexec", Departure.REBOOTING),
+        ("poweroff", Departure.SHUTTING_DOWN),
         ("power-off", Departure.SHUTTING_DOWN),
         ("soft-reboot", Departure.OTHER),
         ("halt", Departure.OTHER),
@@ -258,7 +259,7 @@ def test_the_host_is_delayed_until_the_last_word_is_said(
 def test_a_shutdown_taken_back_is_told_and_the_next_is_delayed_again(logind: DelayingLogind) -> None:
     async def test(host: SystemHost, seen: Seen) -> None:
         await until(logind.held)
-        await asyncio.to_thread(logind.announce, True, "power-off")
+        await asyncio.to_thread(logind.announce, True, "poweroff")
         await until(lambda: seen.told)
         host.release_delay()
         await asyncio.to_thread(logind.announce, False)
@@ -295,7 +296,7 @@ def test_a_logind_that_was_replaced_is_asked_what_has_become_of_the_shutdown(
 def test_the_next_loginds_own_announcement_is_another_departure(logind: DelayingLogind) -> None:
     async def test(host: SystemHost, seen: Seen) -> None:
         await until(logind.held)
-        await asyncio.to_thread(logind.announce, True, "power-off")
+        await asyncio.to_thread(logind.announce, True, "poweroff")
         await until(lambda: seen.told)
         await asyncio.to_thread(logind.vanish)
         logind.answers["Get"] = Silence.HANG  # it has no time to tell about the last one's

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from infoscreen_reboot.agent.agent import DELIVERY_S
-from infoscreen_reboot.agent.ports import HELPER_S
 from tests.system.story import (
     DONE,
+    THROUGH_S,
     check_one_right_end,
     check_stays_up,
     drop_in,
@@ -22,7 +21,7 @@ from tools.machine import AGENT, HELPER, POWERED_OFF, Machine
 
 RECONNECT_S = 90  # after a broker outage the agent's back-off is up to 60 s
 # An agent that was killed does not know what the helper has answered: it waits for the longest that this can take.
-NOT_REBOOTED_S = DELIVERY_S + HELPER_S + 15 + 30
+NOT_REBOOTED_S = THROUGH_S + 15 + 30
 
 
 def freeze(machine: Machine, name: str) -> None:
