@@ -77,6 +77,9 @@ class Connection:
         client.on_unsubscribe = self._on_unsubscribe
         client.on_publish = self._on_publish
         client.on_message = self._on_message
+        # With this callback paho only queues, and whoever has queued something calls _write(). From the start on: what
+        # the thread's connect() says must not go out, a CONNECT throws out the session of the next connection.
+        client.on_socket_register_write = lambda *_: None
         return client
 
     async def open(self) -> None:
@@ -190,8 +193,6 @@ class Connection:
             # Else an ack sent right after a PUBACK waits 40 ms for the broker's delayed TCP acknowledgement.
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             fd = self._fd = sock.fileno()
-            # With this callback paho only queues, and whoever has queued something calls _write().
-            client.on_socket_register_write = lambda *_: None
             self._loop.add_reader(fd, self._read)
             self._write()
 

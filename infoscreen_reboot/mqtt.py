@@ -118,11 +118,12 @@ class Session:
         self._tick()
         try:
             while True:
-                await self._wanted.wait()
+                if self._left.is_set():
+                    await self._stay_away()
+                    failures = 0
                 served_s, reason = await self._serve()
                 if self._left.is_set() or reason == LEFT:
                     failures = 0
-                    log.info("left %s", self._settings.address)
                     self._on_change()
                     continue
                 # Only a connection that lasted counts as good: with a full disk or two clients of one id each
@@ -186,6 +187,13 @@ class Session:
         self._last_tick = time.monotonic()
         if self._connection is not None:
             self._connection.tick()
+
+    async def _stay_away(self) -> None:
+        log.info("left %s", self._settings.address)
+        self.trouble = None
+        self._on_change()
+        while self._left.is_set():  # a return may be taken back before we have noticed it
+            await self._wanted.wait()
 
     async def _serve(self) -> tuple[float, str]:
         """One connection from its start to its end: for how many seconds it served, and why it ended."""

@@ -43,7 +43,7 @@ class Ground(Machine):
         self.owes_dpkg = self.owes_mount = False
         self.configure_for_broker()
         # The shortest that it allows: many stories end by this deadline.
-        self.configure(MQTT_PORT=str(PORT), COMMAND_EXECUTION_TIMEOUT_S="10")
+        self.configure(MQTT_PORT=str(PORT), COMMAND_EXECUTION_TIMEOUT_S="15")
         self.set_clock_synchronised()
         self.set_clock("+0")
         self.drop_in(AGENT, "RestartSec=1")

@@ -69,7 +69,8 @@ class Agent:
         self._clock_is_trusted = not settings.require_synced_clock
         # Of the command for which the helper was asked last: there is only one at a time.
         self._asked: str | None = None
-        self._answered_at_s: float | None = None
+        # When the helper was through with it; while that is not known, when it must be.
+        self._through_at_s = 0.0
         self._no_call = asyncio.Event()
         self._no_call.set()
         # Of the departure that logind has announced and not taken back.
@@ -226,7 +227,7 @@ class Agent:
         await self._staying.wait()
         if self._expire(record):
             return
-        # From here on nobody can say when the helper is through with it, unless it answers: then that counts.
+        # For a later run of the agent, which will not know when the helper was through with it.
         latest_s = DELIVERY_S + HELPER_S + self._settings.execution_timeout_s
         self._ledger.advance(record, Due(self._boot_id, self._clock.boot_clock_s() + latest_s))
         await self._outbox.wait_empty(DELIVERY_S)
@@ -237,7 +238,7 @@ class Agent:
         if self._expire(record):
             return
         self._asked = record.command_id
-        self._answered_at_s = None
+        self._through_at_s = self._clock.boot_clock_s() + HELPER_S
         self._no_call.clear()
         try:
             await self._host.request(record.action, record.command_id)
@@ -246,10 +247,10 @@ class Agent:
         except NoReply as unknown:
             log.warning("command %s: %s; the boot id will tell", record.command_id, unknown, extra=log_field(record))
             if unknown.is_over:
-                self._answered_at_s = self._clock.boot_clock_s()
+                self._through_at_s = self._clock.boot_clock_s()
         else:
             log.info("command %s: the helper said yes", record.command_id, extra=log_field(record))
-            self._answered_at_s = self._clock.boot_clock_s()
+            self._through_at_s = self._clock.boot_clock_s()
             self._claim_departure(record, record.action)
         finally:
             self._no_call.set()
@@ -290,8 +291,7 @@ class Agent:
         assert record.down_by_s is not None
         timeout_s = self._settings.execution_timeout_s
         was_asked = self._asked == record.command_id
-        answered_at_s = self._answered_at_s if was_asked else None
-        down_by_s = record.down_by_s if answered_at_s is None else answered_at_s + timeout_s
+        down_by_s = self._through_at_s + timeout_s if was_asked else record.down_by_s
         if self._departure is not None:
             # Others may hold it up for as long as logind lets them.
             down_by_s = max(down_by_s, self._departure_began_s + self._host.delay_max_s() + timeout_s)
@@ -304,8 +304,7 @@ class Agent:
             why = f"the agent was restarted, and by the deadline the boot id is still {self._boot_id}"
             self._ledger.advance(record, Failed(ErrorCode.NOT_REBOOTED, why))
         else:
-            since = "the helper answered" if answered_at_s is not None else "the helper's answer was given up"
-            why = f"the host had not gone down {timeout_s:.0f} s after {since}"
+            why = f"the host had not gone down {timeout_s:.0f} s after the helper's answer, or the wait for one"
             self._ledger.advance(record, Failed(ErrorCode.EXECUTION_TIMEOUT, why))
 
     def on_departure(self, announced: Departure) -> None:

@@ -206,6 +206,8 @@ class Service:
         notify("STATUS=" + "; ".join(parts))
 
     def _connection_words(self) -> str:
+        if self._session.is_away:
+            return "the host is going down: no connection to the broker until it is up again, or stays up after all"
         if self._session.is_connected:
             return f"connected to {self._address}, ready for commands"
         return f"connecting to {self._address}"

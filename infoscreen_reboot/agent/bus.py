@@ -11,15 +11,17 @@ from typing import Any
 sys.modules.setdefault("gi", None)  # type: ignore[arg-type]  # None is import's own word for "do not"
 
 from dbus_next.aio.message_bus import MessageBus
-from dbus_next.constants import BusType, MessageFlag, MessageType
+from dbus_next.constants import MessageFlag, MessageType
 from dbus_next.errors import AuthError, DBusError, InvalidAddressError
 from dbus_next.message import Message
 from dbus_next.signature import SignatureTree
 
-# Longer than polkit and the helper take together on a loaded Pi; a later answer is settled by the boot id.
+# Longer than anyone but the helper takes on a loaded Pi; who calls it says how long that may take.
 REPLY_TIMEOUT_S = 30.0
 CONNECT_TIMEOUT_S = 10.0
 BUS = "org.freedesktop.DBus"
+# D-Bus's own default is /var/run/dbus/system_bus_socket, and /var/run may be a folder of its own.
+_SOCKET = "unix:path=/run/dbus/system_bus_socket"
 LOST = (DBusError, AuthError, InvalidAddressError, EOFError, OSError)
 _SIGNATURES_KEPT = 200
 
@@ -27,11 +29,16 @@ ErrorReply = DBusError
 Signal = Message
 
 
+def address() -> str:
+    """Where the system bus is."""
+    return os.environ.get("DBUS_SYSTEM_BUS_ADDRESS") or _SOCKET
+
+
 class Bus:
     """One connection. What comes without having been asked for is a signal, or is refused: there is nothing to call."""
 
     def __init__(self, on_signal: Callable[[Signal], None]) -> None:
-        self._bus = MessageBus(bus_type=BusType.SYSTEM, negotiate_unix_fd=True)
+        self._bus = MessageBus(bus_address=address(), negotiate_unix_fd=True)
         self._on_signal = on_signal
 
     @property
@@ -61,13 +68,25 @@ class Bus:
         self._bus._stream.close()
         self._bus._sock.close()
 
-    async def call(self, to: str, path: str, interface: str, member: str, signature: str = "", *body: Any) -> Message:
-        """The reply to one method call. Raises ErrorReply for an error, else TimeoutError, EOFError or OSError."""
+    async def call(
+        self,
+        to: str,
+        path: str,
+        interface: str,
+        member: str,
+        signature: str = "",
+        *body: Any,
+        timeout_s: float | None = None,
+    ) -> Message:
+        """The reply to one method call, within REPLY_TIMEOUT_S unless another time is given.
+
+        Raises ErrorReply for an error, else TimeoutError, EOFError or OSError.
+        """
         call = Message(
             destination=to, path=path, interface=interface, member=member, signature=signature, body=list(body)
         )
         # Not asyncio.wait_for: until Python 3.12 it loses a cancellation that comes together with the answer.
-        async with asyncio.timeout(REPLY_TIMEOUT_S):
+        async with asyncio.timeout(REPLY_TIMEOUT_S if timeout_s is None else timeout_s):
             reply = await self._bus.call(call)
         if reply is None:
             raise EOFError("the bus closed the connection")

@@ -15,6 +15,9 @@ from infoscreen_reboot.mqtt import BrokerSettings, TlsSettings, tls_context
 PASSWORD_CREDENTIAL = "mqtt-password-broker"
 COMMAND_KEYS_DIRECTORY = Path("/etc/infoscreen-reboot/command-keys.d")
 POST_BOOT_DIRECTORY = Path("/etc/infoscreen-reboot/post-boot.d")
+# It runs from the moment at which the helper is through with a command. A helper that died may have asked logind just
+# before, which it would have given 10 s to answer; logind then waits 5 s for us, and we may not hear it say so.
+LEAST_EXECUTION_TIMEOUT_S = 15
 _MACHINE_ID = Path("/etc/machine-id")
 _WORDS = {
     "yes": True,
@@ -122,7 +125,9 @@ def load(environment: Mapping[str, str], keys: Path = COMMAND_KEYS_DIRECTORY) ->
         compat_topics=reader.flag("COMMAND_COMPAT_TOPICS"),
         require_synced_clock=reader.flag("COMMAND_REQUIRE_SYNCED_CLOCK"),
         clock_timeout_s=reader.number("COMMAND_CLOCK_TIMEOUT_S", default=60, low=1, high=60),
-        execution_timeout_s=reader.number("COMMAND_EXECUTION_TIMEOUT_S", default=60, low=10, high=600),
+        execution_timeout_s=reader.number(
+            "COMMAND_EXECUTION_TIMEOUT_S", default=60, low=LEAST_EXECUTION_TIMEOUT_S, high=600
+        ),
         require_signature=reader.requires_signature(keys),
         executor=reader.executor(),
         mocks_reboots=reader.mocks_reboots(),

@@ -1,6 +1,7 @@
 """The host over D-Bus: the helper that may reboot it, logind that announces it, what systemd and timedated know."""
 
 import asyncio
+import contextlib
 import logging
 import os
 import time
@@ -9,8 +10,8 @@ from datetime import datetime
 from typing import Any
 
 from infoscreen_reboot.agent import boot
-from infoscreen_reboot.agent.bus import BUS, CONNECT_TIMEOUT_S, LOST, Bus, ErrorReply, Signal
-from infoscreen_reboot.agent.ports import Departure, NoReply, Refusal
+from infoscreen_reboot.agent.bus import BUS, CONNECT_TIMEOUT_S, LOST, Bus, ErrorReply, Signal, address
+from infoscreen_reboot.agent.ports import HELPER_S, Departure, NoReply, Refusal
 from infoscreen_reboot.contract.ack import ErrorCode
 from infoscreen_reboot.contract.command import Action
 from infoscreen_reboot.contract.telemetry import Lockout
@@ -18,7 +19,11 @@ from infoscreen_reboot.contract.telemetry import Lockout
 log = logging.getLogger(__name__)
 
 _PROPERTY_TIMEOUT_S = 5.0
-_RECONNECT_S = 5.0
+# A shutdown may have been taken back while the bus was away, and nobody connects to the broker before that is known.
+_RECONNECT_S = 2.0
+_ASK_AGAIN_S = 10.0
+# How long the word of a logind that is gone is believed: another one is there in less.
+_BELIEVED_S = 3.0
 # logind.conf(5): the default of InhibitDelayMaxSec=.
 _DELAY_MAX_S = 5.0
 
@@ -50,11 +55,22 @@ _SYSTEMD_PATH = "/org/freedesktop/systemd1"
 _SYSTEMD_MANAGER = "org.freedesktop.systemd1.Manager"
 _UNIT = "org.freedesktop.systemd1.Unit"
 _TIMEDATED = "org.freedesktop.timedate1"
-_DEPARTURES = {"reboot": Departure.REBOOTING, "power-off": Departure.SHUTTING_DOWN}
+# logind's words: "power-off" in its manual, "poweroff" in what it sends (systemd 257). A halt is none of ours: what the
+# helper orders is a power-off.
+_DEPARTURES = {
+    "reboot": Departure.REBOOTING,
+    "kexec": Departure.REBOOTING,
+    "poweroff": Departure.SHUTTING_DOWN,
+    "power-off": Departure.SHUTTING_DOWN,
+}
 
 
 class SystemHost:
-    """The real host. `on_departure` and `on_stay` are called on the loop as logind announces and takes back."""
+    """The real host. `on_departure` and `on_stay` are called on the loop as logind announces and takes back.
+
+    A departure counts as taken back, too, when the logind that announced it is gone and another one, or else systemd,
+    knows of none.
+    """
 
     def __init__(self, on_departure: Callable[[Departure], None], on_stay: Callable[[], None]) -> None:
         self._on_departure = on_departure
@@ -63,8 +79,15 @@ class SystemHost:
         self._connected = asyncio.Event()
         self._delay_fd: int | None = None
         self._delay_wanted = asyncio.Event()
+        self._delay_max_s = _DELAY_MAX_S
         self._announced = Departure.UNKNOWN
         self._logind = ""  # its unique name on the bus
+        self._logind_is_new = asyncio.Event()
+        self._announcements = 0
+        # Whose departure we have told and not taken back; "" for one of which a logind was asked.
+        self._announcer: str | None = None
+        self._doubt: asyncio.Task[None] | None = None
+        self._trouble: str | None = None
         self._started_s: float | None = None
 
     async def run(self) -> None:
@@ -73,12 +96,18 @@ class SystemHost:
             try:
                 await self._serve()
             except (*LOST, TimeoutError) as error:
-                log.warning("lost the system bus (%s); next attempt in %.0f s", _words(error), _RECONNECT_S)
+                self._complain(f"cannot use the system bus at {address()}: {_words(error)}")
             finally:
                 self._connected.clear()
                 self._bus = None
                 self.release_delay()
+            self._doubt_departure()
             await asyncio.sleep(_RECONNECT_S)
+
+    def _complain(self, trouble: str) -> None:
+        """Once: a bus that is away for days would fill the journal with the same line."""
+        log.log(logging.DEBUG if trouble == self._trouble else logging.WARNING, "%s", trouble)
+        self._trouble = trouble
 
     async def _serve(self) -> None:
         bus = Bus(self._on_signal)
@@ -90,36 +119,112 @@ class SystemHost:
                 f"{signals},member='PrepareForShutdownWithMetadata'",
                 f"type='signal',sender='{BUS}',interface='{BUS}',member='NameOwnerChanged',arg0='{_LOGIND}'",
             )
-            preparing = await bus.get(_LOGIND, _LOGIND_PATH, _MANAGER, "PreparingForShutdown")
-            self._logind = self._logind or str(preparing.sender)
-            if preparing.body[0].value:
-                # Announced while we were not listening: a restart in the middle of a shutdown.
-                self._on_departure(Departure.UNKNOWN)
-            else:
-                self._delay_wanted.set()
-            self._bus = bus
-            self._connected.set()
-            keeper = asyncio.create_task(self._keep_delay(bus), name="shutdown delay")
+            if self._trouble is not None:
+                log.info("the system bus at %s is there", address())
+                self._trouble = None
+            if self._announcer is not None:
+                self._announcer = ""  # names on the bus may be others now
+            parts = [
+                asyncio.create_task(bus.lost(), name="system bus"),
+                asyncio.create_task(self._follow_logind(bus), name="logind"),
+                asyncio.create_task(self._keep_delay(bus), name="shutdown delay"),
+            ]
             try:
-                await bus.lost()
+                done, _ = await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
             finally:
-                keeper.cancel()
+                for part in parts:
+                    part.cancel()
+                await asyncio.gather(*parts, return_exceptions=True)
+            for part in done:
+                part.result()
         finally:
             await bus.close()
+
+    async def _follow_logind(self, bus: Bus) -> None:
+        """Ask logind whether the host is going down, at first and whenever another one has taken its place."""
+        while True:
+            self._logind_is_new.clear()
+            again_after_s = None
+            try:
+                async with asyncio.timeout(_PROPERTY_TIMEOUT_S):
+                    await self._ask_logind(bus)
+            except (ErrorReply, TimeoutError) as error:
+                log.debug("cannot ask logind: %s", _words(error))
+                again_after_s = _ASK_AGAIN_S
+            # Not before: whoever is told that the host is going down asks the helper for nothing.
+            self._bus = bus
+            self._connected.set()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(again_after_s):
+                    await self._logind_is_new.wait()
+
+    async def _ask_logind(self, bus: Bus) -> None:
+        announcements = self._announcements
+        preparing = await bus.get(_LOGIND, _LOGIND_PATH, _MANAGER, "PreparingForShutdown")
+        if not self._logind:
+            self._logind = str(preparing.sender)
+        delay_max_us = await bus.get(_LOGIND, _LOGIND_PATH, _MANAGER, "InhibitDelayMaxUSec")
+        self._delay_max_s = delay_max_us.body[0].value / 1e6
+        if announcements != self._announcements:
+            return  # what was announced meanwhile is newer
+        if not preparing.body[0].value:
+            self._tell_stay()
+            self._delay_wanted.set()
+        elif self._announcer is None:
+            # Announced while we were not listening: a restart in the middle of a shutdown.
+            self._tell_departure(Departure.UNKNOWN, "")
+        else:
+            self._stop_doubting()
+
+    def _tell_departure(self, kind: Departure, announcer: str) -> None:
+        self._stop_doubting()
+        if self._announcer not in (None, announcer):
+            self._on_stay()  # the last one's is void, this is another
+        self._announcer = announcer
+        self._on_departure(kind)
+
+    def _tell_stay(self) -> None:
+        self._stop_doubting()
+        self._announced = Departure.UNKNOWN
+        if self._announcer is not None:
+            self._announcer = None
+            self._on_stay()
+
+    def _doubt_departure(self) -> None:
+        """Whoever announced a departure is gone."""
+        if self._announcer is not None and self._doubt is None:
+            self._doubt = asyncio.create_task(self._disbelieve(), name="doubt")
+
+    def _stop_doubting(self) -> None:
+        if self._doubt is not None and self._doubt is not asyncio.current_task():
+            self._doubt.cancel()
+        self._doubt = None
+
+    async def _disbelieve(self) -> None:
+        """No logind speaks for it: it is off, unless systemd is at it already."""
+        await asyncio.sleep(_BELIEVED_S)
+        while await self.is_going_down():
+            await asyncio.sleep(_BELIEVED_S)
+        log.warning("nobody knows of the announced shutdown any more; going on")
+        self._tell_stay()
+        self._delay_wanted.set()
 
     async def request(self, action: Action, command_id: str) -> None:
         """Ask the helper; returns on its yes.
 
         Raises Refusal with the contract's code when nothing will happen, NoReply when that is not known.
         """
+        until_s = asyncio.get_running_loop().time() + HELPER_S
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 await self._connected.wait()
         except TimeoutError:
             raise Refusal(ErrorCode.HELPER_UNAVAILABLE, "there is no connection to the system bus") from None
         assert self._bus is not None
+        order = _HELPER, _HELPER_PATH, _HELPER, _METHODS[action]
+        left_s = until_s - asyncio.get_running_loop().time()
         try:
-            await self._bus.call(_HELPER, _HELPER_PATH, _HELPER, _METHODS[action], "s", command_id)
+            await self._bus.call(*order, "s", command_id, timeout_s=left_s)
         except ErrorReply as error:
             raise _verdict(error) from error
         except (EOFError, OSError, TimeoutError) as error:
@@ -199,7 +304,7 @@ class SystemHost:
         return self._bus
 
     def delay_max_s(self) -> float:
-        return _DELAY_MAX_S
+        return self._delay_max_s
 
     def release_delay(self) -> None:
         """Our last word is said; the host may go down."""
@@ -213,18 +318,27 @@ class SystemHost:
         while True:
             await self._delay_wanted.wait()
             self._delay_wanted.clear()
-            self.release_delay()
             try:
                 reply = await bus.call(_LOGIND, _LOGIND_PATH, _MANAGER, "Inhibit", "ssss", *what)
-            except (*LOST, TimeoutError) as error:
+            except (ErrorReply, TimeoutError) as error:
                 # Announcements still come, only without time to spare: what is owed is delivered after the boot.
                 log.warning("cannot take a shutdown delay: %s", _words(error))
-            else:
-                self._delay_fd = reply.unix_fds[0]
+                continue
+            if not reply.unix_fds:
+                log.warning("cannot take a shutdown delay: logind's answer holds no lock")
+                continue
+            self.release_delay()
+            self._delay_fd = reply.unix_fds[0]
+            for fd in reply.unix_fds[1:]:
+                os.close(fd)
 
     def _on_signal(self, signal: Signal) -> None:
         if signal.sender == BUS and signal.member == "NameOwnerChanged" and signal.body[0] == _LOGIND:
             self._logind = signal.body[2]
+            self._announced = Departure.UNKNOWN
+            self._doubt_departure()
+            if self._logind:
+                self._logind_is_new.set()
         elif signal.sender == self._logind and signal.interface == _MANAGER:
             self._on_announcement(str(signal.member), signal.body)
 
@@ -233,20 +347,25 @@ class SystemHost:
             # Where logind knows the newer signal it sends it first (systemd 255), so the old one is the cue.
             case "PrepareForShutdownWithMetadata", [True, dict() as metadata]:
                 kind = metadata["type"].value if "type" in metadata else ""
-                self._announced = _DEPARTURES.get(kind, Departure.UNKNOWN)
+                self._announced = _DEPARTURES.get(kind, Departure.OTHER)
             case "PrepareForShutdown", [True]:
-                self._on_departure(self._announced)
+                self._announcements += 1
+                kind, self._announced = self._announced, Departure.UNKNOWN
+                self._tell_departure(kind, self._logind)
+                # The longest delay may have been set anew since we asked.
+                self._logind_is_new.set()
             case "PrepareForShutdown", [False]:
-                self._announced = Departure.UNKNOWN
+                self._announcements += 1
+                self._tell_stay()
                 self._delay_wanted.set()
-                self._on_stay()
 
 
 def _verdict(error: ErrorReply) -> Refusal | NoReply:
     """What an error reply says about the host: it stays up, and why, or nothing."""
     name = str(error.type)
     if name.startswith(_NO_REPLY):
-        return NoReply(f"no answer from the helper: {error.text}")
+        # Said by the helper of logind, or by the bus of a helper that is gone: neither does anything more.
+        return NoReply(f"no answer from the helper: {error.text}", is_over=True)
     if name.startswith(_NOT_REACHED):
         return Refusal(ErrorCode.HELPER_UNAVAILABLE, f"the helper cannot be reached: {error.text}")
     return Refusal(_HELPER_CODES.get(name, ErrorCode.HELPER_FAILED), error.text or name)

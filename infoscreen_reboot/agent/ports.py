@@ -10,9 +10,9 @@ from infoscreen_reboot.contract.command import Action
 from infoscreen_reboot.mqtt import Delivery, Message
 
 
-# How long a call of the helper may be under way: 25 s until the bus has started it, four questions of its own for
-# which it waits 10 s each, and a margin. Nothing that it does comes later.
-HELPER_S = 70.0
+# How long a request may be under way: 10 s until there is a bus, 25 s until that has started the helper, four questions
+# of the helper's own for each of which it waits 10 s, and a margin. Nothing that it does comes later.
+HELPER_S = 80.0
 
 
 class Departure(Enum):

@@ -80,9 +80,9 @@ def test_the_count_goes_on_after_a_restart_of_the_process(broker: Broker, run: R
 def test_an_orderly_end_is_no_loss(broker: Broker, run: Run) -> None:
     async def story() -> None:
         client = Client(plain(broker))
-        async with client.connected() as task:
+        async with client.connected():
             await client.session.leave(FAREWELL, 5)
-            await task
+            await client.until(lambda: not client.session.is_connected)
         assert client.session.statistics == Statistics()
 
     run(story())
@@ -129,13 +129,13 @@ def test_a_farewell_is_the_last_word_and_no_will_follows(
 ) -> None:
     async def story() -> None:
         client = Client(secure(tls_broker, authority) if kind == "tls" else plain(tls_broker))
-        async with tls_broker.observe(STATUS, "end") as observer, client.connected() as task:
+        async with tls_broker.observe(STATUS, "end") as observer, client.connected():
             await client.session.leave(FAREWELL, timeout_s=5)
-            await asyncio.wait_for(task, 5)
+            await client.until(lambda: not client.session.is_connected and len(client.changes) >= 2)
             tls_broker.publish("end", "")
             seen = await observer.until(lambda seen: seen.topic == "end")
             assert [each.payload for each in seen[:-1]] == [b"online 1", b"stopped"]
-            assert not client.session.is_connected and client.changes == [True, False]
+            assert not client.session.is_connected and client.changes[:2] == [True, False]
 
     run(story())
 
@@ -143,11 +143,11 @@ def test_a_farewell_is_the_last_word_and_no_will_follows(
 def test_a_farewell_that_was_not_acknowledged_leaves_the_last_word_to_the_will(broker: Broker, run: Run) -> None:
     async def story() -> None:
         client = Client(plain(broker))
-        async with broker.observe(STATUS) as observer, client.connected() as task:
+        async with broker.observe(STATUS) as observer, client.connected():
             with broker.frozen():
                 began = time.monotonic()
                 await client.session.leave(FAREWELL, timeout_s=0.2)
-                await asyncio.wait_for(task, 5)
+                await client.until(lambda: not client.session.is_connected)
                 assert time.monotonic() - began < 2
             seen = await observer.until(lambda seen: seen.payload == b"lost 1")
             assert [each.payload for each in seen] == [b"online 1", b"stopped", b"lost 1"]
@@ -155,14 +155,59 @@ def test_a_farewell_that_was_not_acknowledged_leaves_the_last_word_to_the_will(b
     run(story())
 
 
-def test_after_a_farewell_the_session_can_come_back(broker: Broker, run: Run) -> None:
+def test_who_has_left_stays_away_with_its_timer_running_until_it_comes_back_at_once(broker: Broker, run: Run) -> None:
+    async def story() -> None:
+        client = Client(replace(plain(broker), keep_alive_s=1))
+        async with broker.observe(STATUS) as observer, client.connected() as task:
+            await client.session.leave(FAREWELL, timeout_s=5)
+            await asyncio.wait([task], timeout=2)
+            assert time.monotonic() - client.session.last_tick() < 1
+            assert client.session.is_away and not client.session.is_connected
+            client.session.come_back()
+            await asyncio.wait_for(client.session.wait_connected(), 1)
+            seen = [each.payload for each in await observer.until(lambda seen: seen.payload == b"online 2")]
+            assert seen == [b"online 1", b"stopped", b"online 2"]
+            assert client.session.statistics == Statistics()
+
+    run(story())
+
+
+@pytest.mark.parametrize("is_cancelled", [False, True])
+def test_who_comes_back_while_it_is_leaving_is_online_in_the_end(broker: Broker, run: Run, is_cancelled: bool) -> None:
     async def story() -> None:
         client = Client(plain(broker))
-        async with client.connected() as task:
-            await client.session.leave(FAREWELL, timeout_s=5)
-            await asyncio.wait_for(task, 5)
         async with broker.observe(STATUS) as observer, client.connected():
-            await observer.until(lambda seen: seen.payload == b"online 2")
+            with broker.frozen():
+                leaving = asyncio.create_task(client.session.leave(FAREWELL, timeout_s=0.5))
+                await asyncio.sleep(0.1)
+                client.session.come_back()
+                if is_cancelled:
+                    leaving.cancel()
+                await asyncio.wait([leaving])
+            seen = await observer.until(lambda seen: seen.payload == b"online 2")
+            await asyncio.wait_for(client.session.wait_connected(), 5)
+            # The last retained word is what counts, and the old connection's will comes before the new birth.
+            assert [each.payload for each in seen[:2]] == [b"online 1", b"stopped"]
+            assert not client.session.is_away
+            assert client.session.statistics == Statistics()
+        async with broker.observe(STATUS) as observer:
+            assert [each.payload for each in observer.retained] != [b"stopped"]
+
+    run(story())
+
+
+def test_a_return_that_is_taken_back_at_once_makes_no_connection(broker: Broker, run: Run) -> None:
+    async def story() -> None:
+        client = Client(plain(broker))
+        async with broker.observe(STATUS, "end") as observer, client.connected() as task:
+            await client.session.leave(FAREWELL, timeout_s=5)
+            await client.until(lambda: not client.session.is_connected and len(client.changes) >= 2)
+            client.session.come_back()
+            await client.session.leave(FAREWELL, timeout_s=5)
+            await asyncio.wait([task], timeout=0.5)
+            broker.publish("end", "")
+            seen = await observer.until(lambda seen: seen.topic == "end")
+            assert [each.payload for each in seen[:-1]] == [b"online 1", b"stopped"]
 
     run(story())
 
@@ -185,13 +230,17 @@ def test_leaving_works_at_once_while_the_broker_is_away_and_before_the_start(bro
     async def story() -> None:
         broker.kill()
         client = Client(plain(broker))
-        async with client.running() as task:
+        async with client.running():
             await client.until(lambda: client.session.trouble)
             await asyncio.wait_for(client.session.leave(FAREWELL, timeout_s=30), 0.5)
-            await asyncio.wait_for(task, 0.5)
+            changes = len(client.changes)
+            await client.until(lambda: len(client.changes) > changes)
+            assert client.session.is_away
         client = Client(plain(broker))
         await asyncio.wait_for(client.session.leave(FAREWELL, timeout_s=30), 0.5)
-        await asyncio.wait_for(client.session.run(), 0.5)
+        async with client.running() as task:
+            await asyncio.wait([task], timeout=0.5)
+            assert client.session.trouble is None, "it has not tried"
 
     run(story())
 

@@ -234,16 +234,23 @@ class FakeLogind(Fake):
 
 
 class DelayingLogind(FakeLogind):
-    """Gives out delay inhibitors and can tell whether each is still held."""
+    """Gives out delay inhibitors and can tell whether each is still held.
+
+    As the real one it does one operation at a time, announces it before it answers who ordered it, and gives out no
+    delay while it is under way. `kind` is what it calls its own operation, None before systemd 255.
+    """
 
     preparing = False
+    kind: str | None = None
+    delay_max_us = 5_000_000
+    announces_after: str | None = None
 
     def __init__(self, loop: Loop, address: str) -> None:
         self.locks: list[int] = []
         super().__init__(loop, address)
 
     async def _answer(self, message: Message) -> None:
-        if message.member == "Inhibit" and "Inhibit" not in self.answers:
+        if message.member == "Inhibit" and "Inhibit" not in self.answers and not self.preparing:
             ours, theirs = os.pipe()
             self.locks.append(ours)
             self.calls.append((message.member, message.body))
@@ -251,10 +258,21 @@ class DelayingLogind(FakeLogind):
             os.close(theirs)
         else:
             await super()._answer(message)
+        if message.body == [LOGIND[1], "InhibitDelayMaxUSec"] and self.announces_after is not None:
+            kind, self.announces_after = self.announces_after, None
+            for signal in self._announcement(True, kind):
+                self._bus.send(signal)
 
     def own_answer(self, message: Message) -> Behaviour:
         if message.body == [LOGIND[1], "PreparingForShutdown"]:
             return Answer("v", (Variant("b", self.preparing),))
+        if message.body == [LOGIND[1], "InhibitDelayMaxUSec"]:
+            return Answer("v", (Variant("t", self.delay_max_us),))
+        if message.member in ("Inhibit", "RebootWithFlags", "PowerOffWithFlags") and self.preparing:
+            return Fail("org.freedesktop.login1.OperationInProgress", "there is one already")
+        if message.member in ("RebootWithFlags", "PowerOffWithFlags"):
+            for signal in self._announcement(True, self.kind):
+                self._bus.send(signal)
         return super().own_answer(message)
 
     def held(self) -> int:
@@ -265,9 +283,22 @@ class DelayingLogind(FakeLogind):
         return len(self.locks) - len(poll.poll(0))
 
     def announce(self, going: bool, kind: str | None = None) -> None:
+        for signal in self._announcement(going, kind):
+            self.send(signal)
+
+    def appear_and_announce_in_one_breath(self, kind: str | None = None) -> None:
+        """Answers the first who asks that the host stays up, and announces the contrary right after."""
+        self.announces_after = kind
+        self.preparing = False
+        self.appear()
+
+    def _announcement(self, going: bool, kind: str | None) -> list[Message]:
+        self.preparing = going
+        signals = [Message.new_signal(*LOGIND, "PrepareForShutdown", "b", [going])]
         if kind is not None:
-            self.emit(*LOGIND, "PrepareForShutdownWithMetadata", "ba{sv}", going, {"type": Variant("s", kind)})
-        self.emit(*LOGIND, "PrepareForShutdown", "b", going)
+            metadata = [going, {"type": Variant("s", kind)}]
+            signals.insert(0, Message.new_signal(*LOGIND, "PrepareForShutdownWithMetadata", "ba{sv}", metadata))
+        return signals
 
 
 class FakeSystemd(Fake):

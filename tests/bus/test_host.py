@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -66,6 +67,9 @@ class KnowingSystemd(Fake):
 def _on_the_private_bus(bus: PrivateBus, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", bus.address)
     monkeypatch.setattr(connection, "REPLY_TIMEOUT_S", 2.0)
+    monkeypatch.setattr(module, "HELPER_S", 2.0)
+    monkeypatch.setattr(module, "_BELIEVED_S", 0.5)
+    monkeypatch.setattr(module, "_ASK_AGAIN_S", 0.1)
     monkeypatch.setattr(module, "_RECONNECT_S", 0.1)
     monkeypatch.setattr(module, "CONNECT_TIMEOUT_S", 3.0)
     monkeypatch.setattr(module, "_PROPERTY_TIMEOUT_S", 1.0)
@@ -96,6 +100,12 @@ class Seen:
 
     def host(self) -> SystemHost:
         return SystemHost(self.told.append, lambda: self.told.append("stay"))
+
+    async def nothing_more(self, host: SystemHost, told: list[Departure | str]) -> None:
+        """Time enough for a doubt, then an answer that would come after whatever is on its way."""
+        await asyncio.sleep(2 * module._BELIEVED_S)
+        await answer(host)
+        assert self.told == told
 
 
 def live(test: Callable[[SystemHost, Seen], Awaitable[None]]) -> None:
@@ -175,12 +185,16 @@ def test_a_helper_that_does_not_exist_is_unavailable(logind: DelayingLogind) -> 
     live(test)
 
 
-@pytest.mark.parametrize("silence", Silence)
-def test_silence_of_the_helper_is_no_refusal(logind: DelayingLogind, helper: FakeHelper, silence: Silence) -> None:
+@pytest.mark.parametrize(("silence", "is_over"), [(Silence.HANG, False), (Silence.VANISH, True)])
+def test_silence_of_the_helper_is_no_refusal(
+    logind: DelayingLogind, helper: FakeHelper, silence: Silence, is_over: bool
+) -> None:
     helper.answers["Reboot"] = silence
 
     async def test(host: SystemHost, seen: Seen) -> None:
-        assert isinstance(await answer(host), NoReply)
+        no = await answer(host)
+        assert isinstance(no, NoReply)
+        assert no.is_over is is_over, "whether the helper may still be at work"
 
     live(test)
 
@@ -194,7 +208,8 @@ def test_a_bus_that_dies_with_the_call_on_its_way_is_no_refusal(
         call = asyncio.create_task(answer(host))
         await until(lambda: helper.calls)
         await asyncio.to_thread(bus.close)
-        assert isinstance(await call, NoReply)
+        no = await call
+        assert isinstance(no, NoReply) and not no.is_over
 
     live(test)
 
@@ -214,7 +229,16 @@ def test_without_a_bus_the_helper_is_unavailable(bus: PrivateBus, monkeypatch: p
 
 @pytest.mark.parametrize(
     ("kind", "told"),
-    [("reboot", Departure.REBOOTING), ("power-off", Departure.SHUTTING_DOWN), (None, Departure.UNKNOWN)],
+    [
+        ("reboot", Departure.REBOOTING),
+        ("kexec", Departure.REBOOTING),
+        ("poweroff", Departure.SHUTTING_DOWN),
+        ("power-off", Departure.SHUTTING_DOWN),
+        ("soft-reboot", Departure.OTHER),
+        ("halt", Departure.OTHER),
+        ("what systemd 300 knows", Departure.OTHER),
+        (None, Departure.UNKNOWN),
+    ],
 )
 def test_the_host_is_delayed_until_the_last_word_is_said(
     logind: DelayingLogind, kind: str | None, told: Departure
@@ -235,7 +259,7 @@ def test_the_host_is_delayed_until_the_last_word_is_said(
 def test_a_shutdown_taken_back_is_told_and_the_next_is_delayed_again(logind: DelayingLogind) -> None:
     async def test(host: SystemHost, seen: Seen) -> None:
         await until(logind.held)
-        await asyncio.to_thread(logind.announce, True, "power-off")
+        await asyncio.to_thread(logind.announce, True, "poweroff")
         await until(lambda: seen.told)
         host.release_delay()
         await asyncio.to_thread(logind.announce, False)
@@ -246,6 +270,165 @@ def test_a_shutdown_taken_back_is_told_and_the_next_is_delayed_again(logind: Del
         assert seen.told[2] is Departure.UNKNOWN
 
     live(test)
+
+
+@pytest.mark.parametrize("is_going", [False, True])
+def test_a_logind_that_was_replaced_is_asked_what_has_become_of_the_shutdown(
+    logind: DelayingLogind, is_going: bool
+) -> None:
+    async def test(host: SystemHost, seen: Seen) -> None:
+        await until(logind.held)
+        await asyncio.to_thread(logind.announce, True, "reboot")
+        await until(lambda: seen.told)
+        host.release_delay()
+        await asyncio.to_thread(logind.vanish)
+        logind.preparing = is_going
+        await asyncio.to_thread(logind.appear)
+        if is_going:
+            await seen.nothing_more(host, [Departure.REBOOTING])
+        else:
+            await until(logind.held)
+            await seen.nothing_more(host, [Departure.REBOOTING, "stay"])
+
+    live(test)
+
+
+def test_the_next_loginds_own_announcement_is_another_departure(logind: DelayingLogind) -> None:
+    async def test(host: SystemHost, seen: Seen) -> None:
+        await until(logind.held)
+        await asyncio.to_thread(logind.announce, True, "poweroff")
+        await until(lambda: seen.told)
+        await asyncio.to_thread(logind.vanish)
+        logind.answers["Get"] = Silence.HANG  # it has no time to tell about the last one's
+        await asyncio.to_thread(logind.appear)
+        await asyncio.to_thread(logind.announce, True, "reboot")
+        await until(lambda: len(seen.told) == 3)
+        assert seen.told == [Departure.SHUTTING_DOWN, "stay", Departure.REBOOTING]
+
+    live(test)
+
+
+def test_a_shutdown_of_which_nobody_knows_any_more_is_off(loop: Loop, bus: PrivateBus, logind: DelayingLogind) -> None:
+    systemd = KnowingSystemd(loop, bus.address, SystemState=Variant("s", "stopping"))
+
+    async def test(host: SystemHost, seen: Seen) -> None:
+        await until(logind.held)
+        await asyncio.to_thread(logind.announce, True, "reboot")
+        await until(lambda: seen.told)
+        await asyncio.to_thread(logind.vanish)
+        # A host that is going down loses its logind, too: then systemd is at it.
+        await seen.nothing_more(host, [Departure.REBOOTING])
+        systemd.properties["SystemState"] = Variant("s", "running")
+        await until(lambda: seen.told[-1] == "stay")
+
+    live(test)
+    systemd.vanish()
+
+
+@pytest.mark.filterwarnings("ignore:unclosed <socket")  # dbus-next's own, where there is nothing to connect to
+@pytest.mark.parametrize("comes_back", [False, True])
+def test_a_bus_that_goes_in_the_middle_of_a_shutdown_does_not_make_it_last_for_ever(
+    tmp_path: Path, bus: PrivateBus, logind: DelayingLogind, comes_back: bool
+) -> None:
+    buses = [bus]
+
+    async def test(host: SystemHost, seen: Seen) -> None:
+        await until(logind.held)
+        await asyncio.to_thread(logind.announce, True, "reboot")
+        await until(lambda: seen.told)
+        await asyncio.to_thread(bus.close)
+        if comes_back:
+            logind.preparing = False
+            buses.append(await asyncio.to_thread(PrivateBus, tmp_path))
+            await asyncio.to_thread(logind.appear)
+            await until(lambda: logind.held() == 1)
+        async with asyncio.timeout(10):  # with or without a bus
+            while seen.told[-1] != "stay":
+                await asyncio.sleep(0.01)
+        assert seen.told == [Departure.REBOOTING, "stay"]
+
+    live(test)
+    gc.collect()  # while its warnings are still ignored
+    for each in buses[1:]:
+        logind.vanish()
+        each.close()
+
+
+def test_an_announcement_is_newer_than_the_answer_that_came_just_before_it(logind: DelayingLogind) -> None:
+    async def test(host: SystemHost, seen: Seen) -> None:
+        await until(logind.held)
+        await asyncio.to_thread(logind.vanish)
+        await asyncio.to_thread(logind.appear_and_announce_in_one_breath, "reboot")
+        await until(lambda: seen.told)
+        await seen.nothing_more(host, [Departure.REBOOTING])
+
+    live(test)
+
+
+def test_how_long_others_may_delay_is_loginds_word_of_this_moment(logind: DelayingLogind) -> None:
+    async def test(host: SystemHost, seen: Seen) -> None:
+        await until(logind.held)
+        assert host.delay_max_s() == 5
+        logind.delay_max_us = 180_000_000
+        await asyncio.to_thread(logind.announce, True)
+        await until(lambda: host.delay_max_s() == 180)
+
+    live(test)
+
+
+def test_a_lock_that_is_none_ends_nothing(
+    logind: DelayingLogind, helper: FakeHelper, caplog: pytest.LogCaptureFixture
+) -> None:
+    logind.answers["Inhibit"] = Answer("u", (7,))
+
+    async def test(host: SystemHost, seen: Seen) -> None:
+        await until(lambda: "holds no lock" in caplog.text)
+        del logind.answers["Inhibit"]
+        await asyncio.to_thread(logind.announce, True, "reboot")
+        await asyncio.to_thread(logind.announce, False)
+        await until(logind.held)
+        assert await answer(host) is None
+
+    live(test)
+
+
+def test_a_logind_that_does_not_answer_is_no_lack_of_a_bus(
+    loop: Loop, bus: PrivateBus, logind: DelayingLogind, helper: FakeHelper
+) -> None:
+    timedated = FakeTimedated(loop, bus.address)
+    logind.answers["Get"] = Silence.HANG
+
+    async def test(host: SystemHost, seen: Seen) -> None:
+        assert await host.clock_is_synchronised() or await host.clock_is_synchronised()
+        assert await answer(host) is None
+        del logind.answers["Get"]
+        await until(logind.held)
+
+    live(test)
+    timedated.vanish()
+
+
+@pytest.mark.filterwarnings("ignore:unclosed <socket")  # dbus-next's own, where there is nothing to connect to
+def test_a_bus_that_is_away_is_complained_of_once_and_by_its_path(
+    bus: PrivateBus, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", "unix:path=/nowhere")
+    caplog.set_level("DEBUG")
+
+    async def test(host: SystemHost, seen: Seen) -> None:
+        await until(lambda: caplog.text.count("/nowhere") >= 3)
+        warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+        assert len(warnings) == 1 and "cannot use the system bus at unix:path=/nowhere" in warnings[0]
+        monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", bus.address)
+        await until(lambda: f"the system bus at {bus.address} is there" in caplog.text)
+
+    live(test)
+    gc.collect()  # while its warnings are still ignored
+
+
+def test_the_bus_does_not_rest_on_var_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DBUS_SYSTEM_BUS_ADDRESS")
+    assert connection.address() == "unix:path=/run/dbus/system_bus_socket"
 
 
 def test_a_shutdown_announced_before_we_listened_is_known(logind: DelayingLogind) -> None:

@@ -12,6 +12,8 @@ from tools.scratch import LabError
 
 ORDER = ["accepted", "execution_started", "completed", "failed"]
 DONE = ["accepted", "execution_started", "completed"]
+# DELIVERY_S and HELPER_S of the agent: without an answer of the helper the deadline runs only then.
+THROUGH_S = 82
 HELPER_CALL = "org.infoscreen.RebootHelper1", "/org/infoscreen/RebootHelper1", "org.infoscreen.RebootHelper1"
 
 

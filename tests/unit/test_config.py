@@ -58,7 +58,7 @@ def test_a_switch_takes_the_usual_words(word: str) -> None:
         ("MQTT_BROKER", "mqtts://broker.example", "host name"),
         ("COMMAND_SHUTDOWN_ENABLED", "2", "yes and no"),
         ("COMMAND_CLOCK_TIMEOUT_S", "61", "from 1 to 60"),
-        ("COMMAND_EXECUTION_TIMEOUT_S", "9", "from 10 to 600"),
+        ("COMMAND_EXECUTION_TIMEOUT_S", "14", "from 15 to 600"),
         ("CLIENT_UUID", "screen-17", "a UUID"),
     ],
 )
