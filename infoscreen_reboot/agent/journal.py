@@ -165,6 +165,7 @@ class Journal:
         self._commits = 0
         self._not_counted: Counter[str] = Counter()
         self._is_noting = True
+        self._has_made_room = False
         self._forget_after_s = 0.0
         self._keeper: sqlite3.Connection | None = None
         if in_memory:
@@ -419,8 +420,12 @@ class Journal:
         """
         if self.is_in_memory:
             return
+        self._has_made_room = True
         while self._write("NORMAL", lambda db: self._forget(db, KEPT_RECORDS)):
             pass
+        self._take_room()
+
+    def _take_room(self) -> None:
         try:
             self._lengthen_log()
             self._enlarge_database()
@@ -454,13 +459,13 @@ class Journal:
                 self._rows("PRAGMA cache_size = -2000")
 
     def is_short_of_room(self) -> bool:
-        """Whether the disk is full; makes the reserve again if it is not."""
+        """Whether the disk is full; if not, what room was given up is taken again."""
         if disk.is_full(self._path.parent):
             return True
-        if not self.is_in_memory:
+        if self._has_made_room:
             try:
-                self._reserve.make()
-            except OSError:
+                self._take_room()
+            except JournalError:
                 return True
         return False
 
