@@ -101,7 +101,7 @@ class Service:
         self._monitor = Monitor(settings, journal, self._outbox, self._session, self._host, clock, alerts, state, unfit)
 
     async def run(self) -> bool:
-        """Until SIGTERM or SIGINT; whether to start again. Raises what ended a part of the agent, as an ExceptionGroup."""
+        """Until SIGTERM or SIGINT; whether to start again. Raises what ended a part, as an ExceptionGroup."""
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, self._stop.set)
         self._agent.wake()

@@ -71,25 +71,35 @@ def _status(as_json: bool) -> int:
     report: dict[str, object] = {"unit": unit, "boot_id": boot.boot_id()}
     lines = [f"{survey.UNIT}: {unit['ActiveState']} ({unit['SubState']})"]
     lines += [f"  {unit['StatusText']}"] if unit["StatusText"] else []
-    if _JOURNAL.exists():
-        owed, counters, records, last_boot = _read_journal(_SHOWN_BY_STATUS)
-        unreadable, conflicts, bad_signatures = (
-            counters.get(name, 0) for name in ("unreadable", "conflicts", "bad_signatures")
-        )
-        known = [_known(record) for record in records]
-        report |= {"outbox": owed, "unreadable": unreadable, "conflicts": conflicts, "bad_signatures": bad_signatures}
-        report["commands"] = known
-        if last_boot is not None:
-            report["boot"] = asdict(last_boot)
-            after = f" {last_boot.command_id}" if last_boot.command_id else ""
-            lines.append(f"this boot came about by {last_boot.cause}{after}")
-        lines.append(f"acks to deliver: {owed}, unreadable payloads: {unreadable}, conflicting repeats: {conflicts}")
-        lines += [f"without a good signature: {bad_signatures}"] if bad_signatures else []
-        lines += [_line(one) for one in known]
-    else:
-        lines.append("no commands yet: the agent has not run")
+    try:
+        lines += _say_what_is_kept(report)
+    except JournalError as error:
+        # The agent goes on without it; what it says of that stands above.
+        report["error"] = str(error)
+        lines.append(str(error))
     print(json.dumps(report, indent=2) if as_json else "\n".join(lines))
     return _ANSWERED
+
+
+def _say_what_is_kept(report: dict[str, object]) -> list[str]:
+    """The journal's part of the status, in lines and in `report`."""
+    if not _JOURNAL.exists():
+        return ["no commands yet: the agent has not run"]
+    owed, counters, records, last_boot = _read_journal(_SHOWN_BY_STATUS)
+    unreadable, conflicts, bad_signatures = (
+        counters.get(name, 0) for name in ("unreadable", "conflicts", "bad_signatures")
+    )
+    known = [_known(record) for record in records]
+    report |= {"outbox": owed, "unreadable": unreadable, "conflicts": conflicts, "bad_signatures": bad_signatures}
+    report["commands"] = known
+    lines = []
+    if last_boot is not None:
+        report["boot"] = asdict(last_boot)
+        after = f" {last_boot.command_id}" if last_boot.command_id else ""
+        lines.append(f"this boot came about by {last_boot.cause}{after}")
+    lines.append(f"acks to deliver: {owed}, unreadable payloads: {unreadable}, conflicting repeats: {conflicts}")
+    lines += [f"without a good signature: {bad_signatures}"] if bad_signatures else []
+    return lines + [_line(one) for one in known]
 
 
 def _history(limit: int, as_json: bool) -> int:

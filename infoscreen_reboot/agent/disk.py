@@ -13,6 +13,7 @@ RESERVE_BYTES = 1 << 20
 FULL_BELOW_BYTES = 2 << 20
 KEPT_ASIDE = 2
 _MARK = ".unusable-"
+_STAMP = "%Y%m%dT%H%M%S.%fZ"
 # What SQLite keeps beside a database; of use only under the database's name.
 _COMPANIONS = "-wal", "-shm"
 
@@ -69,12 +70,7 @@ def set_aside(path: Path) -> Path:
 
     The newest few are kept for whoever looks into it. Raises OSError.
     """
-    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
-    aside = path.with_name(f"{path.name}{_MARK}{stamp}")
-    number = 1
-    while os.path.lexists(aside):
-        number += 1
-        aside = path.with_name(f"{path.name}{_MARK}{stamp}-{number}")
+    aside = path.with_name(f"{path.name}{_MARK}{datetime.now(UTC).strftime(_STAMP)}")
     path.rename(aside)
     for suffix in _COMPANIONS:
         with contextlib.suppress(FileNotFoundError):
@@ -96,16 +92,14 @@ def set_aside_files(directory: Path) -> list[Path]:
 
 def set_aside_at(file: Path) -> datetime | None:
     """What its name says."""
-    stamp = file.name.partition(_MARK)[2].partition("-")[0]
     try:
-        return datetime.strptime(stamp, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+        return datetime.strptime(_age(file), _STAMP).replace(tzinfo=UTC)
     except ValueError:
         return None
 
 
-def _age(file: Path) -> tuple[str, int, str]:
-    stamp = file.name.partition(_MARK)[2]
-    return stamp.partition("-")[0], len(stamp), stamp
+def _age(file: Path) -> str:
+    return file.name.partition(_MARK)[2]
 
 
 def _remove(file: Path) -> None:

@@ -165,6 +165,7 @@ class Journal:
         self._commits = 0
         self._not_counted: Counter[str] = Counter()
         self._is_noting = True
+        self._has_made_room = False
         self._forget_after_s = 0.0
         self._keeper: sqlite3.Connection | None = None
         if in_memory:
@@ -262,10 +263,8 @@ class Journal:
         A refusal that is for all time has no `keep_until_s`: whoever may send rubbish must not push out by it what
         could be executed if it came again.
         """
-        chosen = f"SELECT seq FROM command WHERE {_ENDED} AND {{}} ORDER BY seq DESC LIMIT {_FORGET_AT_ONCE} OFFSET ?"
-        delete = f"DELETE FROM command WHERE seq IN ({chosen})"
-        expired = db.execute(delete.format("keep_until_s <= ?"), [self._now_s(), kept]).rowcount
-        return expired + db.execute(delete.format("keep_until_s IS NULL"), [min(kept, KEPT_REFUSALS)]).rowcount
+        expired = db.execute(_forget_the_oldest("keep_until_s <= ?1"), [self._now_s(), kept]).rowcount
+        return expired + db.execute(_forget_the_oldest("?1 IS keep_until_s"), [None, min(kept, KEPT_REFUSALS)]).rowcount
 
     def owe_again(self, letters: Sequence[Letter]) -> None:
         """Queue letters that were committed before, unless they still wait; nothing is lost if power fails here."""
@@ -419,8 +418,12 @@ class Journal:
         """
         if self.is_in_memory:
             return
+        self._has_made_room = True
         while self._write("NORMAL", lambda db: self._forget(db, KEPT_RECORDS)):
             pass
+        self._take_room()
+
+    def _take_room(self) -> None:
         try:
             self._lengthen_log()
             self._enlarge_database()
@@ -454,13 +457,13 @@ class Journal:
                 self._rows("PRAGMA cache_size = -2000")
 
     def is_short_of_room(self) -> bool:
-        """Whether the disk is full; makes the reserve again if it is not."""
+        """Whether the disk is full; if not, what room was given up is taken again."""
         if disk.is_full(self._path.parent):
             return True
-        if not self.is_in_memory:
+        if self._has_made_room:
             try:
-                self._reserve.make()
-            except OSError:
+                self._take_room()
+            except JournalError:
                 return True
         return False
 
@@ -547,6 +550,13 @@ class Journal:
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             return JournalBusy(sentence)
         return JournalError(sentence)
+
+
+def _forget_the_oldest(condition: str) -> str:
+    """Of the ended commands for which the condition holds, all but the newest ?2."""
+    such = f"SELECT seq FROM command WHERE {_ENDED} AND {condition}"
+    newest_to_go = f"{such} ORDER BY seq DESC LIMIT 1 OFFSET ?2"
+    return f"DELETE FROM command WHERE seq IN ({such} AND seq <= ({newest_to_go}) ORDER BY seq LIMIT {_FORGET_AT_ONCE})"
 
 
 def _connect(path: Path, mode: str) -> sqlite3.Connection:

@@ -216,8 +216,8 @@ class Monitor:
             timestamp=disk.set_aside_at(files[-1]) or self._clock.now(),
             last_log_lines=(
                 *(f"set aside because it could not be used: {file}" for file in files),
-                "A new file was begun. The client knows nothing of earlier commands; the helper does, and executes none "
-                "of them a second time.",
+                "A new file was begun. The client knows nothing of earlier commands; the helper does, and executes "
+                "none of them a second time.",
                 "Check the disk, then remove the files that were set aside: this alert goes with them.",
             ),
         )

@@ -44,7 +44,11 @@ class Outbox:
             self.send_once(letters)
 
     def send_once(self, letters: Sequence[Letter]) -> None:
-        """Not owed, and lost with the connection: whoever asks again is answered again."""
+        """Soon. Not owed, and lost with the connection: whoever asks again is answered again."""
+        # Not now: paho hangs if something is sent at QoS 0 while it delivers a message.
+        asyncio.get_running_loop().call_soon(self._send_once, letters)
+
+    def _send_once(self, letters: Sequence[Letter]) -> None:
         for letter in letters:
             with contextlib.suppress(NotDelivered):
                 # At QoS 0, because a broker that acknowledges nothing must not fill the memory instead of the disk.

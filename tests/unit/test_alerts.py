@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from infoscreen_reboot.agent.alerts import Alert, Alerts
 from infoscreen_reboot.agent.config import ConfigError
 from infoscreen_reboot.agent.notify_failure import Notifier, Outcome, ask, read_outcome
 from infoscreen_reboot.broker import Message, NotDelivered
-from infoscreen_reboot.contract import wire
+from infoscreen_reboot.contract import telemetry, wire
+from infoscreen_reboot.contract.telemetry import FailureAlert
 from infoscreen_reboot.contract.topics import Topics
 from tests.world import CLIENT
 
@@ -224,7 +226,9 @@ def test_a_command_that_fails_says_nothing(command: tuple[str, ...]) -> None:
 
 def test_alerts_are_listed_by_unit_and_forgotten_one_by_one(tmp_path: Path) -> None:
     alerts = Alerts(tmp_path)
-    both = [Alert("a.service", "1", b'{"a":"\n"}'), Alert("b.mount", "", b"{}")]
+    content = FailureAlert(CLIENT, "a.service", "exit-code", 1, 5, BOOT, datetime.now(UTC), ("a\nb",))
+    payload = telemetry.encode_failure_alert(content)
+    both = [Alert("a.service", "1", payload), Alert("b.mount", "", payload)]
     for alert in reversed(both):
         alerts.write(alert)
     assert alerts.standing() == both
@@ -238,6 +242,10 @@ def test_what_is_no_alert_is_not_listed(tmp_path: Path) -> None:
     assert Alerts(tmp_path / "missing").standing() == []
     (tmp_path / "torn.service.alert").write_bytes(b"run 1")
     (tmp_path / "a.service.alert.4711").write_bytes(b"run 1\n{}")
+    for number, rubbish in enumerate((b"", b"{}", b"\xff\x00", b"[" * 100_000, b'{"event": "service_failed"}')):
+        (tmp_path / f"rubbish{number}.service.alert").write_bytes(b"run 1\n" + rubbish)
+    (tmp_path / "directory.service.alert").mkdir()
+    (tmp_path / "not a unit.alert").write_bytes(b"run 1\n{}")
     assert Alerts(tmp_path).standing() == []
 
 

@@ -30,6 +30,7 @@ from infoscreen_reboot.contract.telemetry import (
     LastCommand,
     Lockout,
     PresenceReason,
+    StateDirectory,
     Status,
 )
 from infoscreen_reboot.contract.wire import ContractError
@@ -125,6 +126,7 @@ def test_a_status_says_what_it_was_given(status: Status) -> None:
         lambda actions, armed, checks: Capabilities(tuple(actions), armed, tuple(checks), 2 if armed else 1),
         st.sets(st.sampled_from(Action)), st.booleans(), st.sets(st.text(min_size=1, max_size=256)),
     ),
+    state=st.builds(StateDirectory, st.booleans(), st.booleans(), COUNTS),
 ))  # fmt: skip
 def test_health_says_what_it_was_given(health: Health) -> None:
     said = json.loads(telemetry.encode_health(health))

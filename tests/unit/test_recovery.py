@@ -1,0 +1,148 @@
+"""What the journal is opened with, whatever lies there."""
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from infoscreen_reboot.agent import disk, recovery
+from infoscreen_reboot.agent.journal import Journal, JournalBusy
+from infoscreen_reboot.agent.lifecycle import Record, State
+from infoscreen_reboot.agent.monitor import recall_statistics
+from infoscreen_reboot.mqtt import Statistics
+
+
+def nothing(journal: Journal) -> None:
+    pass
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    journal = Journal(tmp_path / "journal.sqlite3")
+    journal.commit(Record("known", "boot", b"{}", state=State.COMPLETED))
+    journal.commit(Record("open", "boot", b"{}", state=State.EXECUTING))
+    journal.close()
+    return tmp_path / "journal.sqlite3"
+
+
+def change(path: Path, statement: str) -> None:
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute(statement)
+
+
+def test_what_can_be_used_is_used(path: Path) -> None:
+    journal, unfit = recovery.open_journal(path, nothing)
+    assert (unfit, journal.is_in_memory, disk.set_aside_files(path.parent)) == (None, False, [])
+    assert journal.find("known") is not None
+    journal.close()
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "PRAGMA user_version = 99",
+        "PRAGMA user_version = 1",
+        "UPDATE command SET state = 'frobnicated'",
+        "UPDATE command SET action = 'dance' WHERE command_id = 'open'",
+        "DROP TABLE outbox",
+        "ALTER TABLE command DROP COLUMN ack",
+    ],
+)
+def test_what_another_version_has_left_is_set_aside(path: Path, statement: str) -> None:
+    change(path, statement)
+    journal, unfit = recovery.open_journal(path, nothing)
+    assert (unfit, journal.is_in_memory) == (None, False)
+    assert journal.last_records(9) == []
+    [aside] = disk.set_aside_files(path.parent)
+    assert aside.name.startswith("journal.sqlite3.unusable-20") and disk.set_aside_at(aside) is not None
+    journal.close()
+
+
+def test_what_the_start_cannot_use_is_set_aside(path: Path) -> None:
+    journal = Journal(path)
+    journal._db.execute(
+        "INSERT INTO boot VALUES (1, 'boot', '2026-04-03T12:48:11.204Z', 0, NULL, NULL, 0, 'tide', NULL, 1)"
+    )
+    journal.close()
+    journal, unfit = recovery.open_journal(path, lambda new: print(new.last_boot()))
+    assert unfit is None and len(disk.set_aside_files(path.parent)) == 1
+    journal.close()
+
+
+def test_a_page_that_is_damaged_is_met_when_it_is_read(path: Path) -> None:
+    change(path, "PRAGMA journal_mode = DELETE")
+    content = bytearray(path.read_bytes())
+    content[4096:] = bytes(len(content) - 4096)
+    path.write_bytes(content)
+    journal, unfit = recovery.open_journal(path, nothing)
+    assert unfit is None and len(disk.set_aside_files(path.parent)) == 1
+    journal.close()
+
+
+def test_of_what_was_set_aside_the_newest_two_stay(path: Path) -> None:
+    for number in range(4):
+        for suffix in ("", "-wal", "-shm"):
+            path.with_name(path.name + suffix).write_bytes(b"rubbish %d" % number * 1000)
+        journal, _ = recovery.open_journal(path, nothing)
+        journal.close()
+    kept = disk.set_aside_files(path.parent)
+    assert [file.read_bytes()[:9] for file in kept] == [b"rubbish 2", b"rubbish 3"]
+
+
+def test_a_directory_or_a_dangling_link_in_its_place_is_set_aside(tmp_path: Path) -> None:
+    path = tmp_path / "journal.sqlite3"
+    path.mkdir()
+    journal, unfit = recovery.open_journal(path, nothing)
+    assert unfit is None and len(disk.set_aside_files(tmp_path)) == 1
+    journal.close()
+
+
+def test_a_directory_that_cannot_be_written_leaves_it_in_memory_and_says_why(tmp_path: Path) -> None:
+    path = tmp_path / "missing" / "journal.sqlite3"
+    begun: list[Journal] = []
+    journal, unfit = recovery.open_journal(path, begun.append)
+    assert journal.is_in_memory and begun == [journal]
+    assert unfit is not None and str(path) in unfit
+    assert not recovery.can_be_opened(path)
+    path.parent.mkdir()
+    assert recovery.can_be_opened(path)
+    journal.close()
+
+
+def test_a_file_that_another_holds_is_waited_for(path: Path) -> None:
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(JournalBusy):
+            recovery.open_journal(path, nothing)
+    assert disk.set_aside_files(path.parent) == []
+
+
+@pytest.mark.parametrize("rubbish", ["", "tide", "{}", "[]", '{"is_lost": 1, "last_disconnect_at": "noon"}'])
+def test_a_fact_that_cannot_be_read_is_begun_anew(tmp_path: Path, rubbish: str) -> None:
+    journal = Journal(tmp_path / "journal")
+    journal.remember("broker", rubbish)
+    assert recall_statistics(journal) == Statistics()
+    journal.close()
+
+
+def test_a_disk_is_full_when_less_is_left_than_the_next_writes_need(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not disk.is_full(tmp_path)
+    assert not disk.is_full(tmp_path / "missing")
+    monkeypatch.setattr(disk, "FULL_BELOW_BYTES", 1 << 60)
+    assert disk.is_full(tmp_path)
+    disk.Reserve(tmp_path).make()
+    assert not (tmp_path / "reserve").exists()
+
+
+def test_what_sqlite_keeps_beside_a_file_goes_with_it(tmp_path: Path) -> None:
+    for number in range(3):
+        for suffix in ("", "-wal", "-shm"):
+            (tmp_path / f"file{suffix}").write_text(f"{number}{suffix}")
+        disk.set_aside(tmp_path / "file")
+    kept = disk.set_aside_files(tmp_path)
+    assert [file.read_text() for file in kept] == ["1", "2"]
+    assert [file.with_name(file.name + "-wal").read_text() for file in kept] == ["1-wal", "2-wal"]
+    assert len(list(tmp_path.iterdir())) == 6
