@@ -7,6 +7,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
+from jsonschema import Draft202012Validator
+
 from infoscreen_reboot.contract import glance
 
 SCHEMA_VERSION = "1.0"
@@ -73,9 +75,6 @@ def _glance(name: str) -> glance.Test:
 
 @cache
 def _validator(name: str) -> Any:
-    # Not at the top: its import is a fifth of the agent's start, and an agent that is never sent rubbish needs none.
-    from jsonschema import Draft202012Validator
-
     return Draft202012Validator(schema(name))
 
 
