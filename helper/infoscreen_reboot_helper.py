@@ -140,7 +140,7 @@ class History:
         self.make_room(now)
 
     def read(self) -> tuple[bytes, bool]:
-        """The lines, and whether a line can be added to the file; without a file those of the format before this one."""
+        """The lines, and whether one can be added to the file; without a file, those of the format before this one."""
         if self.path.exists():
             content = self.path.read_bytes()
             rest = content[content.rfind(b"\n") + 1 :].strip(b"\0")  # a line without an end was not flushed
@@ -157,7 +157,7 @@ class History:
         """Any id that can still be found in what cannot be read counts as executed."""
         broken = self.path if self.path.exists() else self.path.with_suffix(".json")
         unknown = Entry("", "unreadable", now.boot_id, now.at(), now.monotonic_s, counted=True)
-        found: list[str] = []
+        found: list[bytes] = []
         try:
             found = UUID_BYTES.findall(broken.read_bytes())
         except OSError as error:

@@ -78,6 +78,14 @@ def _validator(name: str) -> Any:
     return Draft202012Validator(schema(name))
 
 
+def load() -> None:
+    """Have all that `check` will ever need in memory: an upgrade may replace our files and jsonschema's at any time."""
+    for file in Path(__file__).with_name("schemas").glob("*.schema.json"):
+        name = file.name.removesuffix(".schema.json")
+        _glance(name)
+        next(_validator(name).iter_errors({}), None)
+
+
 def check(name: str, content: dict[str, Any], command_id: str | None = None) -> None:
     """Hold `content` against the shipped schema `name`; ContractError names the first broken field and its rule."""
     if _glance(name)(content):

@@ -364,7 +364,7 @@ def test_descriptors_that_come_with_calls_signals_and_answers_are_closed(
     helper: HelperProcess, agent: HelperCaller, stranger: HelperCaller, logind: FakeLogind
 ) -> None:
     """dbus-broker sends some with its own answers."""
-    with open("/dev/null", "rb") as nothing:
+    with Path("/dev/null").open("rb") as nothing:
         given = nothing.fileno()
         logind.answers["ListInhibitors"] = Answer("a(ssssuu)", ([],), (given,))
         helper.start()
@@ -1049,6 +1049,21 @@ def test_a_bad_limit_is_refused_with_a_sentence(helper: HelperProcess, name: str
     assert line.startswith(f"cannot start: {name} is '{value}', but must be a whole number from 1 to ")
 
 
+@pytest.mark.parametrize("stream", ["1:2", "", "x"])
+def test_it_logs_to_stderr_where_that_is_not_the_journal(helper: HelperProcess, stream: str) -> None:
+    """As a child of a service whose own stderr was the journal."""
+    helper.launch(JOURNAL_STREAM=stream, LOCKOUT_LIMIT="none")
+    assert helper.process.wait(10) == 78
+    assert "cannot start: LOCKOUT_LIMIT is 'none'" in helper.log
+
+
+def test_the_bus_is_asked_for_in_run_unless_another_address_is_set(helper: HelperProcess) -> None:
+    """D-Bus's own default is in /var/run, which may be a folder of its own."""
+    helper.launch(DBUS_SYSTEM_BUS_ADDRESS="")
+    assert helper.process.wait(10) == 1
+    assert helper.log.startswith("cannot go on: there is no bus at unix:path=/run/dbus/system_bus_socket: ")
+
+
 @pytest.mark.parametrize("missing", ["STATE_DIRECTORY", "BOOT_ID"])
 def test_without_what_its_unit_gives_it_it_does_not_start(helper: HelperProcess, missing: str) -> None:
     helper.launch(None, **{missing: ""})
@@ -1071,7 +1086,7 @@ def test_a_second_helper_does_not_start(helper: HelperProcess, agent: HelperCall
 def test_without_a_bus_it_ends_with_a_sentence(helper: HelperProcess, tmp_path: Path) -> None:
     helper.launch(DBUS_SYSTEM_BUS_ADDRESS=f"unix:path={tmp_path / 'nothing'}")
     assert helper.process.wait(10) == 1
-    assert helper.log.startswith("cannot go on: ")
+    assert helper.log.startswith(f"cannot go on: there is no bus at unix:path={tmp_path / 'nothing'}: ")
     assert "Traceback" not in helper.log
 
 

@@ -1,8 +1,9 @@
-"""The package on a host that is being changed under it: other Python packages, earlier state, a helper that stumbles."""
+"""The package on a host that changes under it: other Python packages, earlier state, a helper that stumbles."""
 
 from __future__ import annotations
 
 import json
+import os
 import time
 from pathlib import Path
 
@@ -46,11 +47,12 @@ def test_the_state_of_earlier_formats_keeps_commands_replay_memory_and_lockout(
 
 
 def lay(machine: Machine, place: str, file: Path) -> None:
-    """As root's; systemd gives a state directory to its unit's user, with all that is in it."""
     path = machine.path(place)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(file.read_bytes())
     path.chmod(0o600)
+    owner = path.parent.stat()
+    os.chown(path, owner.st_uid, owner.st_gid)
 
 
 def test_refusals_signatures_and_a_lost_broker_need_nothing_of_python_that_is_not_loaded_yet(
@@ -96,21 +98,23 @@ def test_refusals_signatures_and_a_lost_broker_need_nothing_of_python_that_is_no
     assert story(parked, order) == DONE
 
 
-def test_a_helper_that_ends_at_its_start_is_started_again_whatever_ended_it(machine: Machine) -> None:
-    machine.run("systemctl", "stop", HELPER)
+def test_a_helper_that_ends_at_its_start_is_started_again_whatever_ended_it(parked: Machine) -> None:
+    """The agent's first question, about the lockout, starts it."""
     once = "test -e /run/stumbled || { touch /run/stumbled; exit 1; }"
-    drop_in(machine, HELPER, f"ExecStartPre=+/bin/sh -c '{once}'")
-    order = machine.command()
-    machine.send(order)
-    machine.follow_reboot(timeout_s=20)
-    machine.wait_ack(order["command_id"], "completed")
-    assert story(machine, order) == DONE
-    assert "Failed with result 'exit-code'" in machine.journal(HELPER)
+    drop_in(parked, HELPER, f"ExecStartPre=+/bin/sh -c '{once}'")
+    start(parked)
+    order = parked.command()
+    parked.send(order)
+    parked.follow_reboot(timeout_s=20)
+    parked.wait_ack(order["command_id"], "completed")
+    assert story(parked, order) == DONE
+    assert "Failed with result 'exit-code'" in parked.journal(HELPER)
 
 
-def test_a_helper_with_a_bad_setting_is_not_started_again(machine: Machine) -> None:
-    machine.run("systemctl", "stop", HELPER)
-    drop_in(machine, HELPER, "Environment=LOCKOUT_LIMIT=none")
+def test_a_helper_with_a_bad_setting_is_not_started_again(parked: Machine) -> None:
+    parked.configure(COMMAND_EXECUTOR="mock")  # which asks for no helper
+    drop_in(parked, HELPER, "Environment=LOCKOUT_LIMIT=none")
+    start(machine := parked)
     machine.run("systemctl", "start", HELPER, check=False)
     assert unit(machine, HELPER, "ActiveState") == "failed"
     assert unit(machine, HELPER, "ExecMainStatus") == "78"
@@ -121,7 +125,9 @@ def test_a_helper_with_a_bad_setting_is_not_started_again(machine: Machine) -> N
 def test_state_of_a_later_version_is_set_aside_and_the_client_stays_reachable(parked: Machine) -> None:
     """A downgrade: to be locked for a quarter of an hour is better than a drive to the site."""
     start(parked)
-    parked.run("systemctl", "stop", AGENT, HELPER)
+    refused(parked, parked.command("format_disk"))
+    parked.run("systemctl", "stop", AGENT)
+    parked.run("systemctl", "stop", HELPER)
     later = "import sqlite3, sys; sqlite3.connect(sys.argv[1]).execute('PRAGMA user_version = 99')"
     parked.run("python3", "-c", later, f"{STATE}/journal.sqlite3")
     parked.write(f"{HELPER_STATE}/history.jsonl", '{"version": 2}\n', 0o600)
