@@ -2,24 +2,27 @@
 """Reboots or shuts down this host on a D-Bus call, if polkit, the lockout and logind's locks allow it."""
 
 import asyncio
+import errno
+import fcntl
 import json
 import logging
 import math
 import os
 import re
 import signal
+import struct
 import sys
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, NoReturn
 
 sys.modules["gi"] = None  # type: ignore[assignment]  # None keeps dbus-next's GLib back end out: 3.7 MB
 
 from dbus_next.aio.message_bus import MessageBus  # noqa: E402
-from dbus_next.constants import BusType, MessageFlag, MessageType, NameFlag, RequestNameReply  # noqa: E402
+from dbus_next.constants import MessageFlag, MessageType, NameFlag, RequestNameReply  # noqa: E402
 from dbus_next.message import Message  # noqa: E402
 from dbus_next.signature import SignatureTree, Variant  # noqa: E402
 
@@ -32,7 +35,22 @@ NO_REPLY, UNKNOWN_METHOD = f"{FDO}.DBus.Error.NoReply", f"{FDO}.DBus.Error.Unkno
 UNANSWERED = NO_REPLY, *(f"{FDO}.DBus.Error.{word}" for word in ("Timeout", "TimedOut", "Disconnected"))
 BLOCKED = f"{FDO}.DBus.Error.AccessDenied", f"{FDO}.login1.BlockedByInhibitorLock"
 IDLE_S, ANSWER_TIMEOUT_S, IDS_KEPT, AT_ONCE, HEADER = 30.0, 10.0, 1000, 32, b'{"version": 1}\n'
+# The bus's own default goes by /var/run, which need not be a link to /run.
+BUS_ADDRESS = "unix:path=/run/dbus/system_bus_socket"
+# Some 3 KB each: what is wrong with a call by itself is not kept until its turn.
+CALLS_WAITING = 5000
+# Room for some 250 orders that a full disk still has to take.
+RESERVE = 65536
+RESERVE_LOW = RESERVE // 4
+# A line ends on such a boundary: no line lies in two sectors of a disk, which may be written in either order.
+SLOT = 256
+PROC = Path("/proc/self")
+IN_MEMORY = ("tmpfs", "ramfs", "rootfs")
+FIEMAP = 0xC020660B  # ioctl_fiemap(2)
+WHOLE_FILE = struct.pack("=QQIIII", 0, 2**64 - 1, 0, 0, 0, 0)  # with room for no answer: whether there is one is enough
+EX_CONFIG = 78  # sysexits.h; the unit does not start us again after it
 UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE | re.ASCII)
+UUID_BYTES = re.compile(UUID.pattern.replace("(", "(?:").encode(), re.IGNORECASE)
 CODES = {"NotAuthorized": "not_authorized", "Lockout": "lockout", "Inhibited": "inhibited"}  # for Preview
 PERMISSION, REBOOT, SHUTDOWN = "org.infoscreen.reboothelper1", "reboot", "shutdown"
 ACTIONS = {"reboot_host": REBOOT, "shutdown_host": SHUTDOWN}
@@ -72,10 +90,15 @@ class Entry:
     counted: bool
 
     def age_s(self, now: Now) -> float:
-        """The wall clock may be wrong after a boot: the clock that says "longest ago" is right."""
+        """In the boot in which it was made only the kernel's clock counts: nobody can set that one.
+
+        In a later boot nobody knows how long the host was off. The wall clock may be wrong after a boot: of it and the
+        time since the boot, that which says "longer ago" is taken.
+        """
         wall_s = now.wall_s - datetime.fromisoformat(self.at).timestamp()
-        kernel_s = now.monotonic_s - self.monotonic_s if self.boot_id == now.boot_id else now.since_boot_s
-        return max(wall_s, kernel_s, 0.0)
+        if self.boot_id == now.boot_id:
+            return max(now.monotonic_s - self.monotonic_s, 0.0)
+        return max(wall_s, now.since_boot_s, 0.0)
 
 
 def lockout(entries: Iterable[Entry], now: Now, limit: int, window_s: int) -> tuple[int, str]:
@@ -85,96 +108,195 @@ def lockout(entries: Iterable[Entry], now: Now, limit: int, window_s: int) -> tu
 
 
 class History:
-    """An entry a line, the last of a command counts: to append one is one flush, to make the file anew several."""
+    """One JSON object per line. If a command id appears more than once, its last line is valid.
+
+    An entry is written over zeros at the end of the file, so a full disk has room for it, and it takes one flush;
+    rewriting the file takes several.
+    """
 
     def __init__(self, directory: Path, limit: int, window_s: int) -> None:
         self.path, self.limit, self.window_s = directory / "history.jsonl", limit, window_s
         self.entries: dict[str, Entry] = {}
-        self.is_whole = False  # what is on the disk is all of it, so that a line may be appended
+        self.is_whole = False  # what is on the disk is all of it, so that a line may be added
+        self.end = 0  # where the next line begins
+        self.does_not_last = ""  # why the record is lost with a reboot; empty where it is kept
 
     def load(self, now: Now) -> None:
         """An unreadable history is set aside and counts as full from now on: not as empty, not for ever."""
+        self.does_not_last = does_not_last(self.path.parent)
         try:
-            content = self.path.read_bytes() if self.path.exists() else HEADER
-            header, *lines = content[: content.rfind(b"\n") + 1].splitlines(keepends=True)  # a rest was not flushed
+            content, is_of_ours = self.read()
+            header, *lines = content.splitlines(keepends=True)
             entries = [Entry(**json.loads(line)) for line in lines]
             if header != HEADER or not all(math.isfinite(e.age_s(now) + e.monotonic_s) for e in entries):
                 raise ValueError("an unknown version or an impossible time")
             self.entries = {entry.command_id: entry for entry in entries}
-            self.is_whole = self.path.exists() and content.endswith(b"\n")
         except (OSError, ValueError, TypeError, KeyError, ArithmeticError, RecursionError) as error:
             logging.error("cannot read %s (%r): set aside, a full lockout starts now", self.path, error)
-            unknown = Entry("", "unreadable", now.boot_id, now.at(), now.monotonic_s, counted=True)
-            full = [replace(unknown, command_id=f"unreadable {number}") for number in range(self.limit)]
-            self.rewrite({entry.command_id: entry for entry in full}, now, old_aside=True)
+            self.begin_anew(now)
+            return
+        self.is_whole = is_of_ours
+        self.end = len(content)
+        self.make_room(now)
+
+    def read(self) -> tuple[bytes, bool]:
+        """The lines, and whether one can be added to the file; without a file, those of the format before this one."""
+        if self.path.exists():
+            content = self.path.read_bytes()
+            rest = content[content.rfind(b"\n") + 1 :].strip(b"\0")  # a line without an end was not flushed
+            return content[: content.rfind(b"\n") + 1], rest == b""
+        older = self.path.with_suffix(".json")
+        if older.exists():
+            document = json.loads(older.read_bytes())
+            if document["version"] != 1:
+                raise ValueError("an unknown version")
+            return HEADER + b"".join(json.dumps(entry).encode() + b"\n" for entry in document["entries"]), False
+        return HEADER, False
+
+    def begin_anew(self, now: Now) -> None:
+        """Any id that can still be found in what cannot be read counts as executed."""
+        broken = self.path if self.path.exists() else self.path.with_suffix(".json")
+        unknown = Entry("", "unreadable", now.boot_id, now.at(), now.monotonic_s, counted=True)
+        found: list[bytes] = []
+        try:
+            found = UUID_BYTES.findall(broken.read_bytes())
+        except OSError as error:
+            logging.error("no command id can be found in %s: %s", broken, error.strerror)
+        known = [replace(unknown, command_id=word.decode().lower(), counted=False) for word in found]
+        full = [replace(unknown, command_id=f"unreadable {number}") for number in range(self.limit)]
+        self.entries = {entry.command_id: entry for entry in known + full}
+        try:
+            self.rewrite(self.entries, now, aside=broken)
+        except OSError as error:  # it locks again at the next start
+            logging.error("cannot write %s: %s", self.path, error.strerror)
+
+    def make_room(self, now: Now) -> None:
+        """While there is some: an order needs none on the disk then."""
+        if self.is_whole and self.path.stat().st_size - self.end >= RESERVE_LOW:
+            return
+        try:
+            self.rewrite(self.entries, now)
+        except OSError as error:
+            logging.error("cannot reserve room for %s: %s", self.path, error.strerror)
 
     def lockout(self, now: Now) -> tuple[int, str]:
         return lockout(self.entries.values(), now, self.limit, self.window_s)
 
     def commit(self, entry: Entry, now: Now) -> None:
         entries = self.entries | {entry.command_id: entry}
-        can_append, self.is_whole = self.is_whole and self.path.exists() and len(entries) <= 2 * IDS_KEPT, False
+        can_add, self.is_whole = self.is_whole and self.path.exists() and len(entries) <= 2 * IDS_KEPT, False
         try:
-            if not can_append:
+            if not can_add:
                 return self.rewrite(entries, now)
-            with self.path.open("ab") as file:
-                write(file, entry)
+            with self.path.open("r+b") as file:
+                file.seek(self.end)
+                self.end = write(file, entry)
         except OSError as error:
             raise Refused("Failed", f"cannot write {self.path}: {error.strerror}") from error
         self.entries, self.is_whole = entries, True
 
-    def rewrite(self, entries: dict[str, Entry], now: Now, *, old_aside: bool = False) -> None:
+    def rewrite(self, entries: dict[str, Entry], now: Now, *, aside: Path | None = None) -> None:
         every, new = list(entries.values()), self.path.with_suffix(".new")
         kept = [e for e in every[:-IDS_KEPT] if e.counted and e.age_s(now) < self.window_s] + every[-IDS_KEPT:]
         with new.open("wb") as file:
             file.write(HEADER)
-            write(file, *kept)
-        if old_aside:
-            self.path.replace(self.path.with_suffix(".jsonl.corrupt"))
+            end = write(file, *kept, reserve=RESERVE)
+        if aside is not None:
+            aside.replace(aside.with_suffix(f"{aside.suffix}.corrupt"))
         new.replace(self.path)
         os.fsync(directory := os.open(self.path.parent, os.O_RDONLY))
         os.close(directory)
         self.entries, self.is_whole = {entry.command_id: entry for entry in kept}, True
+        self.end = end
 
 
-def write(file: BinaryIO, *entries: Entry) -> None:
-    file.writelines(json.dumps(vars(entry)).encode() + b"\n" for entry in entries)
+def write(file: BinaryIO, *entries: Entry, reserve: int = 0) -> int:
+    """Where the last line ends; all is on the disk then."""
+    for entry in entries:
+        line = json.dumps(vars(entry)).encode()
+        padding = -(file.tell() + len(line) + 1) % SLOT
+        file.write(line + b" " * padding + b"\n")
+    end = file.tell()
+    file.write(bytes(reserve))
     file.flush()
     os.fdatasync(file.fileno())
+    return end
+
+
+def does_not_last(directory: Path) -> str:
+    """Why what is written there is gone after a reboot, or may be; empty where it is kept."""
+    try:
+        # For writing, else it may be a file of a lower layer. It stays: a full disk may have no room for another.
+        probe = os.open(directory / "lasting-probe", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            why = lies_in_memory(probe)
+        finally:
+            os.close(probe)
+    except (OSError, ValueError) as error:
+        why = f"cannot tell where it lies: {error}"
+    return f"{directory} does not outlive a reboot: {why}; see fleet.md" if why else ""
+
+
+def lies_in_memory(file: int) -> str:
+    [mount_id] = re.findall(r"^mnt_id:\s*(\d+)$", (PROC / f"fdinfo/{file}").read_text(), re.MULTILINE)
+    mounts = (PROC / "mountinfo").read_text(errors="surrogateescape")
+    [kind] = re.findall(rf"^{mount_id} .* - (\S+) ", mounts, re.MULTILINE)
+    if kind == "overlay":
+        # It passes the question on which blocks a file lies to the layer that holds it; a tmpfs knows no blocks.
+        try:
+            fcntl.ioctl(file, FIEMAP, WHOLE_FILE)
+        except OSError as error:
+            if error.errno == errno.EOPNOTSUPP:
+                return "the upper layer of its overlay lies in memory"
+            raise
+    return f"it lies in memory ({kind})" if kind in IN_MEMORY else ""
 
 
 class Helper:
     def __init__(self, bus: MessageBus, boot_id: str, history: History) -> None:
         self.bus, self.boot_id, self.history, self.started_s = bus, boot_id, history, 0.0
         self.work: set[asyncio.Task[None]] = set()
+        self.is_dropping = False
         self.one_at_a_time, self.room, self.stopping = asyncio.Lock(), asyncio.Semaphore(AT_ONCE), asyncio.Event()
         self.idle = asyncio.get_running_loop().call_later(IDLE_S, self.stopping.set)
 
     def on_message(self, message: Message) -> bool:
         """Takes every method call, so that dbus-next's own handlers (Peer, ObjectManager) answer no one."""
         SignatureTree._cache.clear()  # else dbus-next would keep each signature that it has ever met
-        if is_call := message.message_type is MessageType.METHOD_CALL:
-            self.idle.cancel()
-            self.work.add(task := asyncio.create_task(self.in_turn(message)))
-            task.add_done_callback(self.on_answered)
-        return is_call
+        if message.message_type is not MessageType.METHOD_CALL:
+            return False
+        if len(self.work) >= CALLS_WAITING:
+            # An answer would want the room that is short; the caller is told nothing, and its bus says so in the end.
+            if not self.is_dropping:
+                logging.error("%d calls wait: what comes now is dropped", CALLS_WAITING)
+            self.is_dropping = True
+            return True
+        self.idle.cancel()
+        fault = fault_of(message)
+        if fault is not None:
+            message.body = []  # megabytes, perhaps
+        task = asyncio.create_task(self.in_turn(message, fault))
+        self.work.add(task)
+        task.add_done_callback(self.on_answered)
+        return True
 
     def on_answered(self, task: asyncio.Task[None]) -> None:
         self.work.discard(task)
         if not self.work:
+            self.is_dropping = False
             self.idle = asyncio.get_running_loop().call_later(IDLE_S, self.stopping.set)
 
-    async def in_turn(self, message: Message) -> None:
+    async def in_turn(self, message: Message, fault: Refused | None) -> None:
         async with self.room:  # that many fit into the socket: dbus-next gives a connection up whose buffer is full
-            await self.answer(message)
+            await self.answer(message, fault)
 
-    async def answer(self, message: Message) -> None:
+    async def answer(self, message: Message, fault: Refused | None) -> None:
         command_id = next((a.lower() for a in message.body if isinstance(a, str) and UUID.fullmatch(a)), "")
         caller, outcome = str(message.sender), "done"
         try:
             [who] = await self.ask(BUS, "GetConnectionCredentials", "s", [message.sender], "NotAuthorized")
             caller = f"uid {who['UnixUserID'].value}, pid {who['ProcessID'].value}"
-            reply = Message.new_method_return(message, *await self.gate(message))
+            reply = Message.new_method_return(message, *await self.gate(message, fault))
         except Refused as no:
             error = no.error if "." in no.error else f"{NAME}.Error.{no.error}"
             outcome, reply = f"{no.error}: {no}", Message.new_error(message, error, str(no))
@@ -187,14 +309,11 @@ class Helper:
         if not message.flags & MessageFlag.NO_REPLY_EXPECTED:
             await self.bus.send(reply)
 
-    async def gate(self, message: Message) -> tuple[str, list[Any]]:
-        """The one way in: on the list, with arguments that mean something, polkit's yes to this sender."""
-        member = (str(message.interface), message.member, message.signature)
-        if message.path != PATH or member not in MEMBERS:
-            raise Refused(UNKNOWN_METHOD, "there is no such method here")
-        gives, permission, means_something = MEMBERS[member]
-        if not means_something(*message.body):
-            raise Refused("InvalidArgument", f"{message.member} cannot take {', '.join(message.body)!r}")
+    async def gate(self, message: Message, fault: Refused | None) -> tuple[str, list[Any]]:
+        """The one way in: no fault in the call itself, and polkit's yes to this sender."""
+        if fault is not None:
+            raise fault
+        gives, permission, _ = MEMBERS[str(message.interface), message.member, message.signature]
         await self.authorise(message.sender, permission)
         if message.member in ("Reboot", "Shutdown"):
             return gives, await self.order(permission, message.body[0].lower())
@@ -237,6 +356,8 @@ class Helper:
 
     async def check(self, action: str) -> Now:
         """What time it is, if neither the lockout (of reboots) nor an inhibitor stands in the way."""
+        if self.history.does_not_last:
+            raise Refused("Failed", self.history.does_not_last)
         now, s = self.now(), self.history.window_s
         used, unlocks_at = self.history.lockout(now)
         if action == REBOOT and unlocks_at:
@@ -280,14 +401,44 @@ class Helper:
         return reply.body
 
 
+def fault_of(message: Message) -> Refused | None:
+    """What is wrong with a call by itself, whoever sent it."""
+    member = (str(message.interface), message.member, message.signature)
+    if message.path != PATH or member not in MEMBERS:
+        return Refused(UNKNOWN_METHOD, "there is no such method here")
+    _, _, means_something = MEMBERS[member]
+    if not means_something(*message.body):
+        return Refused("InvalidArgument", f"{message.member} cannot take {', '.join(message.body)!r}")
+    return None
+
+
+def close_descriptors(message: Message) -> bool:
+    """Of every message: dbus-broker sends some with its answers, and anyone may with a call; we have no use for any."""
+    for descriptor in message.unix_fds:
+        os.close(descriptor)
+    return False
+
+
 def setting(name: str, default: str, most: int) -> int:
     if re.fullmatch(r"[0-9]{1,9}", text := os.environ.get(name, default)) and 1 <= int(text) <= most:
         return int(text)
-    sys.exit(f"cannot start: {name} is {text!r}, but must be a whole number from 1 to {most}")
+    refuse_to_start(f"{name} is {text!r}, but must be a whole number from 1 to {most}")
+
+
+def refuse_to_start(why: str) -> NoReturn:
+    """For what another start does not mend."""
+    logging.error("cannot start: %s", why)
+    sys.exit(EX_CONFIG)
 
 
 async def serve(boot_id: str, history: History) -> None:
-    bus = await MessageBus(bus_type=BusType.SYSTEM).connect()
+    address = os.environ.get("DBUS_SYSTEM_BUS_ADDRESS") or BUS_ADDRESS
+    # dbus-broker puts a descriptor into the answer about a caller, and drops a connection that takes none.
+    try:
+        bus = await MessageBus(address, negotiate_unix_fd=True).connect()
+    except OSError as error:
+        raise EOFError(f"there is no bus at {address}: {error.strerror}") from error
+    bus.add_message_handler(close_descriptors)
     helper = Helper(bus, boot_id, history)
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, helper.stopping.set)
     await helper.start()
@@ -312,7 +463,7 @@ def main() -> None:
 
         logging.getLogger().handlers = [JournalHandler(SYSLOG_IDENTIFIER="infoscreen-reboot-helper")]
     if not (directory := os.environ.get("STATE_DIRECTORY")) or not (boot_id := os.environ.get("BOOT_ID")):
-        sys.exit("cannot start: infoscreen-reboot-helper.service sets STATE_DIRECTORY and BOOT_ID, which are missing")
+        refuse_to_start("infoscreen-reboot-helper.service sets STATE_DIRECTORY and BOOT_ID, which are missing")
     history = History(Path(directory), setting("LOCKOUT_LIMIT", "3", 100), setting("LOCKOUT_WINDOW_S", "900", 86400))
     try:
         asyncio.run(serve(boot_id, history))

@@ -65,6 +65,13 @@ rm -rf /etc/apt/sources.list.d/* /var/lib/apt/lists/*
 echo 'deb [trusted=yes] file:/repo ./' > /etc/apt/sources.list
 apt-get -q update
 """
+# What our package wants is there already, so that its own upgrade fetches nothing.
+UPGRADE = """\
+apt-get -qy satisfy '{depends}'
+sed -i s/bookworm/trixie/g /etc/apt/sources.list
+apt-get -q update
+apt-get -qy dist-upgrade --download-only
+"""
 # A machine with a kernel of its own and the network manager that Raspberry Pi OS has.
 VM_PACKAGES = [*MACHINE_PACKAGES, "initramfs-tools", "linux-image-amd64", "network-manager"]
 VM_HOOKS = (
@@ -241,6 +248,25 @@ def larder(suite: str, deb: Path, base: Path | None = None) -> Path:
     script = "apt-get -q update; apt-get -qy install --download-only /var/tmp/given.deb"
     name = f"larder-{suite}-{digest(base.name.encode(), depends.encode())}"
     return grown(name, [base], script, deb)
+
+
+def layers_of_upgrade(deb: Path) -> list[Path]:
+    """A bookworm machine whose apt has fetched all of trixie that a dist-upgrade wants; `deb` is what it will have."""
+    base = machine_root("bookworm")
+    food = larder("bookworm", deb, base)
+    depends = ", ".join(command("dpkg-deb", "-f", deb, field).strip() for field in ("Depends", "Recommends"))
+    script = UPGRADE.format(depends=depends)
+    name = f"upgrade-bookworm-{digest(food.name.encode(), script.encode())}"
+    return [grown(name, [food, base], script), food, base]
+
+
+def layer_of_dbus_broker(suite: str) -> Path:
+    """The bus that Fedora and Arch have, in the place of dbus-daemon from the next boot; dpkg knows nothing of it."""
+    base = machine_root(suite)
+    fetch = "apt-get -q update; cd /var/cache/apt/archives; apt-get -qy install --download-only dbus-broker"
+    unpack = "for deb in *.deb; do dpkg-deb -x $deb /; done; systemctl enable dbus-broker.service; touch /"
+    script = f"{fetch}; {unpack}; rm -rf *.deb /var/lib/apt/lists/*"
+    return grown(f"dbus-broker-{suite}-{digest(base.name.encode(), script.encode())}", [base], script)
 
 
 def layer_of_faketime(suite: str) -> Path:

@@ -20,6 +20,7 @@ from infoscreen_reboot.agent.monitor import Monitor, open_boot, recall_statistic
 from infoscreen_reboot.agent.outbox import Outbox
 from infoscreen_reboot.agent.ports import Signatures
 from infoscreen_reboot.agent.presence import StatusWriter
+from infoscreen_reboot.contract import wire
 from infoscreen_reboot.contract.telemetry import Executor
 from infoscreen_reboot.contract.topics import Topics
 from infoscreen_reboot.mqtt import Session
@@ -266,6 +267,7 @@ def _serve(clock: SystemClock) -> int:
             logger.error("cannot start: %s", problem)
         notify(f"STATUS=cannot start: {error}")
         return EX_CONFIG
+    wire.load()
     state = Path(os.environ.get("STATE_DIRECTORY", "/var/lib/infoscreen-reboot"))
     path = state / JOURNAL_NAME
     try:

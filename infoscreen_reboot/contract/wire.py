@@ -7,6 +7,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
+from jsonschema import Draft202012Validator
+
 from infoscreen_reboot.contract import glance
 
 SCHEMA_VERSION = "1.0"
@@ -73,10 +75,15 @@ def _glance(name: str) -> glance.Test:
 
 @cache
 def _validator(name: str) -> Any:
-    # Not at the top: its import is a fifth of the agent's start, and an agent that is never sent rubbish needs none.
-    from jsonschema import Draft202012Validator
-
     return Draft202012Validator(schema(name))
+
+
+def load() -> None:
+    """Have all that `check` will ever need in memory: an upgrade may replace our files and jsonschema's at any time."""
+    for file in Path(__file__).with_name("schemas").glob("*.schema.json"):
+        name = file.name.removesuffix(".schema.json")
+        _glance(name)
+        next(_validator(name).iter_errors({}), None)
 
 
 def check(name: str, content: dict[str, Any], command_id: str | None = None) -> None:

@@ -15,7 +15,6 @@ import pytest
 from tests.bus.fakes import Caller, FakeLogind, FakePolkit, FakeSystemd, Loop, PrivateBus, Reply, eventually
 
 ROOT = Path(__file__).parents[2]
-HELPER_FILE = ROOT / "helper/infoscreen_reboot_helper.py"
 HELPER = ("org.infoscreen.RebootHelper1", "/org/infoscreen/RebootHelper1", "org.infoscreen.RebootHelper1")
 BOOT_ID = "0f8fad5bd9cb469fa16570867728950e"
 REBOOT, SHUTDOWN = "org.infoscreen.reboothelper1.reboot", "org.infoscreen.reboothelper1.shutdown"
@@ -32,10 +31,14 @@ helper.main()
 """
 
 
+# A test's files may lie in a tmpfs.
+LASTING: dict[str, Any] = {"IN_MEMORY": []}
+
+
 def activate(services: Path, constants: dict[str, float]) -> None:
     """Write into `services` what lets a PrivateBus start the helper by itself."""
     script = services / "activated.py"
-    script.write_text(f"import sys\nsys.argv[1:] = {[str(ROOT), json.dumps(constants)]!r}\n{HURRIED}")
+    script.write_text(f"import sys\nsys.argv[1:] = {[str(ROOT), json.dumps(LASTING | constants)]!r}\n{HURRIED}")
     lines = ["[D-BUS Service]", f"Name={HELPER[0]}", f"Exec={sys.executable} {script}", ""]
     (services / f"{HELPER[0]}.service").write_text("\n".join(lines))
 
@@ -45,6 +48,7 @@ class HelperProcess:
 
     def __init__(self, address: str, state: Path, watcher: Caller) -> None:
         self.state = state
+        self.lasts = True
         self.environment = {
             "DBUS_SYSTEM_BUS_ADDRESS": address,
             "STATE_DIRECTORY": str(state),
@@ -55,9 +59,8 @@ class HelperProcess:
         self._process: subprocess.Popen[bytes] | None = None
 
     def launch(self, constants: dict[str, float] | None = None, **environment: str) -> None:
-        command = [sys.executable, str(HELPER_FILE)]
-        if constants:
-            command = [sys.executable, "-c", HURRIED, str(ROOT), json.dumps(constants)]
+        told = (LASTING if self.lasts else {}) | (constants or {})
+        command = [sys.executable, "-c", HURRIED, str(ROOT), json.dumps(told)]
         inherited = {name: value for name, value in os.environ.items() if name != "JOURNAL_STREAM"}
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(command, stderr=log, env={**inherited, **self.environment, **environment})
@@ -78,7 +81,7 @@ class HelperProcess:
 
     @property
     def history(self) -> list[dict[str, Any]]:
-        header, *lines = (self.state / "history.jsonl").read_bytes().splitlines()
+        header, *lines = (self.state / "history.jsonl").read_bytes().rstrip(b"\0").splitlines()
         assert json.loads(header) == {"version": 1}
         entries = map(json.loads, lines)
         return list({entry["command_id"]: entry for entry in entries}.values())

@@ -97,6 +97,7 @@ class PrivateBus:
 class Answer:
     signature: str = ""
     body: tuple[Any, ...] = ()
+    unix_fds: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -177,8 +178,8 @@ class Fake:
         self.before_answer(message)
         await asyncio.sleep(self.delay_s)
         match self.answers.get(message.member) or self.own_answer(message):
-            case Answer(signature, body):
-                reply = Message.new_method_return(message, signature, list(body))
+            case Answer(signature, body, unix_fds):
+                reply = Message.new_method_return(message, signature, list(body), unix_fds=list(unix_fds))
             case Fail(error, text):
                 reply = Message.new_error(message, error, text)
             case Silence.VANISH:

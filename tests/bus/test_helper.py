@@ -6,11 +6,15 @@ import asyncio
 import json
 import os
 import pwd
+import re
+import shutil
+import tempfile
 import time
 import uuid
 import xml.etree.ElementTree as ET
 from contextlib import ExitStack, closing
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +135,7 @@ def test_a_stranger_is_refused_on_every_member_there_is(
     reply = stranger.call(NAME, PATH, interface, member, signature, *good_arguments(member))
     assert reply.error == f"{ERROR}NotAuthorized"
     assert logind.calls == []
-    assert not (helper.state / "history.jsonl").exists()
+    assert helper.history == []
 
 
 @pytest.mark.parametrize(("interface", "member", "signature"), listed_members())
@@ -250,7 +254,7 @@ def test_no_clear_yes_from_polkit_is_a_no(
     reply = agent.ask("Reboot", ID)
     assert reply.error == f"{ERROR}NotAuthorized"
     assert logind.calls == []
-    assert not (helper.state / "history.jsonl").exists()
+    assert helper.history == []
 
 
 @pytest.mark.parametrize(
@@ -325,6 +329,60 @@ def test_the_signatures_of_strangers_are_not_kept_for_ever() -> None:
     assert len(SignatureTree._cache) <= 2
 
 
+def test_more_calls_than_may_wait_are_dropped_and_later_ones_are_answered(
+    helper: HelperProcess, agent: HelperCaller, polkit: FakePolkit, logind: FakeLogind
+) -> None:
+    polkit.answers["CheckAuthorization"] = Silence.HANG
+    helper.start(IMPATIENT | {"CALLS_WAITING": 40})
+    flags = MessageFlag.NO_REPLY_EXPECTED
+    for _ in range(500):
+        agent.send(Message(NAME, PATH, INTERFACE, "Preview", signature="s", body=["reboot_host"], flags=flags))
+    eventually(lambda: "40 calls wait: what comes now is dropped" in helper.log)
+    assert helper.log.count("is dropped") == 1
+    del polkit.answers["CheckAuthorization"]
+    eventually(lambda: helper.log.count("Preview by uid") >= 40)
+    assert agent.ask("Reboot", ID).error == ""
+    assert logind.orders == ["RebootWithFlags"]
+
+
+def test_of_calls_that_mean_nothing_no_megabytes_are_kept_until_their_turn() -> None:
+    no_bus: Any = None  # nothing is answered here
+    calls = [Message(NAME, PATH, INTERFACE, "Reboot", signature="s", body=["x" * 1000]) for _ in range(200)]
+
+    async def receive() -> None:
+        receiver = code.Helper(no_bus, BOOT_ID, code.History(Path("/nowhere"), 3, 900))
+        for call in calls:
+            assert receiver.on_message(call)
+        for task in receiver.work:
+            task.cancel()
+
+    asyncio.run(receive())
+    assert [call.body for call in calls] == [[]] * 200
+
+
+def test_descriptors_that_come_with_calls_signals_and_answers_are_closed(
+    helper: HelperProcess, agent: HelperCaller, stranger: HelperCaller, logind: FakeLogind
+) -> None:
+    """dbus-broker sends some with its own answers."""
+    with Path("/dev/null").open("rb") as nothing:
+        given = nothing.fileno()
+        logind.answers["ListInhibitors"] = Answer("a(ssssuu)", ([],), (given,))
+        helper.start()
+        held = Path(f"/proc/{helper.process.pid}/fd")
+        assert agent.ask("Preview", "reboot_host").error == ""
+        before = len(list(held.iterdir()))
+        for _ in range(300):
+            call = Message(NAME, PATH, INTERFACE, "Preview", signature="h", body=[0], unix_fds=[given] * 4)
+            signal = Message.new_signal(PATH, INTERFACE, "Boo", "h", [0], unix_fds=[given] * 4)
+            signal.destination = NAME
+            stranger.send(call)
+            stranger.send(signal)
+            assert agent.ask("Preview", "reboot_host").body != ()
+        assert len(list(held.iterdir())) == before
+        del logind.answers["ListInhibitors"]
+        assert agent.ask("Reboot", ID).error == ""
+
+
 # --- Once only
 
 
@@ -389,15 +447,21 @@ def test_of_the_same_command_twice_at_once_one_is_executed(
 def test_the_last_thousand_commands_and_all_that_count_are_kept(helper: HelperProcess, agent: HelperCaller) -> None:
     counted = [entry(600), entry(590)]
     helper.write_history(entry(5000), *counted, *(entry(60, counted=False) for _ in range(1996)))
-    helper.start()
+    helper.start({"IDS_KEPT": 999})
     assert agent.ask("Reboot", ID).error == ""
     kept = [e["command_id"] for e in helper.history]
-    assert len(kept) == 2000, "it is made anew when there is something to gain"
-    assert agent.ask("Shutdown", OTHER_ID).error == ""
-    kept = [e["command_id"] for e in helper.history]
     assert kept[:2] == [e["command_id"] for e in counted]
-    assert len(kept) == 1002
-    assert kept[-2:] == [ID, OTHER_ID]
+    assert (len(kept), kept[-1]) == (1002, ID), "two that count, 999 that were there, and a new one"
+
+
+def test_the_history_is_made_anew_where_it_has_grown_to_twice_what_is_kept(
+    helper: HelperProcess, agent: HelperCaller
+) -> None:
+    helper.start({"IDS_KEPT": 3})
+    ids = [new_id() for _ in range(7)]
+    for number, command_id in enumerate(ids, 1):
+        assert agent.ask("Shutdown", command_id).error == ""
+        assert [e["command_id"] for e in helper.history] == (ids[:number] if number <= 6 else ids[4:])
 
 
 # --- The lockout, as a function
@@ -453,6 +517,12 @@ def test_the_monotonic_clock_of_another_boot_says_nothing() -> None:
 
 def test_an_entry_from_an_earlier_boot_ages_by_the_wall_clock_too() -> None:
     assert code.lockout([past("2026-04-03T11:44:00Z", "earlier")], now(up_s=30), 1, 900) == (0, "")
+
+
+def test_within_one_boot_a_clock_that_was_set_ahead_opens_nothing() -> None:
+    entries = [past("2026-04-03T12:00:00Z", monotonic_s=5000 - ago) for ago in (20, 10, 0)]
+    an_hour_later = now("2026-04-03T13:00:00Z", monotonic_s=5001)
+    assert code.lockout(entries, an_hour_later, 3, 900) == (3, "2026-04-03T13:14:39Z")
 
 
 def test_no_clock_makes_an_entry_younger_than_new() -> None:
@@ -526,6 +596,16 @@ def test_entries_from_the_future_lock_and_are_released_by_the_kernels_clocks(
     helper.start()
     assert agent.lockout()[0] == 2
     assert agent.ask("Reboot", ID).error == ""
+
+
+def test_a_clock_that_was_set_ahead_since_does_not_open_the_lockout(
+    helper: HelperProcess, agent: HelperCaller, logind: FakeLogind
+) -> None:
+    an_hour_ago = (datetime.now(UTC) - timedelta(hours=1)).isoformat()
+    helper.write_history(*(entry(10, at=an_hour_ago) for _ in range(3)))
+    helper.start()
+    assert agent.ask("Reboot", ID).error == f"{ERROR}Lockout"
+    assert logind.orders == []
 
 
 def test_a_reboot_of_this_host_still_counts_after_it(
@@ -642,14 +722,141 @@ def test_of_a_line_whose_writing_the_power_cut_short_nothing_is_left(
 def test_an_entry_is_appended_and_a_lost_file_made_anew(helper: HelperProcess, agent: HelperCaller) -> None:
     helper.write_history(entry(10))
     path = helper.state / "history.jsonl"
-    before, inode = path.read_bytes(), path.stat().st_ino
     helper.start()
+    before, inode = path.read_bytes().rstrip(b"\0"), path.stat().st_ino
     assert agent.ask("Reboot", ID).error == ""
     assert path.stat().st_ino == inode
     assert path.read_bytes().startswith(before)
     path.unlink()
     assert agent.ask("Reboot", OTHER_ID).error == ""
     assert len(helper.history) == 3
+
+
+def test_an_order_needs_no_room_on_the_disk(helper: HelperProcess, agent: HelperCaller, logind: FakeLogind) -> None:
+    """It was reserved while there was some: nothing has to be made, and the file grows by no block."""
+    helper.start(LOCKOUT_LIMIT="100")
+    (helper.state / "history.new").mkdir()
+    path = helper.state / "history.jsonl"
+    before = path.stat()
+    for _ in range(50):
+        assert agent.ask("Reboot", new_id()).error == ""
+    after = path.stat()
+    assert (after.st_size, after.st_blocks, after.st_ino) == (before.st_size, before.st_blocks, before.st_ino)
+    assert after.st_blocks * 512 >= after.st_size, "no holes"
+    assert len(helper.history) == 50
+    helper.kill()
+    helper.start(LOCKOUT_LIMIT="100")
+    assert agent.lockout()[0] == 50
+
+
+def test_the_reserve_is_filled_up_again_at_a_start(helper: HelperProcess, agent: HelperCaller) -> None:
+    path = helper.state / "history.jsonl"
+    helper.write_history(*(entry(60) for _ in range(10)))
+    size = path.stat().st_size
+    helper.start()
+    assert path.stat().st_size >= size + code.RESERVE
+    assert agent.lockout()[0] == 10
+
+
+def test_each_line_lies_in_one_sector(helper: HelperProcess, agent: HelperCaller) -> None:
+    helper.write_history(entry(60))
+    helper.start(LOCKOUT_LIMIT="100")
+    for _ in range(9):
+        agent.ask("Reboot", new_id())
+    ends = [at for at, byte in enumerate((helper.state / "history.jsonl").read_bytes()) if byte == ord("\n")][1:]
+    assert [(end + 1) % code.SLOT for end in ends] == [0] * 10
+    assert [end - begin <= code.SLOT for begin, end in pairwise(ends)] == [True] * 9
+
+
+@pytest.mark.parametrize("content", [b"{ %s", b"\0" * 700 + b'"%s"', line(at="yesterday").replace(b"%", b"") + b"%s\n"])
+def test_an_id_that_stands_in_a_broken_history_is_still_executed_no_more(
+    helper: HelperProcess, agent: HelperCaller, logind: FakeLogind, content: bytes
+) -> None:
+    (helper.state / "history.jsonl").write_bytes(content.replace(b"%s", ID.upper().encode()))
+    for _ in ("when it was found", "after a restart"):
+        helper.start(LOCKOUT_WINDOW_S="1")
+        eventually(lambda: agent.lockout()[0] == 0)
+        for member in ("Reboot", "Shutdown"):
+            assert agent.ask(member, ID).error == f"{ERROR}AlreadyExecuted"
+        helper.kill()
+    assert logind.orders == []
+
+
+def test_a_broken_history_on_a_disk_that_takes_nothing_locks_and_is_still_there(
+    helper: HelperProcess, agent: HelperCaller, logind: FakeLogind
+) -> None:
+    (helper.state / "history.new").mkdir()
+    (helper.state / "history.jsonl").write_bytes(b"{")
+    helper.start()
+    assert agent.ask("Reboot", ID).error == f"{ERROR}Lockout"
+    assert agent.ask("Shutdown", ID).error == f"{ERROR}Failed"
+    assert (helper.state / "history.jsonl").read_bytes() == b"{"
+    assert logind.orders == []
+
+
+# --- What earlier versions have left
+
+FIXTURES = Path(__file__).parents[1] / "upgrades"
+
+
+@pytest.mark.parametrize("name", ["history.json", "history.jsonl"])
+def test_the_record_of_each_earlier_format_still_locks_and_remembers(
+    helper: HelperProcess, agent: HelperCaller, logind: FakeLogind, systemd: FakeSystemd, name: str
+) -> None:
+    shutil.copy(FIXTURES / f"helper-{name}", helper.state / name)
+    text = (FIXTURES / f"helper-{name}").read_text()
+    known = list(dict.fromkeys(re.findall(r'"command_id": "([-0-9a-f]{36})"', text)))
+    systemd.since_boot_s = 20
+    assert len(known) == 4, "three reboots and a shutdown"
+    for _ in ("taken over", "after a restart"):
+        helper.start()
+        assert agent.lockout()[0] == 3
+        assert agent.ask("Reboot", ID).error == f"{ERROR}Lockout"
+        for command_id in known:
+            assert agent.ask("Shutdown", command_id).error == f"{ERROR}AlreadyExecuted"
+        helper.kill()
+    assert logind.orders == []
+
+
+def test_a_record_of_the_earlier_format_that_is_broken_is_set_aside_and_locks(
+    helper: HelperProcess, agent: HelperCaller
+) -> None:
+    (helper.state / "history.json").write_text('{"version": 1, "entries": [7]}')
+    helper.start()
+    assert agent.lockout()[0] == 3
+    assert (helper.state / "history.json.corrupt").exists()
+    assert not (helper.state / "history.json").exists()
+
+
+# --- A state directory that does not outlive the boot
+
+
+def test_where_the_record_does_not_outlive_a_reboot_nothing_is_executed(
+    helper: HelperProcess, agent: HelperCaller, logind: FakeLogind
+) -> None:
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:
+        helper.state = Path(directory)
+        helper.lasts = False
+        helper.start(STATE_DIRECTORY=directory)
+        sentence = f"{directory} does not outlive a reboot: it lies in memory (tmpfs); see fleet.md"
+        for member, action in (("Reboot", "reboot_host"), ("Shutdown", "shutdown_host")):
+            reply = agent.ask(member, new_id())
+            assert (reply.error, reply.text) == (f"{ERROR}Failed", sentence)
+            assert agent.ask("Preview", action).body == (False, "helper_failed", sentence)
+        assert helper.history == []
+    assert logind.orders == []
+
+
+def test_a_directory_of_which_it_cannot_tell_where_it_lies_counts_as_one_that_does_not_last(tmp_path: Path) -> None:
+    assert code.does_not_last(tmp_path / "nothing").startswith(
+        f"{tmp_path / 'nothing'} does not outlive a reboot: cannot tell where it lies: "
+    )
+
+
+def test_an_overlay_whose_upper_layer_is_a_disk_lasts(helper: HelperProcess, agent: HelperCaller) -> None:
+    """This tree lies on one, in the workshop."""
+    with tempfile.TemporaryDirectory(dir=ROOT) as directory:
+        assert code.does_not_last(Path(directory)) == ""
 
 
 def test_after_a_failed_write_the_history_is_made_anew(helper: HelperProcess, agent: HelperCaller) -> None:
@@ -670,6 +877,7 @@ def test_a_history_that_cannot_be_written_stops_the_command(
 ) -> None:
     (helper.state / "history.new").mkdir()
     helper.start()
+    assert "cannot reserve room" in helper.log
     reply = agent.ask("Reboot", ID)
     assert reply.error == f"{ERROR}Failed"
     assert reply.text == f"cannot write {helper.state / 'history.jsonl'}: Is a directory"
@@ -693,7 +901,7 @@ def test_a_block_inhibitor_is_refused_naming_who_why_and_pid(
         assert (reply.error, reply.text) == (f"{ERROR}Inhibited", sentence)
     assert agent.ask("Preview", "shutdown_host").body == (False, "inhibited", sentence)
     assert logind.orders == []
-    assert not (helper.state / "history.jsonl").exists()
+    assert helper.history == []
 
 
 @pytest.mark.parametrize(
@@ -732,7 +940,7 @@ def test_without_the_list_of_inhibitors_nothing_is_done(
     helper.start(IMPATIENT)
     assert agent.ask("Reboot", ID).error == f"{ERROR}Failed"
     assert logind.orders == []
-    assert not (helper.state / "history.jsonl").exists()
+    assert helper.history == []
 
 
 # --- logind's answer
@@ -801,7 +1009,7 @@ def test_preview_changes_nothing(helper: HelperProcess, agent: HelperCaller, log
     for action in ("reboot_host", "shutdown_host"):
         assert agent.ask("Preview", action).body == (True, "", "")
     assert [member for member, _ in logind.calls] == ["ListInhibitors"] * 2
-    assert not list(helper.state.iterdir())
+    assert helper.history == []
 
 
 def test_preview_tells_that_logind_is_away(helper: HelperProcess, agent: HelperCaller, logind: FakeLogind) -> None:
@@ -836,15 +1044,30 @@ def test_what_nobody_thought_of_is_answered_by_its_class_alone(
 )  # fmt: skip
 def test_a_bad_limit_is_refused_with_a_sentence(helper: HelperProcess, name: str, value: str) -> None:
     helper.launch(None, **{name: value})
-    assert helper.process.wait(10) == 1
+    assert helper.process.wait(10) == 78, "EX_CONFIG: its unit does not try again"
     [line] = helper.log.splitlines()
     assert line.startswith(f"cannot start: {name} is '{value}', but must be a whole number from 1 to ")
+
+
+@pytest.mark.parametrize("stream", ["1:2", "", "x"])
+def test_it_logs_to_stderr_where_that_is_not_the_journal(helper: HelperProcess, stream: str) -> None:
+    """As a child of a service whose own stderr was the journal."""
+    helper.launch(JOURNAL_STREAM=stream, LOCKOUT_LIMIT="none")
+    assert helper.process.wait(10) == 78
+    assert "cannot start: LOCKOUT_LIMIT is 'none'" in helper.log
+
+
+def test_the_bus_is_asked_for_in_run_unless_another_address_is_set(helper: HelperProcess) -> None:
+    """D-Bus's own default is in /var/run, which may be a folder of its own."""
+    helper.launch(DBUS_SYSTEM_BUS_ADDRESS="")
+    assert helper.process.wait(10) == 1
+    assert helper.log.startswith("cannot go on: there is no bus at unix:path=/run/dbus/system_bus_socket: ")
 
 
 @pytest.mark.parametrize("missing", ["STATE_DIRECTORY", "BOOT_ID"])
 def test_without_what_its_unit_gives_it_it_does_not_start(helper: HelperProcess, missing: str) -> None:
     helper.launch(None, **{missing: ""})
-    assert helper.process.wait(10) == 1
+    assert helper.process.wait(10) == 78
     [line] = helper.log.splitlines()
     assert line.startswith("cannot start: infoscreen-reboot-helper.service sets STATE_DIRECTORY and BOOT_ID")
 
@@ -863,7 +1086,7 @@ def test_a_second_helper_does_not_start(helper: HelperProcess, agent: HelperCall
 def test_without_a_bus_it_ends_with_a_sentence(helper: HelperProcess, tmp_path: Path) -> None:
     helper.launch(DBUS_SYSTEM_BUS_ADDRESS=f"unix:path={tmp_path / 'nothing'}")
     assert helper.process.wait(10) == 1
-    assert helper.log.startswith("cannot go on: ")
+    assert helper.log.startswith(f"cannot go on: there is no bus at unix:path={tmp_path / 'nothing'}: ")
     assert "Traceback" not in helper.log
 
 
