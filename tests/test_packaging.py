@@ -272,9 +272,7 @@ def test_units_are_confined(unit: str, tenths: int) -> None:
     run("systemd-analyze", "security", "--offline=true", f"--threshold={tenths}", path)
 
 
-@pytest.mark.parametrize(
-    ("unit", "megabytes", "tasks"), [(AGENT, 256, 64), (NOTIFIER, 128, 16), (HELPER, 128, 16)]
-)
+@pytest.mark.parametrize(("unit", "megabytes", "tasks"), [(AGENT, 256, 64), (NOTIFIER, 128, 16), (HELPER, 128, 16)])
 def test_units_are_bounded(unit: str, megabytes: int, tasks: int) -> None:
     lines = (TREE / "systemd/system" / unit).read_text("utf-8").splitlines()
     assert f"MemoryMax={megabytes}M" in lines

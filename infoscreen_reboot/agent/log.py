@@ -22,7 +22,6 @@ def set_up(identifier: str) -> None:
     logging.basicConfig(level=logging.INFO, handlers=[handler])
 
 
-
 def _stderr_is_the_journal() -> bool:
     """Whether systemd connected this stderr: the variable is inherited also by what is started with another one."""
     stderr = os.fstat(2)

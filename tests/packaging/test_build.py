@@ -36,7 +36,9 @@ def check_with_lintian(suite: str, products: Path) -> None:
 
 def kinds(products: Path) -> set[str]:
     """What was made, without name, version and architecture of the builder."""
-    found = (re.fullmatch(r"infoscreen-reboot_[^_]+?(_all)?(?:_[a-z0-9]+)?(\.[a-z.]+)", p.name) for p in products.iterdir())
+    found = (
+        re.fullmatch(r"infoscreen-reboot_[^_]+?(_all)?(?:_[a-z0-9]+)?(\.[a-z.]+)", p.name) for p in products.iterdir()
+    )
     return {f"{match[1] or ''}{match[2]}" for match in found if match}
 
 
