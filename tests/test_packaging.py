@@ -171,7 +171,7 @@ def test_stdeb_reports_each_change_that_debian_does_not_follow(deb: Deb, tmp_pat
 
 def test_changelog_and_modules_agree_on_the_version() -> None:
     version = run("dpkg-parsechangelog", "--file", TREE / "debian/changelog", "--show-field", "Version")
-    assert version == infoscreen_reboot.__version__
+    assert version.strip() == infoscreen_reboot.__version__
 
 
 def test_every_file_of_the_tree_lies_where_the_target_wants_it(deb: Deb) -> None:
