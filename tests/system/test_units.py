@@ -132,6 +132,18 @@ def test_an_alert_is_owed_until_the_notifier_can_be_set_up(machine: Machine, fau
     wait_alert(machine, PLAYER)
 
 
+def test_a_helper_that_cannot_be_set_up_is_told_of(machine: Machine) -> None:
+    state = f"{STATE}-helper"
+    shell(machine, f"systemctl stop {HELPER}; rm -rf {state}; ln -s /srv/not-there {state}")
+    machine.run("systemctl", "start", HELPER, check=False)
+    alert = wait_alert(machine, HELPER, 90)
+    assert (alert["result"], alert["exit_status"]) == ("exit-code", 238)
+    assert HELPER in failed_units(machine)
+    heard = len(machine.broker.messages)
+    shell(machine, f"rm {state}; systemctl reset-failed {HELPER}; systemctl start {HELPER}")
+    check_taken_back(machine, heard)
+
+
 def test_a_stray_sigterm_does_not_leave_the_client_without_its_agent(machine: Machine) -> None:
     heard = len(machine.broker.messages)
     machine.run("systemctl", "kill", "--kill-who=main", "--signal=TERM", AGENT)
