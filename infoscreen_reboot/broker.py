@@ -20,6 +20,7 @@ REFUSALS = {
 CLOSED = "the broker closed the connection"
 LEFT = "left"
 NOT_MQTT = "the broker sent what is not MQTT"
+UNASKED_QOS_2 = "the broker sends with QoS 2, for which nobody asked, and does not finish it"
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from infoscreen_reboot.broker import (
     NOT_MQTT,
     REFUSALS,
     TOO_NEW,
+    UNASKED_QOS_2,
     BrokerSettings,
     Delivery,
     Message,
@@ -245,6 +246,8 @@ class Connection:
                 self.close("the answer was not MQTT; is TLS expected on this port?")
             elif self._client.socket() is None:
                 self.close(reason)
+            elif paho_client.unreleased(self._client) > paho_client.IN_FLIGHT:
+                self.close(UNASKED_QOS_2)
 
     def _give_up(self, error: Exception) -> None:
         """What network, TLS and broker do wrong ends the connection, a bug ends the session."""

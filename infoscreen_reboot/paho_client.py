@@ -61,6 +61,14 @@ def subscriptions(protocol: Protocol, topics: Sequence[str]) -> list[tuple[str, 
     return [(topic, how) for topic in topics]
 
 
+def unreleased(client: PahoClient) -> int:
+    """How many deliveries of QoS 2 it holds whose PUBREL has not come: paho keeps them without a bound.
+
+    We subscribe with QoS 1, so a broker that keeps to the rules sends none. paho has no public word for it.
+    """
+    return len(client._in_messages)
+
+
 def code(reason: Any) -> int:
     """paho 1.6 gives MQTT 3.1.1 codes as integers, paho 2 and MQTT 5 as objects."""
     return int(getattr(reason, "value", reason))

@@ -72,6 +72,16 @@ sed -i s/bookworm/trixie/g /etc/apt/sources.list
 apt-get -q update
 apt-get -qy dist-upgrade --download-only
 """
+# What a maintainer's builder has; recommended packages are not what a package may count on.
+BUILD_DEP = """\
+apt-get -q update
+mkdir -p /var/tmp/tree/debian
+cat > /var/tmp/tree/debian/control <<'END'
+{source}
+END
+apt-get -qy --no-install-recommends --build-profiles={profile} build-dep /var/tmp/tree
+rm -r /var/tmp/tree
+"""
 # A machine with a kernel of its own and the network manager that Raspberry Pi OS has.
 VM_PACKAGES = [*MACHINE_PACKAGES, "initramfs-tools", "linux-image-amd64", "network-manager"]
 VM_HOOKS = (
@@ -169,6 +179,14 @@ def workshop_root(suite: str) -> Path:
         hooks.append(f"copy-in {_atheris(suite)} /usr/local/lib/python{PYTHON[suite]}/dist-packages")
     recipe = Recipe("workshop", suite, "minbase", tuple(packages), tuple(hooks))
     return layer(recipe.name, recipe.make)
+
+
+def layers_of_builder(suite: str, control: str, profile: str = "") -> list[Path]:
+    """A root with build-essential, what `apt-get build-dep` installs for that debian/control, and nothing else."""
+    recipe = Recipe("builder", suite, "minbase", ("build-essential",), WORKSHOP_HOOKS)
+    base = layer(recipe.name, recipe.make)
+    script = BUILD_DEP.format(source=control.partition("\n\n")[0], profile=profile)
+    return [grown(f"build-dep-{suite}-{digest(base.name.encode(), script.encode())}", [base], script), base]
 
 
 def _ruff() -> Path:

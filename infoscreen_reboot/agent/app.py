@@ -258,6 +258,11 @@ def _check_config() -> int:
 
 def _serve(clock: SystemClock) -> int:
     log.set_up("infoscreen-simclient")
+    if not config.is_configured(os.environ):
+        logger.warning("%s", config.NOT_CONFIGURED)
+        # A service of Type=notify that ends before it was ready counts as failed.
+        notify(f"READY=1\nSTATUS={config.NOT_CONFIGURED}")
+        return config.EX_NOT_CONFIGURED
     for sentence in config.unknown_names(os.environ):
         logger.warning("%s", sentence)
     try:

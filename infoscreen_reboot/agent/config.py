@@ -12,6 +12,9 @@ from infoscreen_reboot.contract.command import Action
 from infoscreen_reboot.contract.telemetry import Executor
 from infoscreen_reboot.mqtt import BrokerSettings, TlsSettings, tls_context
 
+# LSB's code for "program is not configured": by it the units know that they were skipped and have not failed.
+EX_NOT_CONFIGURED = 6
+NOT_CONFIGURED = "not configured: set MQTT_BROKER in /etc/infoscreen-reboot/agent.env, then restart this unit"
 PASSWORD_CREDENTIAL = "mqtt-password-broker"
 COMMAND_KEYS_DIRECTORY = Path("/etc/infoscreen-reboot/command-keys.d")
 POST_BOOT_DIRECTORY = Path("/etc/infoscreen-reboot/post-boot.d")
@@ -93,6 +96,11 @@ class Settings:
         """The names of what is checked after a boot."""
         command = (self.post_boot_command,) if self.post_boot_command else ()
         return tuple(dict.fromkeys((*self.post_boot_units, *command)))
+
+
+def is_configured(environment: Mapping[str, str]) -> bool:
+    """Whether anybody has begun to: a fresh package waits for its settings and is no fault."""
+    return bool(environment.get("MQTT_BROKER"))
 
 
 def unknown_names(environment: Mapping[str, str]) -> list[str]:

@@ -10,7 +10,7 @@ from systemd import journal
 def set_up(identifier: str) -> None:
     """Log to the journal where stderr is connected to it, else to stderr for the person who started us."""
     handler: logging.Handler
-    if "JOURNAL_STREAM" in os.environ:
+    if _stderr_is_the_journal():
         handler = _ToJournal(SYSLOG_IDENTIFIER=identifier)
         handler.setFormatter(logging.Formatter("%(message)s"))
         # As Python's manual advises where nobody wants to know: a fifth of what a line costs.
@@ -20,6 +20,12 @@ def set_up(identifier: str) -> None:
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
+
+
+def _stderr_is_the_journal() -> bool:
+    """Whether systemd connected this stderr: the variable is inherited also by what is started with another one."""
+    stderr = os.fstat(2)
+    return os.environ.get("JOURNAL_STREAM") == f"{stderr.st_dev}:{stderr.st_ino}"
 
 
 class _ToJournal(journal.JournalHandler):  # type: ignore[misc]  # it has no types

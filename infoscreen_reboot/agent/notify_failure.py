@@ -227,6 +227,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("unit", help="the full name of the unit that failed")
     arguments = parser.parse_args(argv)
     log.set_up("infoscreen-notify-failure")
+    if not config.is_configured(os.environ):
+        logger.warning("cannot send the alert for %s: %s", arguments.unit, config.NOT_CONFIGURED)
+        return config.EX_NOT_CONFIGURED
     try:
         broker, client_uuid = config.load_address(os.environ)
     except config.ConfigError as error:

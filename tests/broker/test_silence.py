@@ -232,6 +232,44 @@ def test_a_broken_packet_costs_the_connection_and_not_the_session(run: Run, brok
     run(story())
 
 
+def of_qos_2(number: int, payload: bytes) -> bytes:
+    """A PUBLISH of MQTT 5, 128 to 16,383 bytes long."""
+    content = b"\x00\x01t" + struct.pack(">H", number) + b"\x00" + payload
+    return b"\x34" + bytes([len(content) % 128 + 128, len(content) // 128]) + content
+
+
+def test_deliveries_that_the_broker_never_finishes_cost_the_connection_and_no_memory(run: Run) -> None:
+    flood = b"".join(of_qos_2(number, bytes(1000)) for number in range(1, 3001))
+
+    async def story() -> None:
+        async with scripted(CONNACK, SUBACK, BIRTH_PUBACK + flood) as (settings, _):
+            client = Client(settings)
+            async with client.running():
+                await client.until(lambda: client.session.statistics.last_disconnect_at)
+                reason = client.session.statistics.last_disconnect_reason
+                assert reason == "the broker sends with QoS 2, for which nobody asked, and does not finish it"
+                assert client.inbox.empty()
+                await client.until(lambda: client.session.statistics.reconnect_count)
+
+    run(story())
+
+
+def test_a_broker_that_finishes_what_it_sends_with_qos_2_is_put_up_with(run: Run) -> None:
+    finished = b"".join(
+        of_qos_2(number, b"%200d" % number) + b"\x62\x02" + struct.pack(">H", number) for number in range(1, 101)
+    )
+
+    async def story() -> None:
+        async with scripted(CONNACK, SUBACK, BIRTH_PUBACK + finished) as (settings, _):
+            client = Client(settings)
+            async with client.running():
+                for number in range(1, 101):
+                    assert int(await client.received()) == number
+                assert client.session.trouble is None
+
+    run(story())
+
+
 @pytest.mark.parametrize(
     "answers",
     [

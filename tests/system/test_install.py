@@ -7,6 +7,8 @@ import os
 import stat
 from pathlib import Path
 
+from tests.system.story import unit
+from tests.system.test_alerts import wait_state
 from tools import lab
 from tools.machine import AGENT, HELPER, Machine
 from tools.scratch import command
@@ -26,8 +28,8 @@ BOOKKEEPING = (
 ACCOUNTS = {f"etc/{name}{backup}" for name in ("passwd", "group", "shadow", "gshadow") for backup in ("", "-")}
 
 
-def state_of(machine: Machine, unit: str) -> str:
-    return machine.run("systemctl", "is-active", unit, check=False).strip()
+def state_of(machine: Machine, name: str) -> str:
+    return machine.run("systemctl", "is-active", name, check=False).strip()
 
 
 def start_agent(machine: Machine) -> None:
@@ -61,7 +63,9 @@ def test_an_install_without_configuration_is_skipped_and_says_what_is_missing(ba
     before = bare.run("systemctl", "is-system-running", check=False)
     bare.install(deb)
     for _ in ("after the install", "after the next boot"):
-        assert state_of(bare, AGENT) == "inactive"
+        # It says itself that it is not configured, and has ended a moment later.
+        wait_state(bare, AGENT, "inactive")
+        assert unit(bare, AGENT, "ExecMainStatus") == "6"
         assert bare.run("systemctl", "is-enabled", AGENT).strip() == "enabled"
         assert "MQTT_BROKER" in bare.run("systemctl", "status", AGENT, check=False)
         assert bare.run("systemctl", "is-system-running", check=False) == before
@@ -116,9 +120,9 @@ def test_removed_it_runs_no_more_and_keeps_configuration_and_state(machine: Mach
     settings, uid = machine.settings, machine.run("id", "-u", "infoscreen-reboot").strip()
     machine.run("systemctl", "start", HELPER)
     machine.apt("remove", "infoscreen-reboot")
-    for unit in OURS:
-        assert machine.run("systemctl", "show", "-P", "ActiveState", unit).strip() == "inactive"
-        assert machine.run("systemctl", "show", "-P", "LoadState", unit).strip() in ("not-found", "masked")
+    for name in OURS:
+        assert machine.run("systemctl", "show", "-P", "ActiveState", name).strip() == "inactive"
+        assert machine.run("systemctl", "show", "-P", "LoadState", name).strip() in ("not-found", "masked")
     assert not machine.run("ps", "-u", uid, "-o", "pid=", check=False).strip()
     assert machine.broker.on(machine.topic("status"))[-1].json["reason"] == "stopped"
     assert machine.path("/var/lib/infoscreen-reboot/journal.sqlite3").exists()
