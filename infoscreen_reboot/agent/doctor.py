@@ -13,6 +13,8 @@ from infoscreen_reboot.agent.tuning import Setting
 AGENT, HELPER = "infoscreen-simclient", "infoscreen-reboot-helper"
 # The agent's own, each resting on those before; it goes as far as it can.
 BROKER_CHECKS = "configuration", "name resolution", "TCP", "TLS", "login", "subscribe", "publish"
+# What the helper may answer about a reboot without anything being broken.
+_OF_THE_MOMENT = None, "", "lockout", "inhibited"
 # The kernel's last write to a dead disk may take eight times as long, and a reboot 150 s; docs/ssd-tuning.md.
 _DISK_TIMEOUTS_S = range(7, 14)
 
@@ -110,6 +112,11 @@ def _helper(facts: Facts) -> Iterator[Finding]:
         yield problem("helper", f"it cannot be reached: {facts.reboot.text}", advice)
     yield _consent(facts)
     if not is_there:
+        return
+    if facts.reboot.code not in _OF_THE_MOMENT and facts.reboot == facts.shutdown:
+        # Most likely its state is as volatile as the agent's, and that has been said.
+        if not _has_problem(facts.probe, "state"):
+            yield problem("helper", f"it refuses: {facts.reboot.text}", f"journalctl -u {HELPER}")
         return
     if facts.reboot.code == "lockout":
         advice = "wait until then; and find out who sends so many reboots: infoscreen-reboot history"
