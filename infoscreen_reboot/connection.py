@@ -13,6 +13,7 @@ from typing import Any
 from infoscreen_reboot import paho_client
 from infoscreen_reboot.broker import (
     CLOSED,
+    FAREWELLS,
     LEFT,
     NOT_MQTT,
     REFUSALS,
@@ -60,6 +61,7 @@ class Connection:
         self._deliver = on_message
         self._loop = asyncio.get_running_loop()
         self._is_too_new = False
+        self._farewell: str | None = None
         self._fd: int | None = None
         self._is_full = False
         self._awaited: dict[str, asyncio.Future[Any]] = {}
@@ -77,6 +79,7 @@ class Connection:
         client.on_unsubscribe = self._on_unsubscribe
         client.on_publish = self._on_publish
         client.on_message = self._on_message
+        paho_client.heed_disconnect(client, self._on_farewell)
         return client
 
     async def open(self) -> None:
@@ -242,8 +245,9 @@ class Connection:
                 self._fall_back()
             elif result == paho_client.ERR_PROTOCOL:
                 self.close("the answer was not MQTT; is TLS expected on this port?")
-            elif self._client.socket() is None:
-                self.close(reason)
+            elif self._farewell is not None or self._client.socket() is None:
+                # paho 1.6 takes no notice of a DISCONNECT without a reason that it can read.
+                self.close(self._farewell or reason)
 
     def _give_up(self, error: Exception) -> None:
         """What network, TLS and broker do wrong ends the connection, a bug ends the session."""
@@ -276,6 +280,9 @@ class Connection:
 
     def _on_publish(self, _client: Any, _userdata: Any, mid: int, *_: Any) -> None:
         self._settle(f"puback {mid}")
+
+    def _on_farewell(self, code: int) -> None:
+        self._farewell = FAREWELLS.get(code, CLOSED)
 
     def _on_message(self, _client: Any, _userdata: Any, message: Any) -> None:
         """paho sends the PUBACK when this returns; when it raises there is none, and the connection ends."""

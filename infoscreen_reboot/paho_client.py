@@ -1,7 +1,7 @@
 """A paho client, the same of 1.6 and of 2.x, in MQTT 5 and in 3.1.1; the only import of paho."""
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import IntEnum
 from typing import Any
 
@@ -59,6 +59,21 @@ def subscriptions(protocol: Protocol, topics: Sequence[str]) -> list[tuple[str, 
     """What subscribe() wants for QoS 1."""
     how: Any = SubscribeOptions(qos=1) if protocol is Protocol.MQTT_5 else 1
     return [(topic, how) for topic in topics]
+
+
+def heed_disconnect(client: Any, heard: Callable[[int], None]) -> None:
+    """Calls `heard` with the reason of the broker's DISCONNECT.
+
+    paho reads no reason from a short one, as mosquitto sends it, and its own callback takes a lock that is held while a
+    delivery is answered.
+    """
+    handle = client._handle_disconnect
+
+    def remember() -> Any:
+        heard((bytes(client._in_packet["packet"]) or b"\0")[0])
+        return handle()
+
+    client._handle_disconnect = remember
 
 
 def code(reason: Any) -> int:
