@@ -16,8 +16,7 @@ BROKER_CHECKS = "configuration", "name resolution", "TCP", "TLS", "login", "subs
 # As many connections of two clients with one id end in that time, whatever their pauses are.
 LOSSES_COUNT_FOR_MIN = 10
 _MANY_LOSSES = 4
-# A record of the helper's is one block, and so is a page of the agent's; below the second the end is near.
-_FULL_BYTES, _NEARLY_FULL_BYTES = 64 * 1024, 4 * 1024 * 1024
+_NEARLY_FULL_BYTES = 8 << 20
 _NO_LOGIN = "/usr/sbin/nologin", "/sbin/nologin", "/bin/false", "/usr/bin/false"
 _TIME_DAEMONS = {
     "systemd-timesyncd.service": (
@@ -84,11 +83,12 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """What a directory's file system has left for its owner; `free_files` is None where it has no such limit."""
+    """What a directory's file system has left; None where it has no limit. `is_full` is the agent's own opinion."""
 
     directory: str
-    free_bytes: int
+    free_bytes: int | None
     free_files: int | None
+    is_full: bool
     is_read_only: bool
 
 
@@ -262,15 +262,15 @@ def _clones(losses: Losses) -> Iterator[Finding]:
 def _disk(rooms: Sequence[Room]) -> Iterator[Finding]:
     sound = True
     for room in rooms:
-        free = f"{room.directory} has {room.free_bytes // 1024} KiB left"
-        advice = f"find what fills it: du -xh --max-depth=2 / | sort -h | tail; df {room.directory}"
+        size = "any" if room.free_bytes is None else room.free_bytes // 1024
+        files = "any number of" if room.free_files is None else room.free_files
+        free = f"{room.directory} has {size} KiB left for {files} more files"
+        advice = f"find what fills it: df -h {room.directory}; df -i {room.directory}; du -xh / | sort -h | tail"
         if room.is_read_only:
             yield problem("disk", f"{room.directory} is read-only", "dmesg; then check the file system, and the disk")
-        elif room.free_bytes < _FULL_BYTES:
+        elif room.is_full:
             yield problem("disk", f"it is full: {free}", advice)
-        elif room.free_files == 0:
-            yield problem("disk", f"{room.directory} has room, but for no more files", f"df -i {room.directory}")
-        elif room.free_bytes < _NEARLY_FULL_BYTES:
+        elif room.free_bytes is not None and room.free_bytes < _NEARLY_FULL_BYTES:
             yield warning("disk", f"it is nearly full: {free}", advice)
         else:
             continue

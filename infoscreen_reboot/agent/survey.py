@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from infoscreen_reboot.agent import boot, lasting, tuning
+from infoscreen_reboot.agent import boot, disk, lasting, tuning
 from infoscreen_reboot.agent.doctor import (
     LOSSES_COUNT_FOR_MIN,
     TIME_DAEMONS,
@@ -167,9 +167,15 @@ def _account() -> Account | None:
 
 def _room(directory: Path) -> Room:
     """Of the directory, or of the one in which it will be made."""
-    told = os.statvfs(directory if directory.exists() else directory.parent)
-    is_read_only = bool(told.f_flag & os.ST_RDONLY)
-    return Room(str(directory), told.f_bavail * told.f_frsize, told.f_favail if told.f_files else None, is_read_only)
+    place = directory if directory.exists() else directory.parent
+    told = os.statvfs(place)
+    return Room(
+        str(directory),
+        free_bytes=told.f_bavail * told.f_frsize if told.f_blocks else None,
+        free_files=told.f_favail if told.f_files else None,
+        is_full=disk.is_full(place),
+        is_read_only=bool(told.f_flag & os.ST_RDONLY),
+    )
 
 
 def _losses() -> Losses:

@@ -35,7 +35,7 @@ SOUND = Facts(
     time_daemons=["systemd-timesyncd.service"],
     bus="dbus",
     account=Account("infoscreen-reboot", "/usr/sbin/nologin", has_password=False),
-    rooms=[Room("/var/lib/infoscreen-reboot", 1 << 30, 100_000, is_read_only=False)],
+    rooms=[Room("/var/lib/infoscreen-reboot", 1 << 30, 100_000, is_full=False, is_read_only=False)],
     losses=Losses(),
     unit={
         "LoadState": "loaded",
@@ -93,8 +93,11 @@ def test_a_sound_machine_has_nothing_but_ok() -> None:
         (unit(UnitFileState="disabled"), "agent", "it is disabled: after a reboot it does not come back"),
         (unit(UnitFileState="disabled", ActiveState="inactive"), "agent", "it is disabled"),
         (replace(SOUND, losses=Losses(taken_over=2)), "clones", "taken this client's session 2 times"),
-        (replace(SOUND, rooms=[replace(STATE_DISK, free_bytes=4096)]), "disk", "it is full: /var/lib/infoscreen-reb"),
-        (replace(SOUND, rooms=[replace(STATE_DISK, free_files=0)]), "disk", "but for no more files"),
+        (
+            replace(SOUND, rooms=[replace(STATE_DISK, free_bytes=4096, free_files=0, is_full=True)]),
+            "disk",
+            "it is full: /var/lib/infoscreen-reboot has 4 KiB left for 0 more files",
+        ),
         (replace(SOUND, rooms=[replace(STATE_DISK, is_read_only=True)]), "disk", "is read-only"),
         (
             replace(
@@ -160,8 +163,9 @@ def test_the_advice_about_the_clock_is_for_the_daemon_that_runs(daemons: list[st
     assert words in only(replace(SOUND, clock_is_synchronised=False, time_daemons=daemons)).advice
 
 
-def test_a_system_without_a_limit_of_files_has_room_for_more() -> None:
-    assert not found(replace(SOUND, rooms=[replace(STATE_DISK, free_files=None)]), Verdict.PROBLEM)
+def test_a_file_system_without_a_limit_has_room_for_more() -> None:
+    limitless = replace(STATE_DISK, free_bytes=None, free_files=None)
+    assert found(replace(SOUND, rooms=[limitless]), Verdict.OK) == found(SOUND, Verdict.OK)
 
 
 def test_a_helper_that_refuses_for_what_the_agent_has_said_is_no_news() -> None:
