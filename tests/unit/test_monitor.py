@@ -89,9 +89,7 @@ def test_an_agent_that_was_not_there_at_the_end_is_no_loss_of_power(tmp_path: Pa
     assert start(5) is Cause.POWER_LOSS
     mark.mkdir()
     assert start(6) is Cause.UNKNOWN
-    assert [file.name.partition("Z")[0][:-15] for file in disk.set_aside_files(tmp_path)] == [
-        "not-running-in.unusable-"
-    ]
+    assert [file.name.partition("Z")[0][:-15] for file in disk.set_aside_files(tmp_path)] == ["not-running-in.unusable-"]
     assert start(7) is Cause.POWER_LOSS
     journal.close()
 
