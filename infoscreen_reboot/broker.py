@@ -19,6 +19,9 @@ REFUSALS = {
 }
 CLOSED = "the broker closed the connection"
 LEFT = "left"
+# Why MQTT 5's DISCONNECT comes from a broker, where it tells more than that.
+TAKEN_OVER = "another host has taken this client's session"
+FAREWELLS = {0x8E: TAKEN_OVER}
 NOT_MQTT = "the broker sent what is not MQTT"
 UNASKED_QOS_2 = "the broker sends with QoS 2, for which nobody asked, and does not finish it"
 

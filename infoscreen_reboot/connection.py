@@ -13,6 +13,7 @@ from typing import Any
 from infoscreen_reboot import paho_client
 from infoscreen_reboot.broker import (
     CLOSED,
+    FAREWELLS,
     LEFT,
     NOT_MQTT,
     REFUSALS,
@@ -61,6 +62,7 @@ class Connection:
         self._deliver = on_message
         self._loop = asyncio.get_running_loop()
         self._is_too_new = False
+        self._farewell: str | None = None
         self._fd: int | None = None
         self._is_full = False
         self._awaited: dict[str, asyncio.Future[Any]] = {}
@@ -81,6 +83,7 @@ class Connection:
         # With this callback paho only queues, and whoever has queued something calls _write(). From the start on: what
         # the thread's connect() says must not go out, a CONNECT throws out the session of the next connection.
         client.on_socket_register_write = lambda *_: None
+        paho_client.heed_disconnect(client, self._on_farewell)
         return client
 
     async def open(self) -> None:
@@ -244,8 +247,9 @@ class Connection:
                 self._fall_back()
             elif result == paho_client.ERR_PROTOCOL:
                 self.close("the answer was not MQTT; is TLS expected on this port?")
-            elif self._client.socket() is None:
-                self.close(reason)
+            elif self._farewell is not None or self._client.socket() is None:
+                # paho 1.6 takes no notice of a DISCONNECT without a reason that it can read.
+                self.close(self._farewell or reason)
             elif paho_client.unreleased(self._client) > paho_client.IN_FLIGHT:
                 self.close(UNASKED_QOS_2)
 
@@ -280,6 +284,9 @@ class Connection:
 
     def _on_publish(self, _client: Any, _userdata: Any, mid: int, *_: Any) -> None:
         self._settle(f"puback {mid}")
+
+    def _on_farewell(self, code: int) -> None:
+        self._farewell = FAREWELLS.get(code, CLOSED)
 
     def _on_message(self, _client: Any, _userdata: Any, message: Any) -> None:
         """paho sends the PUBACK when this returns; when it raises there is none, and the connection ends."""

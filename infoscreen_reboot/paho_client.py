@@ -1,7 +1,7 @@
 """A paho client, the same of 1.6 and of 2.x, in MQTT 5 and in 3.1.1; the only import of paho."""
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import IntEnum
 from typing import Any
 
@@ -67,6 +67,21 @@ def unreleased(client: PahoClient) -> int:
     We subscribe with QoS 1, so a broker that keeps to the rules sends none. paho has no public word for it.
     """
     return len(client._in_messages)
+
+
+def heed_disconnect(client: Any, heard: Callable[[int], None]) -> None:
+    """Calls `heard` with the reason of the broker's DISCONNECT.
+
+    paho reads no reason from a short one, as mosquitto sends it, and its own callback takes a lock that is held while a
+    delivery is answered.
+    """
+    handle = client._handle_disconnect
+
+    def remember() -> Any:
+        heard((bytes(client._in_packet["packet"]) or b"\0")[0])
+        return handle()
+
+    client._handle_disconnect = remember
 
 
 def code(reason: Any) -> int:

@@ -16,6 +16,7 @@ host        helper, logind, systemd and timedated over D-Bus
 bus         a connection to the system bus; the only import of dbus-next here
 boot        boot id, boot clock, clock synchronisation, machine id
 config      the environment, read once
+lasting     whether state and machine id are still there after a reboot
 alerts      the units that systemd gave up on, on file for this boot
 notify_failure  says so to the controller; a program of its own
 log         what the journal of the system shows

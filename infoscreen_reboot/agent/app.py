@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from infoscreen_reboot import __version__
-from infoscreen_reboot.agent import boot, config, disk, log, recovery
+from infoscreen_reboot.agent import boot, config, disk, lasting, log, recovery
 from infoscreen_reboot.agent.agent import Agent
 from infoscreen_reboot.agent.alerts import Alerts
 from infoscreen_reboot.agent.host import SystemHost
@@ -273,7 +273,7 @@ def _serve(clock: SystemClock) -> int:
         notify(f"STATUS=cannot start: {error}")
         return EX_CONFIG
     wire.load()
-    state = Path(os.environ.get("STATE_DIRECTORY", "/var/lib/infoscreen-reboot"))
+    state = Path(os.environ.get("STATE_DIRECTORY", lasting.STATE))
     path = state / JOURNAL_NAME
     try:
         journal, unfit = recovery.open_journal(path, lambda new: open_boot(new, clock, state / NOT_RUNNING_NAME))
@@ -281,6 +281,7 @@ def _serve(clock: SystemClock) -> int:
         logger.error("%s", error)
         notify(f"STATUS={error}")
         return 1
+    unfit = unfit or lasting.unfit_because(state)
     if unfit is not None:
         logger.error("no command will be executed: %s", unfit)
     logger.info("infoscreen-simclient %s, client %s, boot %s", __version__, settings.client_uuid, clock.boot_id())

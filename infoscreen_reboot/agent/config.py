@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from infoscreen_reboot.agent import boot
+from infoscreen_reboot.agent import boot, lasting
 from infoscreen_reboot.contract import wire
 from infoscreen_reboot.contract.command import Action
 from infoscreen_reboot.contract.telemetry import Executor
@@ -255,6 +255,8 @@ class _Reader:
             elif text is None:
                 name = str(_MACHINE_ID)
                 text = boot.client_uuid_of_machine(_MACHINE_ID.read_text("ascii").strip())
+                if why := lasting.machine_id_fault(_MACHINE_ID):
+                    self.problems.append(f"{name}: {why}; set CLIENT_UUID, or this client has another name each time")
         except (OSError, ValueError) as error:
             self.problems.append(f"{name} gives no client UUID: {error}")
             return ""

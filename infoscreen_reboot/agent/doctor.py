@@ -13,6 +13,22 @@ from infoscreen_reboot.agent.tuning import Setting
 AGENT, HELPER = "infoscreen-simclient", "infoscreen-reboot-helper"
 # The agent's own, each resting on those before; it goes as far as it can.
 BROKER_CHECKS = "configuration", "name resolution", "TCP", "TLS", "login", "subscribe", "publish"
+# As many connections of two clients with one id end in that time, whatever their pauses are.
+LOSSES_COUNT_FOR_MIN = 10
+_MANY_LOSSES = 4
+_NEARLY_FULL_BYTES = 8 << 20
+_NO_LOGIN = "/usr/sbin/nologin", "/sbin/nologin", "/bin/false", "/usr/bin/false"
+_TIME_DAEMONS = {
+    "systemd-timesyncd.service": (
+        "timedatectl timesync-status; set a time server that is reached from here in /etc/systemd/timesyncd.conf"
+    ),
+    "chrony.service": "chronyc -n sources; name a server in reach in /etc/chrony/sources.d/site.sources",
+    "openntpd.service": "ntpctl -s all; name a server in reach in /etc/openntpd/ntpd.conf",
+    "ntpsec.service": "ntpq -pn; name a server in reach in /etc/ntpsec/ntp.conf",
+}
+TIME_DAEMONS = tuple(_TIME_DAEMONS)
+# What the helper may answer about a reboot without anything being broken.
+_OF_THE_MOMENT = None, "", "lockout", "inhibited"
 # The kernel's last write to a dead disk may take eight times as long, and a reboot 150 s; docs/ssd-tuning.md.
 _DISK_TIMEOUTS_S = range(7, 14)
 
@@ -57,12 +73,45 @@ class Watchdog:
 
 
 @dataclass(frozen=True, slots=True)
+class Account:
+    """The agent's, as passwd and shadow have it; a password that is locked is none."""
+
+    name: str
+    shell: str
+    has_password: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What a directory's file system has left; None where it has no limit. `is_full` is the agent's own opinion."""
+
+    directory: str
+    free_bytes: int | None
+    free_files: int | None
+    is_full: bool
+    is_read_only: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Losses:
+    """How often, in the last LOSSES_COUNT_FOR_MIN, the broker gave the agent's session to another, or just hung up."""
+
+    taken_over: int = 0
+    closed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Facts:
     probe: Probe
     reboot: Preview
     shutdown: Preview
     consent: Consent
     clock_is_synchronised: bool
+    time_daemons: Sequence[str]  # the units of those that run
+    bus: str  # the unit that is the system bus
+    account: Account | None
+    rooms: Sequence[Room]
+    losses: Losses
     unit: Mapping[str, str]  # of the agent, as systemctl shows it
     container: str  # its kind, "" for a machine of its own
     watchdog: Watchdog
@@ -78,6 +127,10 @@ def diagnose(facts: Facts) -> list[Finding]:
         *_helper(facts),
         *_clock(facts),
         *_agent(facts),
+        *_clones(facts.losses),
+        *_disk(facts.rooms),
+        *_account(facts.account),
+        ok("bus", f"the system bus is {facts.bus}"),
         *_watchdog(facts),
         *_disks(facts),
         *tuning.judge(facts.settings),
@@ -111,6 +164,11 @@ def _helper(facts: Facts) -> Iterator[Finding]:
     yield _consent(facts)
     if not is_there:
         return
+    if facts.reboot.code not in _OF_THE_MOMENT and facts.reboot == facts.shutdown:
+        # Most likely its state is as volatile as the agent's, and that has been said.
+        if not _has_problem(facts.probe, "state"):
+            yield problem("helper", f"it refuses: {facts.reboot.text}", f"journalctl -u {HELPER}")
+        return
     if facts.reboot.code == "lockout":
         advice = "wait until then; and find out who sends so many reboots: infoscreen-reboot history"
         yield problem("lockout", facts.reboot.text, advice)
@@ -143,10 +201,13 @@ def _consent(facts: Facts) -> Finding:
 
 
 def _clock(facts: Facts) -> Iterator[Finding]:
+    names = " and ".join(name.removesuffix(".service") for name in facts.time_daemons)
     if facts.clock_is_synchronised:
-        yield ok("clock", "synchronised")
+        yield ok("clock", "synchronised" + f"; {names} runs" * bool(names))
         return
-    advice = "timedatectl timesync-status; set a time server that is reached from here in /etc/systemd/timesyncd.conf"
+    advice = "no time daemon runs here: apt-get install systemd-timesyncd"
+    if facts.time_daemons:
+        advice = f"{names} runs: " + "; ".join(_TIME_DAEMONS[name] for name in facts.time_daemons)
     if facts.probe.needs_clock:
         yield problem("clock", "not synchronised, so every command is refused in the end", advice)
     else:
@@ -177,6 +238,57 @@ def _agent(facts: Facts) -> Iterator[Finding]:
         advice = f"systemctl daemon-reload; systemctl restart {AGENT}"
         found.append(warning("agent", "its unit was changed, and systemd has not read it again", advice))
     yield from found or [ok("agent", f"running and enabled; it says: {status}")]
+
+
+def _clones(losses: Losses) -> Iterator[Finding]:
+    """Two hosts with one client UUID, as cloned cards have it, throw each other out, and a command goes to either."""
+    advice = (
+        "look for the other: infoscreen-reboot check-config shows the same client there. Give each a CLIENT_UUID of "
+        "its own, or empty /etc/machine-id on the clone and reboot it"
+    )
+    lately = f"in the last {LOSSES_COUNT_FOR_MIN} minutes"
+    if losses.taken_over > 1:
+        text = f"another host has taken this client's session {losses.taken_over} times {lately}"
+        yield problem("clones", f"{text}: two hosts have this client's UUID", advice)
+    elif losses.taken_over:
+        yield warning("clones", f"another host has taken this client's session {lately}", advice)
+    elif losses.closed >= _MANY_LOSSES:
+        text = f"the broker has closed this client's connection {losses.closed} times {lately}"
+        yield warning("clones", f"{text}, as it does when two hosts have one UUID", advice)
+    else:
+        yield ok("clones", "nobody takes this client's session")
+
+
+def _disk(rooms: Sequence[Room]) -> Iterator[Finding]:
+    sound = True
+    for room in rooms:
+        size = "any" if room.free_bytes is None else room.free_bytes // 1024
+        files = "any number of" if room.free_files is None else room.free_files
+        free = f"{room.directory} has {size} KiB left for {files} more files"
+        advice = f"find what fills it: df -h {room.directory}; df -i {room.directory}; du -xh / | sort -h | tail"
+        if room.is_read_only:
+            yield problem("disk", f"{room.directory} is read-only", "dmesg; then check the file system, and the disk")
+        elif room.is_full:
+            yield problem("disk", f"it is full: {free}", advice)
+        elif room.free_bytes is not None and room.free_bytes < _NEARLY_FULL_BYTES:
+            yield warning("disk", f"it is nearly full: {free}", advice)
+        else:
+            continue
+        sound = False
+    if sound:
+        yield ok("disk", "there is room for agent and helper")
+
+
+def _account(account: Account | None) -> Iterator[Finding]:
+    if account is None:
+        return  # then the unit does not start, and says so
+    is_login = account.shell not in _NO_LOGIN
+    if not is_login and not account.has_password:
+        yield ok("account", f"nobody logs in as {account.name}")
+        return
+    why = [f"its shell is {account.shell}"] * is_login + ["it has a password"] * account.has_password
+    text = f"{account.name} is an account for logins ({' and '.join(why)}): who is in it can do what the agent can"
+    yield warning("account", text, f"usermod --lock --shell {_NO_LOGIN[0]} {account.name}")
 
 
 def _watchdog(facts: Facts) -> Iterator[Finding]:

@@ -12,7 +12,7 @@ import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 
-from infoscreen_reboot.agent import config
+from infoscreen_reboot.agent import config, lasting
 from infoscreen_reboot.agent.config import Settings
 from infoscreen_reboot.agent.finding import Finding, ok, problem, warning
 from infoscreen_reboot.broker import REFUSALS, BrokerSettings
@@ -60,6 +60,10 @@ def main(environment: Mapping[str, str]) -> int:
         "is_mock": settings.executor is Executor.MOCK,
     }
     _print({"settings": wanted})
+    # By the agent's user, who may write there. Before its first start there is nothing to judge.
+    if lasting.STATE.exists() and (unfit := lasting.unfit_because(lasting.STATE)):
+        advice = f"give both state directories a place that stays: {lasting.RECIPE}"
+        _print(asdict(problem("state", unfit, advice)))
     for finding in examine(settings):
         _print(asdict(finding))
     return 0

@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 import json
+import os
+import pwd
 import re
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from infoscreen_reboot.agent import boot, tuning
-from infoscreen_reboot.agent.doctor import Consent, Facts, Preview, Probe, Watchdog
+from infoscreen_reboot.agent import boot, disk, lasting, tuning
+from infoscreen_reboot.agent.doctor import (
+    LOSSES_COUNT_FOR_MIN,
+    TIME_DAEMONS,
+    Account,
+    Consent,
+    Facts,
+    Losses,
+    Preview,
+    Probe,
+    Room,
+    Watchdog,
+)
 from infoscreen_reboot.agent.finding import Finding, Verdict
 from infoscreen_reboot.agent.firmware import RaspberryPi
 from infoscreen_reboot.agent.tuning import Setting
+from infoscreen_reboot.broker import CLOSED, TAKEN_OVER
 
 UNIT = "infoscreen-simclient.service"
 _PROGRAM = "/usr/libexec/infoscreen-reboot/infoscreen-simclient"
@@ -40,6 +54,11 @@ def gather() -> Facts:
         shutdown=_preview("shutdown_host"),
         consent=_consent(int(unit["MainPID"])),
         clock_is_synchronised=boot.timesyncd_says_synchronised() or _timedated_says_synchronised(),
+        time_daemons=[name for name in TIME_DAEMONS if show(name, "ActiveState")["ActiveState"] == "active"],
+        bus=show("dbus.service", "Id")["Id"].removesuffix(".service"),
+        account=_account(),
+        rooms=[_room(directory) for directory in (lasting.STATE, lasting.HELPER_STATE)],
+        losses=_losses(),
         unit=unit,
         container=_container(),
         watchdog=_watchdog(),
@@ -134,6 +153,37 @@ def _timedated_says_synchronised() -> bool:
         return bool(_get(*_CLOCK, "NTPSynchronized"))
     except NoAnswer:
         return False
+
+
+def _account() -> Account | None:
+    try:
+        entry = pwd.getpwnam(str(_unit_property("User")))
+    except KeyError:
+        return None
+    lines = (line.split(":") for line in _text(Path("/etc/shadow")).splitlines())
+    hashed = next((fields[1] for fields in lines if fields[0] == entry.pw_name), "!")
+    return Account(entry.pw_name, entry.pw_shell, has_password=not hashed.startswith(("!", "*")))
+
+
+def _room(directory: Path) -> Room:
+    """Of the directory, or of the one in which it will be made."""
+    place = directory if directory.exists() else directory.parent
+    told = os.statvfs(place)
+    return Room(
+        str(directory),
+        free_bytes=told.f_bavail * told.f_frsize if told.f_blocks else None,
+        free_files=told.f_favail if told.f_files else None,
+        is_full=disk.is_full(place),
+        is_read_only=bool(told.f_flag & os.ST_RDONLY),
+    )
+
+
+def _losses() -> Losses:
+    """As the agent's lines in the journal tell of its connections; a lost one stands there each time."""
+    options = f"--unit={UNIT}", "--boot", f"--since=-{LOSSES_COUNT_FOR_MIN}min", "--output=cat", "--no-pager", "--quiet"
+    done = subprocess.run(["journalctl", *options], capture_output=True, text=True, errors="replace", check=False)
+    ends = [line.partition(" lost: ")[2].partition(";")[0] for line in done.stdout.splitlines() if " lost: " in line]
+    return Losses(taken_over=ends.count(TAKEN_OVER), closed=ends.count(CLOSED))
 
 
 def _container() -> str:

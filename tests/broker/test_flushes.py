@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -88,8 +89,9 @@ def command(command_id: str, age: timedelta = timedelta()) -> bytes:
 
 
 @pytest.fixture
-def agent(broker: Broker, tmp_path: Path) -> Iterator[Traced]:
-    with traced(broker, tmp_path) as agent:
+def agent(broker: Broker) -> Iterator[Traced]:
+    # Not in /tmp, which may lie in memory: there the agent executes nothing.
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as folder, traced(broker, Path(folder)) as agent:
         yield agent
 
 

@@ -271,6 +271,30 @@ def test_a_broker_that_finishes_what_it_sends_with_qos_2_is_put_up_with(run: Run
 
 
 @pytest.mark.parametrize(
+    ("farewell", "words"),
+    [
+        (b"\xe0\x01\x8e", "another host has taken this client's session"),
+        (b"\xe0\x02\x8e\x00", "another host has taken this client's session"),
+        (b"\xe0\x0a\x8e\x08\x1f\x00\x05clone", "another host has taken this client's session"),
+        (b"\xe0\x01\x8b", "the broker closed the connection"),
+        (b"\xe0\x00", "the broker closed the connection"),
+    ],
+    ids=["short", "no-properties", "with-a-reason", "another-code", "no-code"],
+)
+def test_two_hosts_with_one_name_are_told_apart_from_a_broker_that_goes(run: Run, farewell: bytes, words: str) -> None:
+    async def story() -> None:
+        async with scripted(CONNACK, SUBACK, BIRTH_PUBACK + farewell) as (settings, _):
+            client = Client(settings)
+            async with client.running():
+                await client.until(lambda: client.session.statistics.last_disconnect_at)
+                assert client.session.statistics.last_disconnect_reason == words
+                # For `systemctl status`, and for the doctor in the journal.
+                await client.until(lambda: f" lost: {words}; next attempt in " in (client.session.trouble or ""))
+
+    run(story())
+
+
+@pytest.mark.parametrize(
     "answers",
     [
         [b"\x20\x02\x00\xf3"],  # a code that MQTT does not have

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Iterator
@@ -155,8 +157,8 @@ class AgentProcess:
 
     def __init__(self, at: Stage, broker: Broker, directory: Path) -> None:
         self._at, self._log = at, directory / "agent.log"
-        self.state = directory / "agent-state"
-        self.state.mkdir()
+        # Not in /tmp, which may lie in memory: there the agent executes nothing.
+        self.state = Path(tempfile.mkdtemp(dir="/var/tmp"))
         self._environment = {
             "PATH": "/usr/bin:/bin", "LANG": "C.UTF-8",
             "DBUS_SYSTEM_BUS_ADDRESS": at.address, "STATE_DIRECTORY": str(self.state), "CLIENT_UUID": CLIENT,
@@ -195,6 +197,7 @@ class AgentProcess:
         if self._process is not None and self._process.poll() is None:
             self._process.kill()
             self._process.wait(10)
+        shutil.rmtree(self.state)
 
 
 def fuzz_agent(directory: Path, calls: int, seed: int) -> Outcome:

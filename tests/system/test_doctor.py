@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from tests.system.conftest import CA
-from tests.system.story import HELPER_CALL
+from tests.system.story import HELPER_CALL, start
 from tools.machine import AGENT, HELPER, Machine
 
 RULE = "/usr/share/polkit-1/rules.d/50-infoscreen-reboot.rules"
@@ -112,7 +113,7 @@ def test_each_of_ten_faults_is_named_with_what_to_do_and_nothing_else(secured: M
         (lambda: masked_helper(secured), "helper", "it cannot be reached", "systemctl unmask"),
         (lambda: lockout(secured), "lockout", "next possible at", "wait until then"),
         (lambda: inhibitor(secured), "inhibitors", "apt of the operator: half an upgrade", "let it finish"),
-        (lambda: no_clock(secured), "clock", "not synchronised", "time server"),
+        (lambda: no_clock(secured), "clock", "not synchronised", "no time daemon runs"),
     ]
     assert problems(secured) == []
     for make, check, text, advice in faults:
@@ -154,6 +155,65 @@ def test_a_bad_configuration_and_an_agent_that_is_stopped_or_masked_are_told_apa
     told = machine.run("infoscreen-reboot", "doctor", check=False)
     assert "problem  configuration: MQTT_PORT is 'mqtt'" in told
     assert told.strip().endswith("a remote reboot will not work")
+
+
+def findings(machine: Machine, check: str) -> list[tuple[str, str, str]]:
+    """Verdict, text and advice of what it says about that."""
+    return [(f["verdict"], f["text"], f["advice"]) for f in doctor(machine)[1] if f["check"] == check]
+
+
+def test_a_clone_of_the_client_is_named(machine: Machine) -> None:
+    assert [verdict for verdict, _, _ in findings(machine, "clones")] == ["ok"]
+    # Another host with the same client id, as its cloned card would have it, which is thrown out and comes again.
+    clone = "mosquitto_pub", "-h", "127.0.0.1", "-i", f"infoscreen-{machine.uuid}", "-t", "lab/clone", "-n"
+    for _ in range(4):
+        heard = len(machine.broker.messages)
+        subprocess.run(["nsenter", f"--net=/run/netns/{machine.name}", *clone], check=True)
+        machine.wait_online(after=heard)
+    ((verdict, text, advice),) = findings(machine, "clones")
+    # Brokers that say so are told apart from such as mosquitto 2.0.11, which only hangs up.
+    told = {
+        "problem": "another host has taken this client's session 4 times in the last 10 minutes",
+        "warning": "the broker has closed this client's connection 4 times in the last 10 minutes",
+    }
+    assert text.startswith(told[verdict])
+    assert "two hosts" in text and "CLIENT_UUID" in advice
+
+
+def test_the_time_daemon_that_runs_is_the_one_that_advice_is_about(machine: Machine) -> None:
+    machine.set_clock_synchronised(now=False)
+    ((verdict, _, advice),) = findings(machine, "clock")
+    assert verdict == "problem" and advice.startswith("no time daemon runs here")
+    for name, command in (("chrony", "chronyc -n sources"), ("openntpd", "ntpctl -s all")):
+        machine.write(f"/etc/systemd/system/{name}.service", "[Service]\nExecStart=/bin/sleep infinity\n")
+        machine.run("systemctl", "daemon-reload")
+        machine.run("systemctl", "start", name)
+        ((_, _, advice),) = findings(machine, "clock")
+        assert advice.startswith(f"{name} runs: {command}")
+        machine.set_clock_synchronised(now=True)
+        assert findings(machine, "clock") == [("ok", f"synchronised; {name} runs", "")]
+        machine.set_clock_synchronised(now=False)
+        machine.run("systemctl", "stop", name)
+
+
+def test_an_account_that_is_a_login_the_bus_and_a_disk_that_is_full_are_named(parked: Machine) -> None:
+    parked.nspawn_options.append("--tmpfs=/mnt:size=1m")
+    start(parked)
+    assert findings(parked, "account") == [("ok", "nobody logs in as infoscreen-reboot", "")]
+    parked.run("sh", "-c", "usermod --shell /bin/bash infoscreen-reboot; echo infoscreen-reboot:secret | chpasswd")
+    ((verdict, text, advice),) = findings(parked, "account")
+    assert verdict == "warning"
+    assert "its shell is /bin/bash and it has a password" in text
+    parked.run("sh", "-c", advice)
+    assert [told[0] for told in findings(parked, "account")] == ["ok"]
+    assert findings(parked, "bus") == [("ok", "the system bus is dbus", "")]
+    assert [told[0] for told in findings(parked, "disk")] == ["ok"]
+    # The helper's, which it needs only when it is called.
+    helpers = "/var/lib/infoscreen-reboot-helper"
+    parked.run("sh", "-c", f"mount --bind /mnt {helpers}; dd if=/dev/zero of={helpers}/ballast bs=4k; true")
+    ((verdict, text, advice),) = findings(parked, "disk")
+    assert verdict == "problem" and text.startswith(f"it is full: {helpers} has 0 KiB left")
+    parked.run("umount", helpers)
 
 
 def test_a_tuning_value_that_an_administrator_overrides_is_named_with_its_file(machine: Machine) -> None:

@@ -9,7 +9,17 @@ from pathlib import Path
 import pytest
 
 from infoscreen_reboot.agent import firmware, tuning
-from infoscreen_reboot.agent.doctor import Consent, Facts, Preview, Probe, Watchdog, diagnose
+from infoscreen_reboot.agent.doctor import (
+    Account,
+    Consent,
+    Facts,
+    Losses,
+    Preview,
+    Probe,
+    Room,
+    Watchdog,
+    diagnose,
+)
 from infoscreen_reboot.agent.finding import Finding, Verdict, ok, problem
 from infoscreen_reboot.agent.firmware import RaspberryPi
 from infoscreen_reboot.agent.tuning import Assignment, Setting
@@ -22,6 +32,11 @@ SOUND = Facts(
     shutdown=Preview(""),
     consent=Consent(reboot=True, shutdown=True),
     clock_is_synchronised=True,
+    time_daemons=["systemd-timesyncd.service"],
+    bus="dbus",
+    account=Account("infoscreen-reboot", "/usr/sbin/nologin", has_password=False),
+    rooms=[Room("/var/lib/infoscreen-reboot", 1 << 30, 100_000, is_full=False, is_read_only=False)],
+    losses=Losses(),
     unit={
         "LoadState": "loaded",
         "ActiveState": "active",
@@ -36,6 +51,8 @@ SOUND = Facts(
     settings=[Setting("", STOP, "15s", OUR_FILE)],
     pi=None,
 )
+STATE_DISK = SOUND.rooms[0]
+REFUSAL = Preview("helper_failed", "in memory")
 GOOD_PI = RaspberryPi(
     model="Raspberry Pi 5 Model B Rev 1.0",
     kernel_command_line="console=tty1 rootwait fsck.repair=yes panic=10 watchdog.stop_on_reboot=0",
@@ -75,6 +92,20 @@ def test_a_sound_machine_has_nothing_but_ok() -> None:
         (unit(ActiveState="failed", Result="exit-code"), "agent", "it is not running: failed (exit-code)"),
         (unit(UnitFileState="disabled"), "agent", "it is disabled: after a reboot it does not come back"),
         (unit(UnitFileState="disabled", ActiveState="inactive"), "agent", "it is disabled"),
+        (replace(SOUND, losses=Losses(taken_over=2)), "clones", "taken this client's session 2 times"),
+        (
+            replace(SOUND, rooms=[replace(STATE_DISK, free_bytes=4096, free_files=0, is_full=True)]),
+            "disk",
+            "it is full: /var/lib/infoscreen-reboot has 4 KiB left for 0 more files",
+        ),
+        (replace(SOUND, rooms=[replace(STATE_DISK, is_read_only=True)]), "disk", "is read-only"),
+        (
+            replace(
+                SOUND, reboot=Preview("helper_failed", "in memory"), shutdown=Preview("helper_failed", "in memory")
+            ),
+            "helper",
+            "it refuses: in memory",
+        ),
         (replace(unit(LoadState="not-found", UnitFileState=""), probe=Probe([])), "agent", "it is not-found"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -104,6 +135,11 @@ def test_what_stands_in_the_way_of_a_reboot_is_a_problem(facts: Facts, check: st
         (replace(SOUND, watchdog=Watchdog("", False, False, "0"), pi=GOOD_PI), "watchdog", "a Raspberry Pi has one"),
         (replace(SOUND, disk_timeouts_s={"sda": 10, "sdb": 30}), "SSD timers", "/sys/block/sdb/device/timeout is 30 s"),
         (replace(SOUND, settings=[]), "tuning", "none of the package's files"),
+        (replace(SOUND, losses=Losses(taken_over=1)), "clones", "another host has taken this client's session"),
+        (replace(SOUND, losses=Losses(closed=4)), "clones", "closed this client's connection 4 times"),
+        (replace(SOUND, rooms=[STATE_DISK, replace(STATE_DISK, free_bytes=1 << 20)]), "disk", "it is nearly full"),
+        (replace(SOUND, account=Account("agent", "/bin/bash", False)), "account", "(its shell is /bin/bash)"),
+        (replace(SOUND, account=Account("agent", "/bin/false", True)), "account", "(it has a password)"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -111,6 +147,30 @@ def test_what_a_reboot_can_do_without_is_a_warning(facts: Facts, check: str, tex
     finding = only(facts)
     assert (finding.check, finding.verdict) == (check, Verdict.WARNING)
     assert text in finding.text
+
+
+@pytest.mark.parametrize(
+    ("daemons", "words"),
+    [
+        (["systemd-timesyncd.service"], "systemd-timesyncd runs: timedatectl timesync-status"),
+        (["chrony.service"], "chrony runs: chronyc -n sources"),
+        (["openntpd.service"], "openntpd runs: ntpctl -s all"),
+        (["ntpsec.service"], "ntpsec runs: ntpq -pn"),
+        ([], "no time daemon runs here"),
+    ],
+)
+def test_the_advice_about_the_clock_is_for_the_daemon_that_runs(daemons: list[str], words: str) -> None:
+    assert words in only(replace(SOUND, clock_is_synchronised=False, time_daemons=daemons)).advice
+
+
+def test_a_file_system_without_a_limit_has_room_for_more() -> None:
+    limitless = replace(STATE_DISK, free_bytes=None, free_files=None)
+    assert found(replace(SOUND, rooms=[limitless]), Verdict.OK) == found(SOUND, Verdict.OK)
+
+
+def test_a_helper_that_refuses_for_what_the_agent_has_said_is_no_news() -> None:
+    probe = replace(SOUND.probe, findings=[*SOUND.probe.findings, problem("state", "in memory", "see fleet.md")])
+    assert only(replace(SOUND, probe=probe, reboot=REFUSAL, shutdown=REFUSAL)).check == "state"
 
 
 def test_lockout_and_inhibitor_are_told_apart_and_together() -> None:
