@@ -66,7 +66,7 @@ echo 'deb [trusted=yes] file:/repo ./' > /etc/apt/sources.list
 apt-get -q update
 """
 # A machine with a kernel of its own and the network manager that Raspberry Pi OS has.
-VM_PACKAGES = [*MACHINE_PACKAGES, "initramfs-tools", "linux-image-amd64", "network-manager"]
+VM_PACKAGES = [*MACHINE_PACKAGES, "initramfs-tools", "linux-image-amd64", "network-manager", "systemd-timesyncd"]
 VM_HOOKS = (
     *MACHINE_HOOKS,
     # Drivers of what no virtual machine has: half of the image.
