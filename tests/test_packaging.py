@@ -21,6 +21,7 @@ from infoscreen_reboot.agent import config
 TREE = Path(__file__).resolve().parents[1]
 AGENT, HELPER = "infoscreen-simclient.service", "infoscreen-reboot-helper.service"
 NOTIFIER = "infoscreen-notify-failure@.service"
+CLOCK = "infoscreen-reboot-clock.service"
 MODULES = "usr/share/infoscreen-reboot/"
 # A folder of the tree, and where its files lie on the target.
 SHIPPED = {
@@ -28,6 +29,7 @@ SHIPPED = {
     "dbus/system.d": "usr/share/dbus-1/system.d",
     "polkit/actions": "usr/share/polkit-1/actions",
     "polkit/rules.d": "usr/share/polkit-1/rules.d",
+    "systemd/dispatcher.d": "usr/lib/NetworkManager/dispatcher.d",
     "systemd/sysctl.d": "usr/lib/sysctl.d",
     "systemd/system": "usr/lib/systemd/system",
     "systemd/system.conf.d": "usr/lib/systemd/system.conf.d",
@@ -40,12 +42,16 @@ PROGRAMS = {
     "usr/libexec/infoscreen-reboot/infoscreen-simclient",
     "usr/libexec/infoscreen-reboot/infoscreen-reboot-helper",
 }
+# Plain sh, run by systemd.
+SCRIPTS = {"usr/libexec/infoscreen-reboot/infoscreen-reboot-clock"}
+DISPATCHER = "usr/lib/NetworkManager/dispatcher.d/50-infoscreen-reboot"
 # Debian's tools in Debian's Python, and no DEBEMAIL or the like of whoever runs the tests.
 ENVIRONMENT = {
     "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
     "LC_ALL": "C.UTF-8",
     "DEB_BUILD_OPTIONS": "nocheck",
 }
+OURS = AGENT, HELPER, NOTIFIER, CLOCK
 CLIENT_UUID = "9b8d1856-ff34-4864-a726-12de072d0f77"
 
 
@@ -194,7 +200,7 @@ def test_the_package_holds_no_file_without_a_reason(deb: Deb) -> None:
         "usr/share/man/",
     )
     others = {name for name in deb.contents if not name.startswith(places)}
-    assert others == PROGRAMS | {
+    assert others == PROGRAMS | SCRIPTS | {
         "etc/infoscreen-reboot/agent.env",
         "usr/share/bash-completion/completions/infoscreen-reboot",
         "usr/share/lintian/overrides/infoscreen-reboot",
@@ -249,6 +255,13 @@ def test_the_notifier_is_started_by_failures_only_and_stopped_on_removal(deb: De
     assert "deb-systemd-invoke stop 'infoscreen-notify-failure@*.service'" in deb.scripts("prerm")
 
 
+def test_the_clocks_scripts_are_what_network_manager_accepts_and_are_plain_sh(deb: Deb) -> None:
+    for name in (*SCRIPTS, DISPATCHER):
+        assert deb.modes[name] == 0o755
+        assert deb.contents[name].startswith("#!/bin/sh\n"), name
+    assert f"deb-systemd-helper enable '{CLOCK}'" in deb.scripts("postinst")
+
+
 def test_the_user_exists_before_the_agent_starts(deb: Deb) -> None:
     postinst = deb.scripts("postinst")
     assert 0 < postinst.index("systemd-sysusers") < postinst.index("deb-systemd-invoke")
@@ -263,10 +276,10 @@ def test_systemd_understands_every_line_of_the_units(deb: Deb, tmp_path: Path) -
     tmp_path.joinpath("bin").mkdir()
     shutil.copy("/bin/sh", tmp_path / "bin/sh")
     tuned = "reboot.target", "emergency.service"
-    assert run("systemd-analyze", "verify", "--man=no", f"--root={tmp_path}", AGENT, HELPER, NOTIFIER, *tuned) == ""
+    assert run("systemd-analyze", "verify", "--man=no", f"--root={tmp_path}", *OURS, *tuned) == ""
 
 
-@pytest.mark.parametrize(("unit", "tenths"), [(AGENT, 12), (NOTIFIER, 12), (HELPER, 6)])
+@pytest.mark.parametrize(("unit", "tenths"), [(AGENT, 12), (NOTIFIER, 12), (HELPER, 6), (CLOCK, 10)])
 def test_units_are_confined(unit: str, tenths: int) -> None:
     path = TREE / "systemd/system" / unit
     run("systemd-analyze", "security", "--offline=true", f"--threshold={tenths}", path)

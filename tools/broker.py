@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from tools.notify import Readiness
+from tools.patience import MOST, Patience, slow
 from tools.scratch import LabError, Scratch
 
 CONFIGURATION = """\
@@ -79,14 +79,14 @@ class Broker:
     def stop(self) -> None:
         if self._process is not None:
             self._process.terminate()
-            self._process.wait(10)
+            self._process.wait(10 * MOST)
             self._process = None
 
     def kill(self, forget: bool = False) -> None:
         """SIGKILL: what it had not written to its state file is lost; with `forget` that file is lost as well."""
         if self._process is not None:
             self._process.kill()
-            self._process.wait(10)
+            self._process.wait(10 * MOST)
             self._process = None
         if forget:
             (self.directory / "mosquitto.db").unlink(missing_ok=True)
@@ -103,9 +103,9 @@ class Broker:
         self._listener = self._scratch.popen(*argv, group="broker", output=subprocess.PIPE)
         threading.Thread(target=self._read, args=(self._listener,), name="listener", daemon=True).start()
         # Only a message that came back proves that the subscription stands.
-        deadline = time.monotonic() + 10
+        patience = Patience(10)
         while not self._listens.wait(0.1):
-            if time.monotonic() > deadline:
+            if patience.is_over:
                 raise LabError(f"cannot listen at the broker; its log says:\n{self.log()[-2000:]}")
             self.publish(HELLO, b"listening?", qos=0)
 
@@ -139,7 +139,7 @@ class Broker:
 
     def wait_for(self, predicate: Callable[[Message], bool], timeout_s: float = 30, after: int = 0) -> Message:
         """The first message, heard already or in time, that the predicate is true for; `after` skips that many."""
-        deadline = time.monotonic() + timeout_s
+        patience = Patience(timeout_s)
         seen = after
         with self._heard:
             while True:
@@ -147,8 +147,9 @@ class Broker:
                     if predicate(message):
                         return message
                 seen = len(self._messages)
-                if not self._heard.wait(deadline - time.monotonic()) and seen == len(self._messages):
+                if patience.is_over:
                     break
+                self._heard.wait(patience.look_s)
         story = "\n".join(f"  {m.heard_at:.3f} {m.topic} {m.payload[:300]!r}" for m in self.messages[-12:])
         raise LabError(f"not heard within {timeout_s:g} s; the last messages were:\n{story or '  none'}")
 
@@ -165,12 +166,12 @@ class Broker:
         flags += ["-V", "5"] if properties else []
         flags += [word for pair in properties for word in ("-D", "publish", "user-property", *pair)]
         argv = *self._client("pub"), "-t", topic, "-q", str(qos), content, *flags
-        done = subprocess.run(argv, input=payload, capture_output=True, timeout=30)
+        done = subprocess.run(argv, input=payload, capture_output=True, timeout=30 * MOST)
         if done.returncode != 0:
             raise LabError(f"cannot publish on {topic}: {done.stderr.decode(errors='replace').strip()}")
 
     def retained(self, topic: str) -> bytes | None:
         """What a new subscriber of the topic would be told at once."""
-        argv = *self._client("sub"), "-t", topic, "-C", "1", "-W", "1", "-N", "--retained-only"
-        done = subprocess.run(argv, capture_output=True, timeout=30)
+        argv = *self._client("sub"), "-t", topic, "-C", "1", "-W", str(slow(1)), "-N", "--retained-only"
+        done = subprocess.run(argv, capture_output=True, timeout=30 * MOST)
         return done.stdout if done.returncode == 0 else None

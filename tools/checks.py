@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, NoReturn
 
 from tools import lab
 from tools.scratch import CACHE, LabError, sweep
@@ -29,7 +29,11 @@ ON_MACHINES = ("tests/system", PACKAGING, "tests/vm")
 # The linters are of one suite, and so is the judgement of what they lint.
 ONCE = "trixie"
 PYTEST = ("/usr/bin/python3", "-B", "-m", "pytest", "-p", "no:cacheprovider", "--color=no", "--durations=8")
-TIMEOUT_S = 30 * 60
+# A job hangs when no test of it has ended for so long; a busy machine may take it all the time that it wants.
+SILENCE_S = 30 * 60
+# Less than CI waits for all of them together.
+TIMEOUT_S = 75 * 60
+LOOK_S = 1.0
 # Of this checkout: another one on the same machine may run its tests at the same time.
 LOGS = CACHE / "logs" / str(lab.TREE).strip("/").replace("/", "-")
 # nspawn says so where /run is not a tmpfs, and it means nothing.
@@ -65,8 +69,6 @@ class Job:
             if status not in (0, 1):
                 self.problem = f"pytest ended with {status}"
             self._count(ElementTree.parse(report))
-        except subprocess.TimeoutExpired:
-            self.problem = f"stopped after {TIMEOUT_S // 60} minutes; what hangs is the last line of the output"
         except FileNotFoundError:
             self.problem = self.problem or "pytest made no report"
         except (LabError, ElementTree.ParseError) as error:
@@ -89,11 +91,25 @@ class Job:
         self.process = process
         if self.is_stopped:
             process.kill()
-        try:
-            return process.wait(TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            self.stop()
-            raise
+        began = told_at = time.monotonic()
+        told = 0
+        while True:
+            try:
+                return process.wait(LOOK_S)
+            except subprocess.TimeoutExpired:
+                now = time.monotonic()
+            size = self.log.stat().st_size
+            if size != told:
+                told = size
+                told_at = now
+            if now > told_at + SILENCE_S:
+                self._give_up(f"no test ended for {SILENCE_S // 60} minutes")
+            if now > began + TIMEOUT_S:
+                self._give_up(f"it was not over after {TIMEOUT_S // 60} minutes")
+
+    def _give_up(self, why: str) -> NoReturn:
+        self.stop()
+        raise LabError(f"stopped, because {why}; what hangs is the last line of the output")
 
     def stop(self) -> None:
         self.is_stopped = True

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Self
 
 from tools.notify import Readiness
+from tools.patience import Patience
 from tools.scratch import LabError, Scratch, command, kill_group, remove_group
 
 REBOOTED, POWERED_OFF, POWER_CUT = 133, 0, 1
@@ -136,7 +137,7 @@ class Container:
             return self._failure is not None or (len(self.lives) >= number and is_so(self.lives[number - 1]))
 
         with self._turn:
-            in_time = self._turn.wait_for(over, timeout_s)
+            in_time = Patience(timeout_s).wait_for(self._turn, over)
         if self._failure is not None:
             raise self._failure
         if not in_time:
@@ -153,6 +154,12 @@ class Container:
         assert life.exit_code is not None
         return life.exit_code
 
+    def stays_up(self, for_s: float) -> bool:
+        """Watches the present boot for just so long; whether it has not ended."""
+        life = self.lives[-1]
+        with self._turn:
+            return not self._turn.wait_for(lambda: life.exit_code is not None, for_s)
+
     def follow_reboot(self, timeout_s: float = 60) -> str:
         """Waits for a reboot of the present boot and until the next has finished; the new boot id."""
         number = len(self.lives)
@@ -167,11 +174,11 @@ class Container:
         """Everything on it stops at once, as without power, and it stays off."""
         payload = self.scratch.cgroup / "payload"
         comes_back, self.auto_restart = self.auto_restart, False
-        deadline = time.monotonic() + 60
+        patience = Patience(60)
         with self._turn:
             # More than once: it may be on its way up, and what is to be killed not be there yet.
             while self.is_running:
-                if time.monotonic() > deadline:
+                if patience.is_over:
                     raise LabError(f"cannot cut the power of {self.name}: {self.lives}")
                 kill_group(payload)
                 self._turn.wait_for(lambda: not self.is_running, 0.05)
@@ -210,7 +217,7 @@ class Container:
             start_new_session=True,
         ) as process:
             try:
-                output = process.communicate(timeout=timeout_s)[0].decode(errors="replace")
+                output = Patience(timeout_s).communicate(process).decode(errors="replace")
             except BaseException as error:
                 os.killpg(process.pid, signal.SIGKILL)
                 if isinstance(error, subprocess.TimeoutExpired):

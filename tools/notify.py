@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import socket
 import subprocess
-import time
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from tools.patience import Patience
 from tools.scratch import LabError
 
 
@@ -36,9 +36,9 @@ class Readiness:
 
     def wait_for(self, word: str, process: subprocess.Popen[bytes], timeout_s: float) -> str | None:
         """What follows `word=` in a message; None if the process ended first. Raises LabError when time is up."""
-        deadline = time.monotonic() + timeout_s
+        patience = Patience(timeout_s)
         self._socket.settimeout(0.2)
-        while time.monotonic() < deadline:
+        while not patience.is_over:
             try:
                 lines = self._socket.recv(8192).decode().splitlines()
             except TimeoutError:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tools import lab
 from tools.machine import Machine
+from tools.patience import MOST
 from tools.roots import layers_of_bench
 from tools.scratch import LabError
 
@@ -38,7 +39,7 @@ class Bench(lab.Workshop):
         with log.open("wb") as output:
             process = self.popen(*inside, output=output)
             try:
-                end = f"ended with {process.wait(timeout_s)}"
+                end = f"ended with {process.wait(timeout_s * MOST)}"
             except subprocess.TimeoutExpired:
                 end = f"did not end within {timeout_s:g} s"
         text = log.read_text(errors="replace")

@@ -83,7 +83,7 @@ apt-get -qy --no-install-recommends --build-profiles={profile} build-dep /var/tm
 rm -r /var/tmp/tree
 """
 # A machine with a kernel of its own and the network manager that Raspberry Pi OS has.
-VM_PACKAGES = [*MACHINE_PACKAGES, "initramfs-tools", "linux-image-amd64", "network-manager"]
+VM_PACKAGES = [*MACHINE_PACKAGES, "initramfs-tools", "linux-image-amd64", "network-manager", "systemd-timesyncd"]
 VM_HOOKS = (
     *MACHINE_HOOKS,
     # Drivers of what no virtual machine has: half of the image.

@@ -15,6 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
+from tools.patience import Patience
+
 CACHE = Path(os.environ.get("INFOSCREEN_CACHE", "/var/cache/infoscreen-reboot-dev"))
 SCRATCH = CACHE / "scratch"
 
@@ -136,9 +138,9 @@ def kill_group(cgroup: Path, timeout_s: float = 10) -> None:
     """Kills everything in the group at once, and waits until it is gone."""
     try:
         (cgroup / "cgroup.kill").write_text("1")
-        deadline = time.monotonic() + timeout_s
+        patience = Patience(timeout_s)
         while "populated 1" in (cgroup / "cgroup.events").read_text():
-            if time.monotonic() > deadline:
+            if patience.is_over:
                 raise LabError(f"cannot end what runs in {cgroup}; look at {cgroup}/cgroup.procs")
             time.sleep(0.005)
     except OSError as error:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import calendar
+import itertools
 import json
 import shlex
 import shutil
@@ -12,13 +14,15 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from tools.broker import Broker
-from tools.client import Client
+from tools.client import Client, timestamp
 from tools.machine import Machine, installed_layers
+from tools.patience import MOST, Patience
 from tools.roots import digest, layer, vm_root
 from tools.scratch import LabError, Scratch, command
 
@@ -38,6 +42,8 @@ done
 FILES = {
     "/etc/fstab": f"LABEL={LABEL} / ext4 errors=remount-ro 0 1\n",
     "/usr/local/sbin/lab-shell": SHELL,
+    # The host's loopback, as the broker; nobody answers there before a test starts a time server.
+    "/etc/systemd/timesyncd.conf.d/lab.conf": "[Time]\nNTP=10.0.2.2\n",
     "/etc/systemd/system/lab-shell.service": """\
 [Service]
 ExecStart=/bin/bash /usr/local/sbin/lab-shell
@@ -45,40 +51,42 @@ ExecStart=/bin/bash /usr/local/sbin/lab-shell
 WantedBy=multi-user.target
 """,
 }
+# Its time goes by instructions, 4 ns each, and while it has none to carry out, by the host's time. So a busy host makes
+# it late for us, and not for itself: no timeout in it comes early, and what it measures is comparable.
 # The disk's changes last as long as the process: over the guest's reboots, and no longer.
 HARDWARE = """\
--name guest,debug-threads=on -nodefaults -machine q35 -accel tcg,thread=multi -cpu max -m 768 -display none -vga none
+-name guest -nodefaults -machine q35 -accel tcg,thread=single -cpu max -m 768 -display none -vga none
+-icount shift=2,sleep=on -rtc clock=vm
 -drive file={image}/disk,format=raw,if=none,id=ssd,snapshot=on,cache=unsafe
 -device qemu-xhci -device usb-uas,id=uas -device scsi-hd,bus=uas.0,scsi-id=0,lun=0,drive=ssd
 -blockdev driver=null-co,node-name=other,size=67108864,read-zeroes=on
 -device virtio-scsi-pci,id=scsi -device scsi-hd,bus=scsi.0,drive=other
 -device i6300esb -watchdog-action reset
--device virtio-rng-pci -nic user,model=virtio-net-pci
+-device virtio-rng-pci -netdev user,id=net -device virtio-net-pci,netdev=net,id=card
 -kernel {image}/kernel -initrd {image}/initrd
 -serial file:{directory}/console.log
 -device virtio-serial-pci -chardev socket,id=lab,path={directory}/lab -device virtserialport,chardev=lab,name=lab
 -chardev socket,id=qmp,path={directory}/qmp -mon chardev=qmp,mode=control
 """
 KERNEL_COMMAND_LINE = f"root=LABEL={LABEL} ro quiet console=ttyS0"
+CLOCK_CHIP = {"path": "/machine", "property": "rtc-time"}
 
 
 @dataclass(slots=True)
 class Boot:
-    """From power or reset on: `reset_at` in seconds of the wall clock, `held_up_s` as VirtualMachine.held_up_s()."""
+    """From power or reset on: `reset_at` as VirtualMachine.now_s()."""
 
     reset_at: float
-    held_up_s: float
     by_watchdog: bool
     boot_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Back:
-    """When the agent was online, how long after the reset, and for how much of that the host held the machine up."""
+    """When the agent was online, as VirtualMachine.now_s(), and how long after the reset."""
 
     at: float
     boot_s: float
-    held_up_s: float
 
 
 class VirtualMachine(Client):
@@ -95,6 +103,10 @@ class VirtualMachine(Client):
         self._is_watchdog = False
         self._console = ""
         self._replies: dict[int, tuple[int, str]] = {}
+        self._answers: dict[int, Any] = {}
+        self._numbers = itertools.count(1)
+        # The number of what QEMU was asked at a reset, until it has answered.
+        self._reset_question = 0
         self._sockets: list[socket.socket] = []
         self._process: subprocess.Popen[bytes] | None = None
         try:
@@ -130,7 +142,6 @@ class VirtualMachine(Client):
             with (self.scratch.directory / "qemu.log").open("wb") as output:
                 temporary = {"TMPDIR": str(self.scratch.directory)}
                 self._process = self.scratch.popen(*argv, "-append", KERNEL_COMMAND_LINE, env=temporary, output=output)
-            self.boots.append(Boot(time.time(), 0, by_watchdog=False))
             try:
                 self._sockets = [door.accept() for door in (qmp, shell)]
             except TimeoutError:
@@ -140,7 +151,8 @@ class VirtualMachine(Client):
         for connection, on_line in ((self._qmp, self._on_qmp), (self._shell, self._on_shell)):
             threading.Thread(target=self._listen, args=(connection, on_line), daemon=True).start()
         # QEMU says nothing of itself before it is told this.
-        self._qmp.sendall(b'{"execute": "qmp_capabilities"}\n')
+        self.ask_qemu("qmp_capabilities")
+        self.boots.append(Boot(self.now_s(), by_watchdog=False))
 
     def _listen(self, connection: socket.socket, on_line: Callable[[bytes], None]) -> None:
         with connection.makefile("rb") as lines:
@@ -155,11 +167,49 @@ class VirtualMachine(Client):
             case "WATCHDOG":
                 self._is_watchdog = True
             # Firmware that finds itself started warm resets once more: no boot of its own.
-            case "RESET" if self.boot_id:
-                stamp = message["timestamp"]
-                at = stamp["seconds"] + stamp["microseconds"] / 1e6
-                self.boots.append(Boot(at, self.held_up_s(), self._is_watchdog))
-                self._is_watchdog = False
+            case "RESET" if self.boots and self.boot_id and not self._reset_question:
+                self._reset_question = self._send_to_qemu("qom-get", **CLOCK_CHIP)
+            case None if "id" in message:
+                self._on_answer(message["id"], message)
+
+    def _on_answer(self, number: int, message: dict[str, Any]) -> None:
+        self._answers[number] = message
+        if number == self._reset_question:
+            self.boots.append(Boot(seconds_of(self._answers.pop(number)["return"]), self._is_watchdog))
+            self._is_watchdog = False
+            self._reset_question = 0
+
+    def _send_to_qemu(self, execute: str, **arguments: object) -> int:
+        number = next(self._numbers)
+        question = {"execute": execute, "arguments": arguments, "id": number}
+        self._qmp.sendall(json.dumps(question).encode() + b"\n")
+        return number
+
+    def ask_qemu(self, execute: str, **arguments: object) -> Any:
+        """What QEMU's monitor returns. Raises LabError where it refuses."""
+        number = self._send_to_qemu(execute, **arguments)
+        self._wait(lambda: number in self._answers, f"QEMU did not answer {execute}", 60)
+        answer = self._answers.pop(number)
+        if "return" not in answer:
+            raise LabError(f"QEMU refuses {execute}: {answer}")
+        return answer["return"]
+
+    def now_s(self) -> float:
+        """The time of the machine's clock chip, to the second: it goes on over resets, and as the machine's time does.
+
+        Not where the machine's time is synchronised: then the kernel sets the chip.
+        """
+        return seconds_of(self.ask_qemu("qom-get", **CLOCK_CHIP))
+
+    def plug_in(self, is_plugged: bool = True) -> None:
+        """The network's cable."""
+        self.ask_qemu("set_link", name="card", up=is_plugged)
+
+    def command(self, action: str = "reboot_host", **changes: Any) -> dict[str, Any]:
+        """By the machine's own clock, which is behind the host's where the host is busy."""
+        now = datetime.fromtimestamp(self.now_s(), UTC)
+        times = {"issued_at": timestamp(now), "expires_at": timestamp(now + timedelta(minutes=4))}
+        return super().command(action, **times | changes)
 
     def _on_shell(self, line: bytes) -> None:
         # A reset may have cut a line off.
@@ -174,23 +224,16 @@ class VirtualMachine(Client):
     def boot_id(self) -> str:
         return self.boots[-1].boot_id
 
-    def held_up_s(self) -> float:
-        """How long its processor had work so far, and got none of the host's to do it on."""
-        assert self._process is not None
-        for task in Path("/proc", str(self._process.pid), "task").iterdir():
-            if (task / "comm").read_text().startswith("CPU 0/"):
-                return int((task / "schedstat").read_text().split()[1]) / 1e9
-        raise LabError("QEMU has no thread for the processor")
-
     def wait_back(self, timeout_s: float) -> Back:
         """Waits until the agent of the present boot is online."""
         boot = self.wait_up(timeout_s)
-        heard_at = self.wait_online(timeout_s).heard_at
-        return Back(heard_at, heard_at - boot.reset_at, self.held_up_s() - boot.held_up_s)
+        self.wait_online(timeout_s)
+        now = self.now_s()
+        return Back(now, now - boot.reset_at)
 
     def _wait(self, is_so: Callable[[], bool], what: str, timeout_s: float) -> None:
         with self._turn:
-            if not self._turn.wait_for(is_so, timeout_s):
+            if not Patience(timeout_s).wait_for(self._turn, is_so):
                 raise LabError(f"{what} within {timeout_s:g} s: {self.boots}")
 
     def console(self) -> str:
@@ -235,6 +278,13 @@ class VirtualMachine(Client):
         self.run(f"mkdir -p $(dirname {path}); printf %s {content} >{path}; chmod {mode:o} {path}")
 
 
+def seconds_of(time: dict[str, int]) -> float:
+    """What QEMU says of a clock chip, as a struct tm of C, since 1970."""
+    names = ("tm_mon", "tm_mday", "tm_hour", "tm_min", "tm_sec")
+    month, *rest = (time[name] for name in names)
+    return float(calendar.timegm((time["tm_year"] + 1900, month + 1, *rest)))
+
+
 class Door:
     """A socket that QEMU will come to: unlike the other way round nobody has to try until it is there."""
 
@@ -242,7 +292,7 @@ class Door:
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(str(path))
         self._listener.listen(1)
-        self._listener.settimeout(20)
+        self._listener.settimeout(20 * MOST)
 
     def __enter__(self) -> Self:
         return self

@@ -22,7 +22,7 @@ from infoscreen_reboot.mqtt import (
     Statistics,
     TlsSettings,
 )
-from tests.broker.conftest import Authority, Broker
+from tests.broker.conftest import PATIENCE_S, Authority, Broker
 
 STATUS = "screen/status"
 COMMANDS = "screen/commands"
@@ -57,13 +57,13 @@ class Client:
         )
 
     async def until(self, is_it: Callable[[], object]) -> None:
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(PATIENCE_S):
             while not is_it():
                 self._changed.clear()
                 await self._changed.wait()
 
     async def received(self) -> bytes:
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(PATIENCE_S):
             return (await self.inbox.get()).payload
 
     @contextlib.asynccontextmanager
@@ -80,7 +80,7 @@ class Client:
     @contextlib.asynccontextmanager
     async def connected(self) -> AsyncIterator[asyncio.Task[None]]:
         async with self.running() as task:
-            async with asyncio.timeout(15):
+            async with asyncio.timeout(PATIENCE_S):
                 await self.session.wait_connected()
             yield task
 

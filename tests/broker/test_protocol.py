@@ -12,7 +12,7 @@ import pytest
 from infoscreen_reboot.mqtt import BrokerSettings, Delivery, Message
 from infoscreen_reboot.paho_client import MAX_PACKET_BYTES
 from tests.broker.client import COMMANDS, Client, at, plain
-from tests.broker.conftest import Broker, Run
+from tests.broker.conftest import PATIENCE_S, Broker, Run
 
 MQTT_5 = b"\x00\x04MQTT\x05"
 TOO_NEW = b"\x20\x02\x00\x01"  # MQTT 3.1.1, 3.2.2.3: unacceptable protocol version
@@ -85,7 +85,7 @@ def test_what_waits_for_us_keeps_its_properties_when_the_broker_is_restarted(bro
 
 def test_the_session_of_an_agent_that_spoke_3_1_1_goes_on(broker: Broker, run: Run) -> None:
     before = ("mosquitto_sub", "-h", broker.host, "-p", str(broker.port), "-V", "311", "-c", "-i", "screen", "-q", "1")
-    subprocess.run([*before, "-t", COMMANDS, "-E"], check=True, timeout=15)
+    subprocess.run([*before, "-t", COMMANDS, "-E"], check=True, timeout=PATIENCE_S)
     broker.publish(COMMANDS, "sent before the upgrade")
 
     async def story() -> None:

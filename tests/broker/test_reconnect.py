@@ -17,7 +17,7 @@ from infoscreen_reboot.mqtt import (
     back_off_s,
 )
 from tests.broker.client import COMMANDS, FAREWELL, STATUS, Client, child, plain, secure
-from tests.broker.conftest import Authority, Broker, Run, Seen
+from tests.broker.conftest import AT_ONCE_S, PATIENCE_S, Authority, Broker, Run, Seen
 
 
 @pytest.mark.parametrize("forgetful", [False, True], ids=["remembers", "forgets"])
@@ -40,7 +40,7 @@ def test_after_a_broker_restart_the_session_is_back_and_subscribed_even_if_the_b
             assert (away.is_lost, away.last_disconnect_reason) == (True, "the broker closed the connection")
             broker.start()
             broker.restart(forgetful=forgetful)
-            async with asyncio.timeout(15):
+            async with asyncio.timeout(PATIENCE_S):
                 await client.session.wait_connected()
             assert client.session.trouble is None
             broker.publish(COMMANDS, "reboot")
@@ -148,7 +148,7 @@ def test_a_farewell_that_was_not_acknowledged_leaves_the_last_word_to_the_will(b
                 began = time.monotonic()
                 await client.session.leave(FAREWELL, timeout_s=0.2)
                 await client.until(lambda: not client.session.is_connected)
-                assert time.monotonic() - began < 2
+                assert time.monotonic() - began < AT_ONCE_S
             seen = await observer.until(lambda seen: seen.payload == b"lost 1")
             assert [each.payload for each in seen] == [b"online 1", b"stopped", b"lost 1"]
 
@@ -232,12 +232,12 @@ def test_leaving_works_at_once_while_the_broker_is_away_and_before_the_start(bro
         client = Client(plain(broker))
         async with client.running():
             await client.until(lambda: client.session.trouble)
-            await asyncio.wait_for(client.session.leave(FAREWELL, timeout_s=30), 0.5)
+            await asyncio.wait_for(client.session.leave(FAREWELL, timeout_s=30), AT_ONCE_S)
             changes = len(client.changes)
             await client.until(lambda: len(client.changes) > changes)
             assert client.session.is_away
         client = Client(plain(broker))
-        await asyncio.wait_for(client.session.leave(FAREWELL, timeout_s=30), 0.5)
+        await asyncio.wait_for(client.session.leave(FAREWELL, timeout_s=30), AT_ONCE_S)
         async with client.running() as task:
             await asyncio.wait([task], timeout=0.5)
             assert client.session.trouble is None, "it has not tried"
@@ -256,7 +256,7 @@ def test_a_session_waiting_for_a_broker_says_so_and_finds_it(broker: Broker, run
             )
             assert client.session.statistics.last_disconnect_at is None
             broker.start()
-            async with asyncio.timeout(15):
+            async with asyncio.timeout(PATIENCE_S):
                 await client.session.wait_connected()
             assert client.session.statistics.reconnect_count == 0
 
@@ -270,7 +270,7 @@ def test_a_broker_that_stays_silent_is_given_up_after_the_keep_alive(broker: Bro
             with broker.frozen():
                 await client.until(lambda: not client.session.is_connected)
                 assert client.session.statistics.last_disconnect_reason == "the broker did not answer the keep-alive"
-            async with asyncio.timeout(15):
+            async with asyncio.timeout(PATIENCE_S):
                 await client.session.wait_connected()
 
     run(story())

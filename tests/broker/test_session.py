@@ -16,7 +16,7 @@ from infoscreen_reboot.mqtt import (
     Redeliver,
 )
 from tests.broker.client import COMMANDS, Client, child, plain, secure
-from tests.broker.conftest import Authority, Broker, Run
+from tests.broker.conftest import PATIENCE_S, Authority, Broker, Run
 
 
 def test_a_process_killed_while_it_stores_a_delivery_gets_it_again_and_one_that_stored_it_does_not(
@@ -35,7 +35,7 @@ def test_a_process_killed_while_it_stores_a_delivery_gets_it_again_and_one_that_
             """,
         )
         with victim:
-            assert await asyncio.to_thread(victim.wait, 15) == -signal.SIGKILL
+            assert await asyncio.to_thread(victim.wait, PATIENCE_S) == -signal.SIGKILL
         second = Client(plain(broker))
         async with second.connected():
             assert await second.received() == b"reboot"
@@ -86,7 +86,7 @@ def test_any_other_error_of_the_receiver_ends_the_session_with_it_and_the_delive
         async with client.connected() as task:
             broker.publish(COMMANDS, "reboot")
             with pytest.raises(OSError, match="a bug"):
-                await asyncio.wait_for(asyncio.shield(task), 15)
+                await asyncio.wait_for(asyncio.shield(task), PATIENCE_S)
             client.refuse = lambda _: None
         second = Client(plain(broker))
         async with second.connected():
@@ -149,7 +149,7 @@ def test_a_publish_ends_with_the_brokers_acknowledgement_and_not_before(broker: 
                 publish = asyncio.create_task(client.session.publish(Message("ack", b"accepted")))
                 await asyncio.wait([publish], timeout=0.2)
                 assert not publish.done()
-            async with asyncio.timeout(15):
+            async with asyncio.timeout(PATIENCE_S):
                 await publish
 
     run(story())
@@ -166,7 +166,7 @@ def test_a_publish_is_not_delivered_when_the_broker_dies_or_is_away(broker: Brok
                 await asyncio.wait([publish], timeout=0.1)
                 broker.kill()
             with pytest.raises(NotDelivered, match="closed the connection"):
-                await asyncio.wait_for(publish, 15)
+                await asyncio.wait_for(publish, PATIENCE_S)
             assert not client.session.is_connected
             with pytest.raises(NotDelivered, match="not connected"):
                 await client.session.publish(Message("ack", b"too late"))
@@ -191,7 +191,7 @@ def test_a_publish_of_quality_0_ends_when_it_is_written(broker: Broker, run: Run
     async def story() -> None:
         client = Client(plain(broker))
         async with client.connected(), broker.observe("health") as observer:
-            async with asyncio.timeout(15):
+            async with asyncio.timeout(PATIENCE_S):
                 await client.session.publish(Message("health", b"fine", qos=0))
             assert (await observer.next()).payload == b"fine"
 

@@ -22,7 +22,7 @@ from infoscreen_reboot.connection import Connection
 from infoscreen_reboot.mqtt import Statistics
 from infoscreen_reboot.tls import TlsSettings
 from tests.broker.client import FAREWELL, Client, at, child, plain, trouble_of
-from tests.broker.conftest import Authority, Broker, Run
+from tests.broker.conftest import AT_ONCE_S, PATIENCE_S, Authority, Broker, Run
 
 
 @contextlib.contextmanager
@@ -87,7 +87,7 @@ def test_a_connection_that_comes_too_late_is_closed_again_without_a_word(run: Ru
         client = Client(at(server))
         async with client.running() as task:
             await asyncio.wait([task], timeout=0.3)  # the connection attempt is under way
-            await asyncio.wait_for(client.session.leave(FAREWELL, timeout_s=30), 0.5)
+            await asyncio.wait_for(client.session.leave(FAREWELL, timeout_s=30), AT_ONCE_S)
         assert await asyncio.to_thread(first_to_close, server) == b""
 
     with black_hole(accepts=False) as server:
@@ -152,8 +152,8 @@ def test_a_hanging_connect_or_name_look_up_does_not_hold_up_the_exit(run: Run, h
         with process:
             assert await asyncio.to_thread(process.stdout.readline) == "leaving\n"
             began = time.monotonic()
-            assert await asyncio.to_thread(process.wait, 15) == 0
-            assert time.monotonic() - began < 2
+            assert await asyncio.to_thread(process.wait, PATIENCE_S) == 0
+            assert time.monotonic() - began < AT_ONCE_S
 
     with black_hole(accepts=False) as server:
         run(story(server))
@@ -317,7 +317,7 @@ def test_a_topic_that_is_not_utf_8_is_acknowledged_lest_it_come_for_ever(run: Ru
         bad = b"\x32\x07\x00\x01\xff\x00\x07\x00x"
         async with scripted(CONNACK, SUBACK, BIRTH_PUBACK + bad) as (settings, packets):
             client = Client(settings)
-            async with client.connected(), asyncio.timeout(15):
+            async with client.connected(), asyncio.timeout(PATIENCE_S):
                 while (await packets.get()) != b"\x40\x02\x00\x07":
                     pass
                 assert client.inbox.empty()

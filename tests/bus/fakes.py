@@ -44,7 +44,7 @@ class Loop:
         self._thread = threading.Thread(target=self._loop.run_forever, name="fakes", daemon=True)
         self._thread.start()
 
-    def run(self, work: Coroutine[Any, Any, T], timeout_s: float = 20) -> T:
+    def run(self, work: Coroutine[Any, Any, T], timeout_s: float = 120) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout_s)
 
     def close(self) -> None:
@@ -385,7 +385,7 @@ async def disconnect(bus: MessageBus) -> None:
     bus._sock.close()
 
 
-def eventually(what: Callable[[], T], timeout_s: float = 10) -> T:
+def eventually(what: Callable[[], T], timeout_s: float = 120) -> T:
     """The first true answer, asked for again and again: other processes cannot be told the time."""
     end = time.monotonic() + timeout_s
     while not (answer := what()):

@@ -126,7 +126,7 @@ def live(test: Callable[[SystemHost, Seen], Awaitable[None]]) -> None:
 
 async def until(is_so: Callable[[], Any]) -> None:
     """Wait for what another process does; nothing tells us when."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(120):
         while not is_so():
             await asyncio.sleep(0.01)
 

@@ -13,6 +13,7 @@ from infoscreen_reboot.contract import wire
 from tests.system.story import drop_in, kill_agent, unit
 from tools.broker import Message
 from tools.machine import AGENT, Machine
+from tools.patience import Patience
 
 JOURNAL = "/var/lib/infoscreen-reboot/journal.sqlite3"
 ALERTS = "/run/infoscreen-reboot-alerts"
@@ -38,9 +39,9 @@ def notifier_of(failed: str) -> str:
 
 
 def wait_until(is_so: Callable[[], bool], what: str, timeout_s: float = 30) -> None:
-    deadline = time.monotonic() + timeout_s
+    patience = Patience(timeout_s)
     while not is_so():
-        assert time.monotonic() < deadline, f"not within {timeout_s:g} s: {what}"
+        assert not patience.is_over, f"not within {timeout_s:g} s: {what}"
         time.sleep(0.2)
 
 

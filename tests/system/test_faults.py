@@ -18,6 +18,7 @@ from tests.system.story import (
     unit,
 )
 from tools.machine import AGENT, HELPER, POWERED_OFF, Machine
+from tools.patience import slow
 
 RECONNECT_S = 90  # after a broker outage the agent's back-off is up to 60 s
 # An agent that was killed does not know what the helper has answered: it waits for the longest that this can take.
@@ -51,12 +52,12 @@ def test_a_broker_that_is_away_for_a_minute_around_the_reboot_loses_no_ack(machi
 
 def test_a_broker_that_is_away_at_boot_is_no_reason_to_fail_or_to_be_killed(parked: Machine) -> None:
     parked.broker.stop()
-    drop_in(parked, AGENT, "WatchdogSec=3")
+    drop_in(parked, AGENT, f"WatchdogSec={slow(3)}")
     parked.boot()
     parked.wait_booted()
     assert unit(parked, AGENT, "ActiveState") == "active"
     assert "cannot connect to 127.0.0.1:1883" in unit(parked, AGENT, "StatusText")
-    check_stays_up(parked, 10)
+    check_stays_up(parked, slow(10))
     assert unit(parked, AGENT, "NRestarts") == "0"
     parked.broker.start()
     parked.wait_online(RECONNECT_S)
@@ -87,7 +88,7 @@ def test_killed_while_a_command_is_held_the_command_is_held_on(parked: Machine) 
 
 @pytest.mark.parametrize("status", ["accepted", "execution_started"])
 def test_killed_on_an_ack_the_story_has_one_right_end(parked: Machine, status: str) -> None:
-    parked.configure(COMMAND_EXECUTION_TIMEOUT_S="15")
+    parked.configure(COMMAND_EXECUTION_TIMEOUT_S=str(slow(15)))
     parked.auto_restart = True
     start(parked)
     command = parked.command()
@@ -104,7 +105,7 @@ def test_killed_on_an_ack_the_story_has_one_right_end(parked: Machine, status: s
 
 
 def test_killed_while_the_helper_is_thinking_it_is_not_asked_again(parked: Machine) -> None:
-    parked.configure(COMMAND_EXECUTION_TIMEOUT_S="15")
+    parked.configure(COMMAND_EXECUTION_TIMEOUT_S=str(slow(15)))
     start(parked)
     freeze(parked, "polkit")
     command = parked.command()
@@ -154,7 +155,7 @@ def test_a_frozen_polkit_is_a_refusal_and_no_reboot(machine: Machine) -> None:
 
 
 def test_an_agent_that_hangs_is_restarted_by_the_watchdog(parked: Machine) -> None:
-    drop_in(parked, AGENT, "WatchdogSec=3", "TimeoutStopSec=2")
+    drop_in(parked, AGENT, f"WatchdogSec={slow(3)}", "TimeoutStopSec=2")
     start(parked)
     heard = len(parked.broker.messages)
     freeze(parked, AGENT)
@@ -165,7 +166,7 @@ def test_an_agent_that_hangs_is_restarted_by_the_watchdog(parked: Machine) -> No
 
 
 def test_an_agent_that_cannot_write_its_journal_is_not_called_alive(parked: Machine) -> None:
-    drop_in(parked, AGENT, "WatchdogSec=3", "TimeoutStopSec=2")
+    drop_in(parked, AGENT, f"WatchdogSec={slow(3)}", "TimeoutStopSec=2")
     start(parked)
     hold = (
         "import signal, sqlite3, sys; db = sqlite3.connect(sys.argv[1]); db.execute('BEGIN IMMEDIATE'); signal.pause()"

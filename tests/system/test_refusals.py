@@ -8,6 +8,7 @@ from uuid import uuid4
 
 from tests.system.story import DONE, check_stays_up, drop_in, play, rebooted, refused, start, status, story, unit
 from tools.machine import AGENT, HELPER, Machine, timestamp
+from tools.patience import slow
 
 
 def test_what_breaks_the_contract_is_refused_by_code_or_counted_and_the_agent_stays_up(machine: Machine) -> None:
@@ -131,7 +132,7 @@ def test_where_an_administrators_rule_denies_shutdown_it_is_not_authorized_and_r
 
 
 def test_a_fourth_reboot_in_the_window_is_locked_out_and_released_in_time(parked: Machine) -> None:
-    window_s = 40
+    window_s = slow(40)
     drop_in(parked, HELPER, f"Environment=LOCKOUT_WINDOW_S={window_s}")
     start(parked)
     reboot_three_times(parked)
@@ -145,7 +146,7 @@ def test_a_fourth_reboot_in_the_window_is_locked_out_and_released_in_time(parked
 
 def test_a_lockout_recorded_in_the_future_holds_and_is_released_all_the_same(parked: Machine) -> None:
     """As after a clock that was set back: the recorded times lie a day ahead of it."""
-    window_s = 20
+    window_s = slow(20)
     drop_in(parked, HELPER, f"Environment=LOCKOUT_WINDOW_S={window_s}")
     start(parked)
     reboot_three_times(parked)

@@ -8,9 +8,10 @@ from datetime import datetime
 from typing import Any
 
 from infoscreen_reboot.contract import wire
-from tests.system.story import HELPER_CALL, check_stays_up, kill_agent, rebooted, refused, start, unit
+from tests.system.story import HELPER_CALL, kill_agent, rebooted, refused, start, unit
 from tools.broker import Message
 from tools.machine import AGENT, HELPER, POWERED_OFF, Machine
+from tools.patience import slow
 
 SCHEMAS = {"status": "status", "health": "health", "boot": "boot"}
 RECONNECT_S = 90
@@ -119,7 +120,7 @@ def test_a_broker_restart_is_counted_once_with_its_time_and_outlives_the_agent(m
     after = health_of(machine, lambda h: h["broker_connection"]["reconnect_count"], timeout_s=RECONNECT_S)
     connection = after["broker_connection"]
     assert connection["reconnect_count"] == 1
-    assert stopped_at - 1 < moment(connection["last_disconnect_at"]) < stopped_at + 5
+    assert stopped_at - 1 < moment(connection["last_disconnect_at"]) < stopped_at + slow(5)
     assert connection["last_disconnect_reason"] == "the broker closed the connection"
     for restart in (lambda: machine.run("systemctl", "restart", AGENT), lambda: kill_agent(machine)):
         heard = len(machine.broker.messages)
@@ -141,7 +142,7 @@ def test_health_comes_every_half_minute_and_on_change(machine: Machine) -> None:
         "post_boot_checks": [],
         "recovery_tier": 1,
     }
-    assert first["uptime_s"] < 60, "of the machine, not of what it runs on"
+    assert first["uptime_s"] < slow(60), "of the machine, not of what it runs on"
     old = machine.command(issued_at="2026-01-01T00:00:00Z", expires_at="2026-01-01T00:10:00Z")
     heard = len(machine.broker.messages)
     assert refused(machine, old)[0] == "expired"
@@ -149,9 +150,11 @@ def test_health_comes_every_half_minute_and_on_change(machine: Machine) -> None:
     assert (last["last"]["command_id"], last["last"]["status"]) == (old["command_id"], "failed")
     assert (last["in_progress"], last["outbox"]) == (None, 0)
     heard = len(machine.broker.messages)
-    check_stays_up(machine, 65)
-    calm = [m.heard_at for m in machine.broker.messages[heard:] if m.topic == machine.topic("health")]
-    assert len(calm) == 2 and 29 < calm[1] - calm[0] < 35, calm
+    first_at = machine.hear("health", 40, after=heard).heard_at
+    second_at = machine.broker.wait_for(
+        lambda m: m.topic == machine.topic("health") and m.heard_at > first_at, 40, after=heard
+    ).heard_at
+    assert 29 < second_at - first_at < 30 + slow(5)
     # Asked once at the start, and not again for as long as nothing was executed.
     assert unit(machine, HELPER, "ActiveState") == "inactive"
     asked = machine.journal(HELPER, this_boot=True).count("Get by uid")

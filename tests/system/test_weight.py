@@ -6,6 +6,7 @@ import time
 
 from tools.benchmarks.machines import LEAN_LIBRARIES, memory, processes, spent
 from tools.machine import AGENT, HELPER, Machine
+from tools.patience import slow
 
 HEALTHS, HEALTH_S = 2, 30
 
@@ -13,7 +14,7 @@ HEALTHS, HEALTH_S = 2, 30
 def test_an_agent_at_rest_is_little_more_than_its_libraries_and_lets_the_processor_sleep(machine: Machine) -> None:
     machine.run("systemd-run", "--quiet", "--unit=libraries", "python3", "-I", "-c", LEAN_LIBRARIES)
     # The first health has asked the helper, which goes by itself 30 s later.
-    time.sleep(35)
+    time.sleep(slow(35))
     assert not processes(machine, HELPER)
     _, before = spent(machine, AGENT)
     time.sleep(HEALTHS * HEALTH_S)

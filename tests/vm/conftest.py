@@ -40,7 +40,7 @@ def normal(suite: str, deb: Path) -> Normal:
         return normal_reboot(machine)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def machine(suite: str, deb: Path) -> Iterator[VirtualMachine]:
     with online(suite, deb) as machine:
         yield machine

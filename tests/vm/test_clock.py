@@ -1,0 +1,80 @@
+"""The clock is right when the network is: systemd-timesyncd beside NetworkManager, and a cable that comes late."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+from tests.vm.conftest import STARTED, deb, suite
+from tests.vm.story import SLOW_S, diagnosis
+from tools.client import AGENT, CLOCK_FLAG, CLOCK_SNIPPET, new_command
+from tools.vm import VirtualMachine
+
+__all__ = ["deb", "suite"]
+
+# timesyncd has tried in vain by then at about 15, 50 and 115 s, and would by itself try again at 240 s.
+NETWORK_COMES_S = 120
+PROMISED_S = 15
+SNTP = Path(__file__).with_name("sntp.py")
+CLOCK_UNIT, HOOK = "infoscreen-reboot-clock.service", "/usr/lib/NetworkManager/dispatcher.d/50-infoscreen-reboot"
+
+
+def uptime_s(machine: VirtualMachine) -> float:
+    return float(machine.read("/proc/uptime").split()[0])
+
+
+def synchronised_at_s(machine: VirtualMachine) -> float:
+    """Waits for timesyncd's mark; the uptime then."""
+    machine.run(f"until [ -e {CLOCK_FLAG} ]; do sleep 0.2; done", timeout_s=SLOW_S)
+    return uptime_s(machine)
+
+
+def test_a_command_is_judged_as_soon_as_a_late_network_is_there(suite: str, deb: Path) -> None:
+    with VirtualMachine(suite, deb) as machine:
+        STARTED[:] = [machine]
+        machine.broker.start()
+        in_network = "nsenter", f"--net=/run/netns/{machine.scratch.name}"
+        machine.scratch.popen(*in_network, "/usr/bin/python3", SNTP, "127.0.0.1", output=subprocess.DEVNULL)
+        machine.boot()
+        machine.plug_in(False)
+        machine.wait_up()
+
+        # From here on nobody plays timesyncd.
+        machine.run(f"rm {CLOCK_SNIPPET} {CLOCK_FLAG}; systemctl unmask systemd-timedated.service")
+        machine.configure_for_broker()
+        machine.run(f"systemctl restart {AGENT}")
+        machine.run(f"until [ $(cut -d. -f1 /proc/uptime) -ge {NETWORK_COMES_S} ]; do sleep 1; done", timeout_s=SLOW_S)
+        assert machine.run("systemctl is-active systemd-timesyncd.service; systemctl is-active NetworkManager") == (
+            "active\nactive\n"
+        )
+        assert machine.run(f"test -e {CLOCK_FLAG} || echo not yet") == "not yet\n"
+
+        network_came_s = uptime_s(machine)
+        machine.plug_in()
+        took_s = synchronised_at_s(machine) - network_came_s
+        print(f"{suite}: the clock was right {took_s:.0f} s after the network came")
+        assert took_s <= PROMISED_S
+        machine.wait_online(SLOW_S)
+        since_s = uptime_s(machine)
+        late = new_command(machine.uuid, issued_at="2026-04-03T12:48:10Z", expires_at="2026-04-03T12:52:10Z")
+        machine.send(late)
+        # Held, if the clock were not trusted.
+        assert machine.wait_ack(late["command_id"], "failed", SLOW_S)["error_code"] == "expired"
+        assert uptime_s(machine) - since_s <= PROMISED_S
+
+        told = machine.run("until grep . /run/infoscreen-reboot-clock/took-s; do sleep 0.2; done", timeout_s=SLOW_S)
+        assert int(told) <= PROMISED_S
+        assert "has set the clock" in machine.run(f"journalctl -b -u {CLOCK_UNIT}")
+        assert diagnosis(machine)["clock"][0].startswith("ok: synchronised")
+
+        # A link that flaps restarts timesyncd once, and not so often that systemd would have enough of it.
+        before = int(machine.run("journalctl -b -u systemd-timesyncd.service | grep -c Started"))
+        machine.run(f"rm {CLOCK_FLAG}; for i in $(seq 12); do {HOOK} card up; {HOOK} lo up; {HOOK} card down; done")
+        synchronised_at_s(machine)
+        assert int(machine.run("journalctl -b -u systemd-timesyncd.service | grep -c Started")) == before + 1
+
+        # Another daemon's clock is its own: nothing is restarted or started.
+        machine.run(f"systemctl stop systemd-timesyncd.service; rm {CLOCK_FLAG}; {HOOK} card up")
+        machine.run(f"while systemctl --quiet is-active {CLOCK_UNIT}; do sleep 0.2; done", timeout_s=SLOW_S)
+        assert machine.run("systemctl is-active systemd-timesyncd.service", check=False) == "inactive\n"
+        assert machine.run("systemctl is-failed --quiet '*clock*' || echo none") == "none\n"
