@@ -33,7 +33,7 @@ class Ground(Machine):
     def _prepare(self, *debs: Path) -> None:
         self.disk = self.scratch.directory / "disk"
         self.disk.mkdir()
-        command("mount", "-t", "tmpfs", "-o", "size=8m,mode=755", "lab-state", self.disk)
+        command("mount", "-t", "tmpfs", "-o", "size=24m,mode=755", "lab-state", self.disk)
         for inside, name in STATE.items():
             (self.disk / name).mkdir()
             self.nspawn_options.append(f"--bind={self.disk / name}:{inside}")
