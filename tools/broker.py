@@ -170,6 +170,13 @@ class Broker:
         if done.returncode != 0:
             raise LabError(f"cannot publish on {topic}: {done.stderr.decode(errors='replace').strip()}")
 
+    def publish_lines(self, topic: str, payloads: Sequence[bytes]) -> None:
+        """Many on one connection; none may hold a line feed. Returns when the broker has them."""
+        argv = *self._client("pub"), "-t", topic, "-q", "1", "-l"
+        done = subprocess.run(argv, input=b"\n".join(payloads), capture_output=True, timeout=120)
+        if done.returncode != 0:
+            raise LabError(f"cannot publish on {topic}: {done.stderr.decode(errors='replace').strip()}")
+
     def retained(self, topic: str) -> bytes | None:
         """What a new subscriber of the topic would be told at once."""
         argv = *self._client("sub"), "-t", topic, "-C", "1", "-W", str(slow(1)), "-N", "--retained-only"

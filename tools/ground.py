@@ -14,6 +14,7 @@ from tools.witness import PORT, Witness
 STATE = {"/var/lib/infoscreen-reboot": "agent", "/var/lib/infoscreen-reboot-helper": "helper"}
 CLOCK_FILE, FAKE_CLOCK = "/etc/lab-clock", "/etc/infoscreen-reboot/agent.env.d/90-clock.env"
 LOCKOUT_WINDOW_S = 8
+DISK_BYTES = 24 << 20
 UPGRADE, DONE = "lab-upgrade.service", "/var/tmp/lab-upgraded"
 
 
@@ -33,7 +34,12 @@ class Ground(Machine):
     def _prepare(self, *debs: Path) -> None:
         self.disk = self.scratch.directory / "disk"
         self.disk.mkdir()
-        command("mount", "-t", "tmpfs", "-o", "size=8m,mode=755", "lab-state", self.disk)
+        # Not a tmpfs: a client whose state does not outlive the boot executes nothing.
+        image = self.scratch.directory / "disk.img"
+        with image.open("wb") as file:
+            file.truncate(DISK_BYTES)
+        command("mkfs.ext4", "-q", "-m", "0", image)
+        command("mount", "-o", "loop", image, self.disk)
         for inside, name in STATE.items():
             (self.disk / name).mkdir()
             self.nspawn_options.append(f"--bind={self.disk / name}:{inside}")

@@ -83,6 +83,9 @@ class Evidence:
     kept: Sequence[Kept] = ()
     # The broker lost what it had acknowledged.
     broker_forgot: bool = False
+    # The client's own record was destroyed or is out of its reach. The helper's is not: what is done twice is broken
+    # all the same.
+    client_forgot: bool = False
     # In words, what is not as it should be when all faults are gone.
     ailments: Sequence[str] = ()
 
@@ -132,6 +135,9 @@ def _story(evidence: Evidence, order: Order) -> Iterator[str]:
     said = _firsts(evidence.said, order.command_id)
     heard = _firsts(evidence.heard, order.command_id)
     contents = {ack.payload: ack for ack in (*said, *heard)}.values()
+    if evidence.client_forgot:
+        yield from _proof(evidence, order, list(contents))
+        return
     for status, number in Counter(ack.status for ack in contents).items():
         if number > 1:
             yield f"{number} different acks say {status}"

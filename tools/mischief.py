@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import random
 import subprocess
@@ -16,6 +17,13 @@ from tools.scratch import LabError, command
 
 Fault = Callable[[Ground, random.Random], "Iterator[None]"]
 FAULTS: dict[str, Fault] = {}
+# Of a flood: how many, and the beginning of their ids, by which the judge knows them.
+FLOOD, FLOOD_ID = 1500, "f100df10-"
+
+
+def flood_line(number: int) -> bytes:
+    """A command that breaks the schema."""
+    return json.dumps({"command_id": f"{FLOOD_ID}0000-4000-8000-{number:012x}", "junk": "x" * 200}).encode()
 
 
 def fault(function: Fault) -> Fault:
@@ -172,6 +180,11 @@ def disk_full(ground: Ground, chance: random.Random) -> Iterator[None]:
 
 
 @fault
+def full_for_good(ground: Ground, chance: random.Random) -> Iterator[None]:
+    yield from disk_full(ground, chance)
+
+
+@fault
 def disk_read_only(ground: Ground, chance: random.Random) -> Iterator[None]:
     """The kernel does not take from a process what it has open for writing: so the agent goes first."""
     for _ in range(20):
@@ -183,6 +196,49 @@ def disk_read_only(ground: Ground, chance: random.Random) -> Iterator[None]:
     yield
     ground.remount("rw")
     ground.owes_mount = len(ground.lives) > lives or not ground.is_running
+
+
+@fault
+def read_only_for_good(ground: Ground, chance: random.Random) -> Iterator[None]:
+    yield from disk_read_only(ground, chance)
+
+
+@fault
+def state_rubbish(ground: Ground, chance: random.Random) -> Iterator[None]:
+    """As a dying disk leaves it; nobody puts it right."""
+    store = ground.disk / "agent/journal.sqlite3"
+    content = store.read_bytes()
+    rubbish = {
+        "zeroes": bytes(len(content)),
+        "noise": chance.randbytes(20_000),
+        "a torn end": content[: len(content) // 2],
+        "a newer format": content[:60] + (99).to_bytes(4, "big") + content[64:],
+    }
+    ground.kill(AGENT)
+    store.write_bytes(rubbish[chance.choice(list(rubbish))])
+    yield
+
+
+@fault
+def junk_flood(ground: Ground, chance: random.Random) -> Iterator[None]:
+    """What a broken server sends in seconds: refusals, each with an id of its own."""
+    ground.broker.publish_lines(ground.topic("commands"), [flood_line(number) for number in range(FLOOD)])
+    yield
+
+
+@fault
+def taken_back(ground: Ground, chance: random.Random) -> Iterator[None]:
+    """Somebody's reboot is announced, and systemd then refuses it. Over the next boot the reason is gone."""
+    refusal = "[Unit]\\nRefuseManualStart=yes\\n"
+    folders = "/run/systemd/system/reboot.target.d /run/systemd/system/poweroff.target.d"
+    refuse = (
+        f"mkdir -p {folders}; for d in {folders}; do printf '{refusal}' >$d/lab.conf; done; systemctl daemon-reload"
+    )
+    with suppress(LabError):  # it may be down at this moment
+        ground.run("sh", "-c", f"{refuse}; systemctl --no-block reboot", check=False)
+    yield
+    with suppress(LabError):
+        ground.run("sh", "-c", f"rm -rf {folders}; systemctl daemon-reload")
 
 
 @fault

@@ -38,7 +38,14 @@ WEIGHTS = {
     "disk_read_only": (4, "agent"),
     "clock_jumps": (6, "clock"),
     "upgraded": (3, "agent"),
+    "full_for_good": (6, "agent"),
+    "read_only_for_good": (4, "agent"),
+    "state_rubbish": (5, "agent"),
+    "junk_flood": (3, "broker"),
+    "taken_back": (5, "power"),
 }
+# These stay until the run has been judged: over reboots too, as their owners have them.
+FOR_GOOD = ("full_for_good", "read_only_for_good")
 # The faults that are to be there when a command comes.
 STATES = ("slow", "doubled", "reordered", "puback_lost", "clock_jumps")
 MOMENTS = ("start", "accepted", "execution_started", "completed", "offline", "online")

@@ -21,9 +21,9 @@ from tools.broker import Message
 from tools.client import timestamp
 from tools.ground import Ground
 from tools.guarantees import TERMINAL, Ack, Evidence, Kept, Life, Order, broken
-from tools.machine import HELPER, POWERED_OFF, REBOOTED
-from tools.mischief import FAULTS
-from tools.plan import MOMENTS, Plan, Sending, Trouble
+from tools.machine import AGENT, HELPER, POWERED_OFF, REBOOTED
+from tools.mischief import FAULTS, FLOOD, flood_line
+from tools.plan import FOR_GOOD, MOMENTS, Plan, Sending, Trouble
 from tools.scratch import LabError
 from tools.witness import Passed
 
@@ -49,7 +49,14 @@ EXCUSES = {
     "helper_killed": {"execution_timeout"},
     "dbus_killed": {"execution_timeout", "helper_unavailable", "helper_failed", "not_authorized", "interrupted"},
     "clock_jumps": {"expired", "not_yet_valid"},
+    "full_for_good": {"not_rebooted", "interrupted", "helper_failed", "helper_unavailable", "execution_timeout"},
+    "read_only_for_good": {"not_rebooted", "interrupted", "helper_failed", "helper_unavailable", "unsupported_action"},
+    "state_rubbish": {"not_rebooted", "interrupted", "helper_failed"},
+    # A reboot that the helper asked for in that moment is taken back too.
+    "taken_back": {"execution_timeout", "helper_failed"},
 }
+# What these take from the agent nobody gives it back: it knows less of the commands than it has said.
+FORGETFUL = ("state_rubbish", "read_only_for_good")
 
 
 @dataclass(slots=True)
@@ -78,6 +85,8 @@ class Trial:
         self.said: list[Passed] = []
         self.problems: list[str] = []
         self.waited_for: list[str] = []
+        self.faults = frozenset(trouble.fault for trouble in plan.troubles)
+        self.for_good: list[Iterator[None]] = []
         self.moments = {name: threading.Event() for name in MOMENTS}
         self.first_life = len(ground.lives) - 1
         self.recorded_before = self._recorded()
@@ -95,9 +104,15 @@ class Trial:
             self._send(sending)
         for thread in threads:
             thread.join()
-        evidence = self._evidence(self._settle())
+        state = self._settle()
+        ailing = [f"with the fault in place {ailment}" for ailment in self._ailments(state)] if self.for_good else []
+        if self.for_good:
+            self._heal()
+            state = self._settle()
+        evidence = self._evidence(state)
         self.ground.witness.on_passed = lambda _: None
-        found = [f"the run could not be played: {problem}" for problem in self.problems] + broken(evidence)
+        found = [f"the run could not be played: {problem}" for problem in self.problems]
+        found += ailing + broken(evidence)
         ends = [evidence.end_of(order.command_id) or "never arrived" for order in self.orders]
         seconds = time.monotonic() - started
         return Result(self.plan, ends, evidence.recorded.total(), found, seconds, evidence, self.waited_for)
@@ -111,10 +126,21 @@ class Trial:
         try:
             course = FAULTS[trouble.fault](self.ground, random.Random(self.plan.seed))
             next(course)
+            if trouble.fault in FOR_GOOD:
+                self.for_good.append(course)
+                return
             time.sleep(trouble.for_s)
             next(course, None)
         except (LabError, OSError) as error:
             self.problems.append(f"{trouble.fault}: {error}")
+
+    def _heal(self) -> None:
+        """What a person does at last: make room, mount the disk as it should be, start the agent anew."""
+        for course in self.for_good:
+            next(course, None)
+        self.for_good.clear()
+        self.ground.repair()
+        self.ground.run("systemctl", "restart", AGENT)
 
     def _on_passed(self, passed: Passed) -> None:
         """On the witness's thread, before the packet goes on."""
@@ -160,7 +186,7 @@ class Trial:
                 command |= {"client_uuid": str(uuid.uuid4())}
             case "junk":
                 command |= {"force": True}
-        if any(trouble.fault == "clock_jumps" for trouble in self.plan.troubles) and kind == "expired":
+        if "clock_jumps" in self.faults and kind == "expired":
             ends = {"expired", "not_yet_valid"}
         order = Order(command["command_id"], command["action"], frozenset(ends or self._ends(kind)), ends is None)
         self.orders.append(order)
@@ -177,7 +203,7 @@ class Trial:
         ends = ALWAYS | {"retained"} if kind == "retained" else set(ALWAYS)
         # A shutdown is completed before the host is down, and what comes in between is interrupted by it.
         ends |= {"interrupted"} if any(sending.kind == "shutdown" for sending in self.plan.sendings) else set()
-        return ends.union(*(EXCUSES.get(trouble.fault, set()) for trouble in self.plan.troubles))
+        return ends.union(*(EXCUSES.get(fault, set()) for fault in self.faults))
 
     # What is seen.
 
@@ -195,8 +221,9 @@ class Trial:
     def _settle(self) -> dict[str, Any]:
         """Until machine and agent are at rest, and nothing more can come; what the client says of itself then."""
         state: dict[str, Any] = {}
-        faults = {trouble.fault for trouble in self.plan.troubles}
-        patience_s = KEEP_ALIVE_S if "half_open" in faults else FORGOTTEN_S if self._broker_forgot() else UNDER_WAY_S
+        patience_s = (
+            KEEP_ALIVE_S if "half_open" in self.faults else FORGOTTEN_S if self._broker_forgot() else UNDER_WAY_S
+        )
         started, at_rest_since = time.monotonic(), math.inf
         while (now := time.monotonic()) < started + HEALTHY_S:
             with suppress(LabError, OSError, ValueError, sqlite3.Error):
@@ -218,10 +245,19 @@ class Trial:
 
     def _is_at_rest(self) -> bool:
         """As far as can be seen without a process in the machine."""
+        if not self._is_online() or self.ground.witness.is_forsaken:
+            return False
+        if self._cannot_write:
+            return True
         with closing(sqlite3.connect(f"file:{self.ground.disk}/agent/journal.sqlite3?mode=ro", uri=True)) as journal:
             count = "SELECT (SELECT count(*) FROM outbox) + count(*) FROM command"
             (left,) = journal.execute(f"{count} WHERE state NOT IN ('completed', 'failed')").fetchone()
-        return left == 0 and self._is_online() and not self.ground.witness.is_forsaken
+        return bool(left == 0)
+
+    @property
+    def _cannot_write(self) -> bool:
+        """The agent has no store on disk now, and what is on the disk waits."""
+        return bool(self.for_good) and "read_only_for_good" in self.faults
 
     def _is_online(self) -> bool:
         """By the last status that the controller heard."""
@@ -229,7 +265,7 @@ class Trial:
         return (told[-1]["state"], told[-1]["boot_id"]) == ("online", self.ground.boot_id)
 
     def _broker_forgot(self) -> bool:
-        return any(trouble.fault in ("broker_killed", "broker_forgets") for trouble in self.plan.troubles)
+        return bool(self.faults & {"broker_killed", "broker_forgets"})
 
     def _ailments(self, state: dict[str, Any]) -> list[str]:
         ground = self.ground
@@ -237,11 +273,13 @@ class Trial:
             return ["the machine or its `infoscreen-reboot status` did not come back"]
         found = []
         unit = state["unit"]
-        if unit["ActiveState"] != "active" or "ready for commands" not in unit["StatusText"]:
+        is_ready = "ready for commands" in unit["StatusText"] or self._cannot_write
+        if unit["ActiveState"] != "active" or not is_ready:
             found.append(f"the agent is {unit['ActiveState']}, and says: {unit['StatusText']}")
-        if state["outbox"]:
-            found.append(f"{state['outbox']} messages wait in the outbox")
-        found += (f"{c['command_id']} is {c['state']}" for c in state["commands"] if c["state"] not in TERMINAL)
+        if not self._cannot_write:
+            if state["outbox"]:
+                found.append(f"{state['outbox']} messages wait in the outbox")
+            found += (f"{c['command_id']} is {c['state']}" for c in state["commands"] if c["state"] not in TERMINAL)
         if not self._is_online():
             found.append("the last status heard is not online in this boot")
         # By the witness: at QoS 0 it is lost when it comes before the listener is back.
@@ -256,16 +294,24 @@ class Trial:
         entries = {entry["command_id"]: entry for entry in map(json.loads, lines)}
         return Counter(entry["command_id"] for entry in entries.values())
 
+    def _known(self, state: dict[str, Any]) -> list[dict[str, Any]]:
+        """The last commands; after a flood those before it, too."""
+        if "junk_flood" not in self.faults:
+            return list(state.get("commands", []))
+        told = self.ground.run("infoscreen-reboot", "history", "--json", "--limit", str(2 * FLOOD))
+        known: list[dict[str, Any]] = json.loads(told)
+        return known
+
     def _evidence(self, state: dict[str, Any]) -> Evidence:
         ground = self.ground
         commands = ground.topic("commands"), ground.topic("command")
         acks = ground.topic("commands/ack"), ground.topic("command/ack")
         said = list(self.said)
         lines = HELPER_LINE.findall(ground.journal(HELPER, since_s=self.since))
-        records = [record for record in state.get("commands", []) if self._is_ours(record["command_id"])]
+        records = [record for record in self._known(state) if self._is_ours(record["command_id"])]
         return Evidence(
             orders=tuple(self.orders),
-            earlier=self.earlier,
+            earlier=self.earlier | {json.loads(flood_line(number))["command_id"] for number in range(FLOOD)},
             said=[Ack.of(p.payload) for p in said if p.topic in acks and p.from_client and not p.is_puback],
             taken=frozenset(p.payload for p in said if p.topic in acks and not p.from_client and p.is_puback),
             arrived_live=_ids(
@@ -285,6 +331,7 @@ class Trial:
                 for r in records
             ],
             broker_forgot=self._broker_forgot(),
+            client_forgot=bool(self.faults & set(FORGETFUL)),
             ailments=self._ailments(state),
         )
 
