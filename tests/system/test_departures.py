@@ -1,4 +1,4 @@
-"""A host that is told to go down and does not, or not as it was announced: on real logind, with the fault left in place."""
+"""A host that is told to go down and does not, or not as announced: on real logind, with the fault left in place."""
 
 from __future__ import annotations
 

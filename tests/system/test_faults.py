@@ -95,7 +95,8 @@ def test_killed_on_an_ack_the_story_has_one_right_end(parked: Machine, status: s
     play(parked, command, status)
     kill_agent(parked)
     parked.broker.wait_for(
-        lambda m: m.topic == parked.topic("commands/ack") and m.json["status"] in ("completed", "failed"), NOT_REBOOTED_S
+        lambda m: m.topic == parked.topic("commands/ack") and m.json["status"] in ("completed", "failed"),
+        NOT_REBOOTED_S,
     )
     # Whether the helper had been asked by then is chance; the end says which it was.
     assert check_one_right_end(parked, command) == ("completed" if len(parked.lives) == 2 else "not_rebooted")

@@ -24,8 +24,8 @@ from infoscreen_reboot.contract.telemetry import (
     Health,
     LastCommand,
     Lockout,
-    StateDirectory,
     PresenceReason,
+    StateDirectory,
     Status,
 )
 from infoscreen_reboot.contract.topics import Topics
