@@ -150,13 +150,14 @@ def _stage_refusal(code: ErrorCode | None, play: Play, world: World) -> None:
         case ErrorCode.BUSY:
             world.helper, play.first = "nothing", w.payload(command_id=OTHER_ID)
         case ErrorCode.INTERNAL_ERROR:
-            world.judging_breaks = True
+            world.settings = replace(world.settings, offered=w.Breaking(Action))
         case _:
             raise AssertionError(f"no one has said how {code} comes about")
 
 
 async def perform(play: Play, world: World) -> None:
     """Everything that happens to the agent from outside, whether it is alive or not."""
+    await asyncio.sleep(1)
     if play.departure:
         world.announce(Departure.UNKNOWN)
     if play.first is not None:
@@ -181,8 +182,7 @@ async def perform(play: Play, world: World) -> None:
         world.take_back()
     if play.dies_after_s is not None:
         await asyncio.sleep(play.dies_after_s)
-        world.host_is_down = True
-        world.kill()
+        world.cut_power()
 
 
 def played(path: tuple[Move, ...], world: World) -> tuple[State, ErrorCode | None]:
