@@ -64,7 +64,10 @@ class Departure:
     kind: Kind
     by: str | None
     boot_id: str
-    announced_at_s: float
+    # The run of the agent that was there at the announcement, and whether it was online and on the bus.
+    life: int
+    was_online: bool
+    was_told: bool
     is_taken_back: bool = False
     went_through: bool = False
 
@@ -75,12 +78,14 @@ class Machine(Protocol):
     clock_synchronised: bool
     unit_states: dict[int, str]
     boots: int
+    lives: int
     process_is_dead: bool
 
     def point(self) -> None: ...
     def check_alive(self) -> None: ...
     def kill(self) -> None: ...
     def terminate(self) -> None: ...
+    def is_online(self) -> bool: ...
     def boot_id(self) -> str: ...
     def boot_clock_s(self) -> float: ...
     def go_dark(self, kind: Kind) -> None:
@@ -114,6 +119,7 @@ class PlayedHost:
         self.helper_calls: list[tuple[Action, str]] = []
         self.buses: list[PlayedBus] = []
         self.unit_looks = 0
+        self.calls_under_way = 0
         self._logind_number = 1
         self._locks: list[int] = []
         self._flow: asyncio.Task[None] | None = None
@@ -131,8 +137,8 @@ class PlayedHost:
         return departure
 
     def announce(self, kind: Kind, by: str | None = None) -> Departure:
-        now_s = asyncio.get_running_loop().time()
-        departure = Departure(kind, by, self.machine.boot_id(), now_s)
+        machine, was_told = self.machine, bool(self.buses) and not self.machine.process_is_dead
+        departure = Departure(kind, by, machine.boot_id(), machine.lives, machine.is_online(), was_told)
         self.departures.append(departure)
         self.departure = departure
         if self.announces_types:
@@ -188,11 +194,10 @@ class PlayedHost:
     async def _go_through(self, departure: Departure) -> None:
         loop = asyncio.get_running_loop()
         began_s = loop.time()
-        longest_s = self.inhibit_delay_max_s
-        while loop.time() - began_s < longest_s and (
-            self._is_delayed() or loop.time() - began_s < self.others_hold_s
-        ):
-            await asyncio.sleep(0.05)
+        while (waited_s := loop.time() - began_s) < self.inhibit_delay_max_s:
+            if not self._is_delayed() and waited_s >= self.others_hold_s:
+                break
+            await asyncio.sleep(0.05 if waited_s < 5 else 1)
         if self.refuses_the_job:
             self._flow = None
             self.take_back()
@@ -253,7 +258,13 @@ class PlayedHost:
 
     async def order(self, method: str, command_id: str) -> None:
         """Returns on its yes; raises what the bus would say."""
-        action = _ACTIONS[method]
+        self.calls_under_way += 1
+        try:
+            await self._order(_ACTIONS[method], command_id)
+        finally:
+            self.calls_under_way -= 1
+
+    async def _order(self, action: Action, command_id: str) -> None:
         self.machine.point()
         self.helper_calls.append((action, command_id))
         behaviour, takes_s = self.helper, self.helper_takes_s
@@ -267,7 +278,8 @@ class PlayedHost:
             case NoReply():
                 raise ErrorReply("org.freedesktop.DBus.Error.NoReply", str(behaviour))
             case "hang":
-                await asyncio.sleep(1e6)
+                await asyncio.sleep(100)
+                raise ErrorReply("org.freedesktop.DBus.Error.NoReply", "it hung until the end of the boot")
             case "kill":
                 self.machine.kill()
         # It writes the record before it asks logind.
@@ -383,9 +395,9 @@ class PlayedBus:
         task.result()
 
     async def _reach(self, to: str) -> None:
-        """The way there and back takes a moment."""
+        """The way there and back takes a turn of the loop."""
         self._host.machine.check_alive()
-        await asyncio.sleep(0.0005)
+        await asyncio.sleep(0)
         if self not in self._host.buses:
             raise EOFError("the bus closed the connection")
         if to == LOGIND and not self._host.logind_is_up:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import signal
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
@@ -33,6 +34,7 @@ from infoscreen_reboot.contract.command import Action, Command
 from infoscreen_reboot.contract.telemetry import Executor
 from infoscreen_reboot.contract.topics import Topics
 from infoscreen_reboot.mqtt import BrokerSettings, Delivery, Message
+from tests import played_host
 from tests.played_broker import PlayedBroker, PlayedConnection
 from tests.played_host import Kind, PlayedBus, PlayedHost
 from tests.virtual import Crash, VirtualLoop
@@ -94,6 +96,15 @@ def settings(**changes: Any) -> Settings:
     return replace(told, **changes)
 
 
+@dataclass(frozen=True)
+class End:
+    """How a boot ended: in the departure that stood, if any, and whether one run of the agent saw all of that."""
+
+    departure: played_host.Departure | None
+    went_through: bool
+    was_seen: bool
+
+
 class Breaking(frozenset[Action]):
     """What a client offers, with a bug in it."""
 
@@ -121,6 +132,9 @@ class World:
 
     points: int = 0
     boots: int = 0
+    lives: int = 0
+    # How each boot but the present one ended.
+    ends: list[End] = field(default_factory=list)
     # Everything that the broker was told, in order, and the acks and statuses among it.
     heard: list[Message] = field(default_factory=list)
     committed: list[Letter] = field(default_factory=list)
@@ -264,6 +278,11 @@ class World:
 
     def cut_power(self, in_good_order: bool = False) -> None:
         """The host is down at once; what was written and not flushed is lost, unless it ended in good order."""
+        if self.host_is_down:
+            return
+        departure = self.host.departure
+        was_seen = departure is not None and departure.was_told and departure.life == self.lives
+        self.ends.append(End(departure, in_good_order, was_seen))
         self.host.lose_power()
         self._loses_the_unflushed = not in_good_order
         if self.broker.line is not None:
@@ -271,6 +290,12 @@ class World:
         self.host_is_down = True
         self._dark.set()
         self.kill()
+
+    def is_online(self) -> bool:
+        """As the controller sees it: the status says so, of this boot, and there is a connection."""
+        status = self.broker.retained.get(TOPICS.status)
+        told = json.loads(status.payload) if status is not None else {}
+        return told.get("state") == "online" and told["boot_id"] == self.boot_id() and self.broker.line is not None
 
     async def play(self, nature: Callable[[], Awaitable[None]], for_s: float = 400) -> None:
         """Let `nature` happen, start the agent whenever it is dead, end `for_s` seconds after nature."""
@@ -318,6 +343,7 @@ class World:
         self.process_is_dead = False
         self.died.clear()
         self._fed_at_s = asyncio.get_running_loop().time()
+        self.lives += 1
         self.life = Life(self)
         await self.life.live()
         if self.points == self.crash_at:
@@ -340,11 +366,13 @@ class World:
             self.path.with_name(app.NOT_RUNNING_NAME).write_text(self.boot_id() + "\n")
 
     async def _watch(self) -> None:
+        loop = asyncio.get_running_loop()
         while True:
-            await asyncio.sleep(1)
-            if not self.process_is_dead and asyncio.get_running_loop().time() - self._fed_at_s > WATCHDOG_S:
+            left_s = self._fed_at_s + WATCHDOG_S - loop.time()
+            if not self.process_is_dead and left_s < 0:
                 self.watchdog_kills += 1
                 self.kill()
+            await asyncio.sleep(max(left_s, 1.0) + 0.001)
 
     def _notify(self, words: str) -> None:
         if words in ("READY=1", "WATCHDOG=1"):
@@ -388,9 +416,11 @@ class World:
 
     # tasks
 
-    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def spawn(
+        self, work: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop | None = None
+    ) -> asyncio.Task[None]:
         """A task of the world, which goes on when the process is dead."""
-        task = asyncio.ensure_future(work)
+        task = (loop or asyncio.get_running_loop()).create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
@@ -511,7 +541,7 @@ class Life:
     def __init__(self, world: World) -> None:
         self.world = world
         self.service: app.Service | None = None
-        self._journal: _Disk | None = None
+        self.journal: _Disk | None = None
         self._stop: Callable[[], None] = lambda: None
 
     @property
@@ -545,21 +575,21 @@ class Life:
 
     async def _serve(self) -> None:
         clock = _Clock(self.world)
-        self._journal = _Disk(self.world.path, self.world)
-        open_boot(self._journal, clock, self.world.path.with_name(app.NOT_RUNNING_NAME))
-        self.service = app.Service(self.world.settings, self._journal, clock)
+        self.journal = _Disk(self.world.path, self.world)
+        open_boot(self.journal, clock, self.world.path.with_name(app.NOT_RUNNING_NAME))
+        self.service = app.Service(self.world.settings, self.journal, clock)
         await self.service.run()
 
     def _let_go_of_the_disk(self, was_killed: bool) -> None:
         """Who is killed does not close its files, and SQLite finds them as they were."""
-        if self._journal is None:
+        if self.journal is None:
             return
         world = self.world
         folder, name = world.path.parent, world.path.name
         if was_killed and world._loses_the_unflushed:
             lose_what_was_not_flushed(world.path, world.flushed_frames)
         found = {path: path.read_bytes() for path in folder.glob(f"{name}*")} if was_killed else {}
-        self._journal.close()
+        self.journal.close()
         for path in folder.glob(f"{name}*") if was_killed else ():
             if path not in found:
                 path.unlink()
