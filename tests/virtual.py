@@ -17,10 +17,14 @@ class _VirtualSelector(selectors.DefaultSelector):
     # A story that is longer never ends.
     LONGEST_S = 20_000.0
 
+    # A turn of a real loop takes time, too: who waits for the rest of a rounding error would wait for ever.
+    TURN_S = 1e-7
+
     now = 0.0
 
     def select(self, timeout: float | None = None) -> list[Any]:
         ready = super().select(0)
+        self.now += self.TURN_S
         if not ready and timeout is None:
             raise AssertionError("everything waits for something that will never come")
         if not ready and timeout is not None:
