@@ -118,6 +118,7 @@ class PlayedHost:
         self.executed: list[tuple[Action, str]] = []
         self.helper_calls: list[tuple[Action, str]] = []
         self.buses: list[PlayedBus] = []
+        self.taken_back_at_s = 0.0
         self.unit_looks = 0
         self.calls_under_way = 0
         self._logind_number = 1
@@ -177,6 +178,7 @@ class PlayedHost:
         if self.departure is None or self.is_stopping:
             return False
         self.departure.is_taken_back = True
+        self.taken_back_at_s = asyncio.get_running_loop().time()
         self.departure = None
         if self._flow is not None:
             self._flow.cancel()
@@ -275,11 +277,11 @@ class PlayedHost:
         match behaviour:
             case Refusal():
                 raise _error(behaviour)
-            case NoReply():
+            case NoReply(is_over=True):
                 raise ErrorReply("org.freedesktop.DBus.Error.NoReply", str(behaviour))
-            case "hang":
+            case NoReply() | "hang":
                 await asyncio.sleep(100)
-                raise ErrorReply("org.freedesktop.DBus.Error.NoReply", "it hung until the end of the boot")
+                raise ErrorReply("org.freedesktop.DBus.Error.NoReply", "it hangs longer than anybody waits")
             case "kill":
                 self.machine.kill()
         # It writes the record before it asks logind.
@@ -366,11 +368,20 @@ class PlayedBus:
                 self._host.machine.point()
         return Reply(self._sender(to), [Value(self._host.property(interface, path, name))])
 
-    async def call(self, to: str, path: str, interface: str, member: str, signature: str = "", *body: Any) -> Reply:
+    async def call(
+        self,
+        to: str,
+        path: str,
+        interface: str,
+        member: str,
+        signature: str = "",
+        *body: Any,
+        timeout_s: float | None = None,
+    ) -> Reply:
         await self._reach(to)
         match interface, member:
             case "org.infoscreen.RebootHelper1", "Reboot" | "Shutdown":
-                await self._answered(self._host.order(member, body[0]))
+                await self._answered(self._host.order(member, body[0]), timeout_s or REPLY_TIMEOUT_S)
                 return Reply(":1.7")
             case "org.freedesktop.login1.Manager", "Inhibit":
                 return Reply(self._sender(to), [0], [self._host.inhibit()])
@@ -380,12 +391,12 @@ class PlayedBus:
                 return Reply(BUS, [self._sender(body[0])])
         raise AssertionError(f"nobody has said what {interface}.{member} does")
 
-    async def _answered(self, work: Any) -> None:
+    async def _answered(self, work: Any, timeout_s: float) -> None:
         """The work goes on, whether or not the caller waits for its answer or is there for it."""
         task = self._host.machine.spawn(work)
         lost = asyncio.ensure_future(self._lost.wait())
         try:
-            async with asyncio.timeout(REPLY_TIMEOUT_S):
+            async with asyncio.timeout(timeout_s):
                 await asyncio.wait({task, lost}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             lost.cancel()

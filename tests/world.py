@@ -11,20 +11,21 @@ import asyncio
 import contextlib
 import json
 import signal
+import sqlite3
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from unittest import mock
 
 from infoscreen_reboot import mqtt
-from infoscreen_reboot.agent import app, boot, host
+from infoscreen_reboot.agent import app, boot, host, recovery
 from infoscreen_reboot.agent.agent import Agent
 from infoscreen_reboot.agent.boots import Boot
 from infoscreen_reboot.agent.config import Settings
-from infoscreen_reboot.agent.journal import Journal, JournalError, Letter
+from infoscreen_reboot.agent.journal import Journal, JournalFull, JournalUnusable, Letter
 from infoscreen_reboot.agent.lifecycle import Record
 from infoscreen_reboot.agent.monitor import open_boot
 from infoscreen_reboot.agent.ports import Departure, Signatures
@@ -40,6 +41,8 @@ from tests.played_host import Kind, PlayedBus, PlayedHost
 from tests.virtual import Crash, VirtualLoop
 
 __all__ = ["Crash", "Kind", "World"]
+
+T = TypeVar("T")
 
 CLIENT = "9b8d1856-ff34-4864-a726-12de072d0f77"
 COMMAND_ID = "5d1f8b4b-7e85-44fb-8f38-3f5d5da5e2e4"
@@ -103,6 +106,8 @@ class End:
     departure: played_host.Departure | None
     went_through: bool
     was_seen: bool
+    # How long the agent had been running without a departure's being taken back.
+    quiet_s: float
 
 
 class Breaking(frozenset[Action]):
@@ -150,9 +155,11 @@ class World:
     _dark: asyncio.Event = field(default_factory=asyncio.Event)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
     _boot_started_s: float = 0.0
+    _life_began_s: float = 0.0
     _fed_at_s: float = 0.0
 
     def __post_init__(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         self.broker = PlayedBroker(self.heard.append)
         # An earlier run had all of them; what this one does not want it has to give back.
         self.broker.subscriptions = {TOPICS.commands, TOPICS.transitional_command}
@@ -282,7 +289,9 @@ class World:
             return
         departure = self.host.departure
         was_seen = departure is not None and departure.was_told and departure.life == self.lives
-        self.ends.append(End(departure, in_good_order, was_seen))
+        at_work_since_s = max(self._life_began_s, self.host.taken_back_at_s)
+        quiet_s = 0.0 if self.process_is_dead else asyncio.get_running_loop().time() - at_work_since_s
+        self.ends.append(End(departure, in_good_order, was_seen, quiet_s))
         self.host.lose_power()
         self._loses_the_unflushed = not in_good_order
         if self.broker.line is not None:
@@ -325,11 +334,10 @@ class World:
                 if not self.host_is_down:
                     self._say_not_running()
                     await self._pause(RESTART_S)
-                while self.host.is_stopping and not self.host_is_down:  # nothing is started in a shutdown
-                    await self._pause(1)
-                if self.host_is_down:
-                    self._begin_boot()
-                    await asyncio.sleep(BOOT_S)
+                while self.host_is_down or self.host.is_stopping:  # nothing is started in a shutdown
+                    if self.host_is_down:
+                        self._begin_boot()
+                    await self._pause(BOOT_S)
         finally:
             watchdog.cancel()
 
@@ -344,6 +352,7 @@ class World:
         self.died.clear()
         self._fed_at_s = asyncio.get_running_loop().time()
         self.lives += 1
+        self._life_began_s = asyncio.get_running_loop().time()
         self.life = Life(self)
         await self.life.live()
         if self.points == self.crash_at:
@@ -391,6 +400,7 @@ class World:
                 (host, "Bus", lambda on_signal: PlayedBus(self.host, on_signal)),
                 (app, "notify", self._notify),
                 (app, "_signatures", lambda _: self.signatures),
+                (recovery, "Journal", lambda path, **options: _Disk(self, path, **options)),
                 (boot, "timesyncd_says_synchronised", lambda: False),
                 (time, "monotonic", lambda: asyncio.get_running_loop().time()),
             ):
@@ -452,19 +462,18 @@ class World:
 class _Disk(Journal):
     """The journal, on a disk that may be full, in a process that may be killed after each commit that tells."""
 
-    def __init__(self, path: Path, world: World) -> None:
+    def __init__(self, world: World, path: Path, **options: Any) -> None:
         self._world = world
-        super().__init__(path)
+        super().__init__(path, now_s=lambda: world.now().timestamp(), **options)
 
-    @contextlib.contextmanager
-    def _transaction(self, synchronous: str) -> Iterator[Any]:
+    def _try(self, synchronous: str, work: Callable[[sqlite3.Connection], T]) -> T:
         self._world.check_alive()
         if self._world.disk_is_full:
-            raise JournalError("cannot write the journal: database or disk is full")
-        with super()._transaction(synchronous) as db:
-            yield db
+            raise JournalFull("cannot write the journal: database or disk is full")
+        result = super()._try(synchronous, work)
         if synchronous == "FULL":
             self._world.flushed_frames = frames(self._world.path)
+        return result
 
     def commit(self, record: Record, letters: Sequence[Letter] = ()) -> None:
         super().commit(record, letters)
@@ -516,9 +525,11 @@ def frames(path: Path) -> int:
 def lose_what_was_not_flushed(path: Path, flushed_frames: int) -> None:
     """What a loss of power leaves of the write-ahead log."""
     log = path.with_name(path.name + "-wal")
-    if log.exists() and flushed_frames < frames(path):
+    lost = frames(path) - flushed_frames
+    if log.exists() and lost > 0:
         with log.open("r+b") as file:
-            file.truncate(_WAL_HEADER + flushed_frames * (_FRAME_HEADER + _PAGE))
+            file.seek(_WAL_HEADER + flushed_frames * (_FRAME_HEADER + _PAGE))
+            file.write(bytes(lost * (_FRAME_HEADER + _PAGE)))
 
 
 class _Clock(app.SystemClock):
@@ -541,7 +552,7 @@ class Life:
     def __init__(self, world: World) -> None:
         self.world = world
         self.service: app.Service | None = None
-        self.journal: _Disk | None = None
+        self.journal: Journal | None = None
         self._stop: Callable[[], None] = lambda: None
 
     @property
@@ -574,11 +585,16 @@ class Life:
             self._let_go_of_the_disk(was_killed)
 
     async def _serve(self) -> None:
-        clock = _Clock(self.world)
-        self.journal = _Disk(self.world.path, self.world)
-        open_boot(self.journal, clock, self.world.path.with_name(app.NOT_RUNNING_NAME))
-        self.service = app.Service(self.world.settings, self.journal, clock)
-        await self.service.run()
+        """As `app._serve`, with the settings of the world."""
+        world, clock = self.world, _Clock(self.world)
+        not_running = world.path.with_name(app.NOT_RUNNING_NAME)
+        self.journal, unfit = recovery.open_journal(world.path, lambda new: open_boot(new, clock, not_running))
+        self.service = app.Service(world.settings, self.journal, clock, world.path.parent, unfit)
+        try:
+            await self.service.run()
+        except* JournalUnusable as errors:
+            app._set_aside(world.path, errors)
+            raise
 
     def _let_go_of_the_disk(self, was_killed: bool) -> None:
         """Who is killed does not close its files, and SQLite finds them as they were."""

@@ -43,7 +43,7 @@ HELPERS: list[str | Exception] = [
     "down",
     "silent",
     "hang",
-    NoReply("no answer"),
+    NoReply("it is gone", is_over=True),
     Refusal(ErrorCode.INHIBITED, "dpkg is running"),
     Refusal(ErrorCode.HELPER_UNAVAILABLE, "it does not start"),
 ]
@@ -210,7 +210,8 @@ class AnyOrder(RuleBasedStateMachine):
         assert departure is not None
         could_be_online = self.nothing_is_amiss() and departure.was_online
         self.go(self._take_back(how))
-        if could_be_online and self.nothing_is_amiss() and departure.life == self.world.lives:
+        is_the_last = departure is self.world.host.departures[-1] and departure.life == self.world.lives
+        if could_be_online and self.nothing_is_amiss() and is_the_last:
             self.check_it_is_back(how)
 
     def check_it_is_back(self, how: str) -> None:
@@ -305,12 +306,10 @@ class AnyOrder(RuleBasedStateMachine):
     def on_boot_report(self, report: dict[str, Any]) -> None:
         known = self.reports.setdefault(report["boot_id"], report)
         assert report == known, "two different reports of one boot"
-        number = w.BOOTS.index(report["boot_id"])
-        if number == 0:
+        if report["previous_boot_id"] is None:
             return
-        end = self.world.ends[number - 1]
-        assert report["previous_boot_id"] == w.BOOTS[number - 1]
-        if end.departure is None:
+        end = self.world.ends[w.BOOTS.index(report["previous_boot_id"])]
+        if end.departure is None and end.quiet_s > BACK_S:
             assert not report["clean_shutdown"], f"the power failed, and it is called clean: {report}"
         if end.departure is not None and not end.went_through:
             return  # the power failed in the middle of a shutdown: who can tell
