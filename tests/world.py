@@ -1,78 +1,66 @@
-"""A world for the agent: virtual time, a broker, a host with a helper, and a crash at any chosen point.
+"""A world for the agent: virtual time, a broker, a host with a helper, a disk, and a crash at any chosen point.
 
-Journal, outbox and agent are the real ones, on a real file; only what lies beyond the ports is pretended.
+The whole service is the real one, put together by `app`: session, outbox, agent, monitor, watchdog, and the host over
+the bus, on a real file. Pretended are one connection to the broker (`played_broker`), the system bus with all that is
+on it (`played_host`), systemd's part in starting and stopping the agent, and the clocks.
 """
+
+from __future__ import annotations
 
 import asyncio
 import contextlib
-import selectors
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+import json
+import signal
+import sqlite3
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+from unittest import mock
 
+from infoscreen_reboot import mqtt
+from infoscreen_reboot.agent import app, boot, host, recovery
 from infoscreen_reboot.agent.agent import Agent
 from infoscreen_reboot.agent.boots import Boot
 from infoscreen_reboot.agent.config import Settings
-from infoscreen_reboot.agent.journal import Journal, JournalError, Letter
+from infoscreen_reboot.agent.journal import Journal, JournalFull, JournalUnusable, Letter
 from infoscreen_reboot.agent.lifecycle import Record
 from infoscreen_reboot.agent.monitor import open_boot
-from infoscreen_reboot.agent.outbox import Outbox
 from infoscreen_reboot.agent.ports import Departure, Signatures
-from infoscreen_reboot.agent.presence import StatusWriter
 from infoscreen_reboot.contract import ack, command
 from infoscreen_reboot.contract.ack import Ack
 from infoscreen_reboot.contract.command import Action, Command
 from infoscreen_reboot.contract.telemetry import Executor
 from infoscreen_reboot.contract.topics import Topics
-from infoscreen_reboot.mqtt import BrokerSettings, Delivery, Message, NotDelivered, Redeliver
+from infoscreen_reboot.mqtt import BrokerSettings, Delivery, Message
+from tests import played_host
+from tests.played_broker import PlayedBroker, PlayedConnection
+from tests.played_host import Kind, PlayedBus, PlayedHost
+from tests.virtual import Crash, VirtualLoop
+
+__all__ = ["Crash", "Kind", "World"]
+
+T = TypeVar("T")
 
 CLIENT = "9b8d1856-ff34-4864-a726-12de072d0f77"
 COMMAND_ID = "5d1f8b4b-7e85-44fb-8f38-3f5d5da5e2e4"
 OTHER_ID = "0d1f8b4b-7e85-44fb-8f38-3f5d5da5e2e4"
 TOPICS = Topics(CLIENT)
 START = datetime(2026, 4, 3, 12, 48, 10, tzinfo=UTC)
-BOOTS = [f"{n:08x}-d9cb-469f-a165-70867728950e" for n in range(1, 20)]
+BOOTS = [f"{n:08x}-d9cb-469f-a165-70867728950e" for n in range(1, 200)]
 
-
-class Crash(BaseException):
-    """The process is gone; nothing it still wanted to do happens."""
-
-
-class _VirtualSelector(selectors.DefaultSelector):
-    """Does not wait: lets the loop's clock jump to what it would have waited for."""
-
-    now = 0.0
-
-    def select(self, timeout: float | None = None) -> list[Any]:
-        ready = super().select(0)
-        if not ready and timeout is None:
-            raise AssertionError("everything waits for something that will never come")
-        if not ready and timeout is not None:
-            self.now += timeout
-        return ready
-
-
-class _VirtualLoop(asyncio.SelectorEventLoop):
-    def __init__(self) -> None:
-        self.virtual = _VirtualSelector()
-        super().__init__(self.virtual)
-
-    def time(self) -> float:
-        return self.virtual.now
+# From the kernel's start to the agent's, from the agent's end to its next start (RestartSec=), and how long systemd
+# waits for a sign of life (WatchdogSec=).
+BOOT_S, RESTART_S, WATCHDOG_S = 2.0, 5.0, 60.0
+_KINDS = {Departure.REBOOTING: Kind.REBOOT, Departure.SHUTTING_DOWN: Kind.POWER_OFF}
 
 
 def run(coroutine: Coroutine[Any, Any, None]) -> None:
     """Run on virtual time: a wait of a minute takes none."""
-    with asyncio.Runner(loop_factory=_VirtualLoop) as runner:
-        runner.get_loop().set_exception_handler(_report_all_but_crashes)
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         runner.run(coroutine)
-
-
-def _report_all_but_crashes(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    if not isinstance(context.get("exception"), Crash):
-        loop.default_exception_handler(context)
 
 
 def a_command(**changes: Any) -> Command:
@@ -111,6 +99,24 @@ def settings(**changes: Any) -> Settings:
     return replace(told, **changes)
 
 
+@dataclass(frozen=True)
+class End:
+    """How a boot ended: in the departure that stood, if any, and whether one run of the agent saw all of that."""
+
+    departure: played_host.Departure | None
+    went_through: bool
+    was_seen: bool
+    # How long the agent had been running without a departure's being taken back.
+    quiet_s: float
+
+
+class Breaking(frozenset[Action]):
+    """What a client offers, with a bug in it."""
+
+    def __contains__(self, action: object) -> bool:
+        raise RuntimeError("a bug")
+
+
 @dataclass
 class World:
     """Everything outside the agent's process; it outlives any number of lives of the agent.
@@ -123,34 +129,80 @@ class World:
     signatures: Signatures | None = None
     clock_synchronised: bool = True
     wall_offset: timedelta = timedelta()
-    broker_is_up: bool = True
-    # What the helper does: "down" takes the host down, "nothing" says yes and does nothing, "kill" kills the
-    # agent before it hears the yes; an exception is raised.
-    helper: str | Exception = "down"
-    judging_breaks: bool = False
     disk_is_full: bool = False
     crash_at: int | None = None
     crash_cuts_power: bool = False
     # What systemd says of any unit in the boot with that number; "active" for the others.
     unit_states: dict[int, str] = field(default_factory=dict)
-    is_stopping: bool = False
 
     points: int = 0
     boots: int = 0
-    helper_calls: list[tuple[Action, str]] = field(default_factory=list)
-    queue: list[Delivery] = field(default_factory=list)
-    received: list[Letter] = field(default_factory=list)
-    statuses: list[bytes] = field(default_factory=list)
+    lives: int = 0
+    # How each boot but the present one ended.
+    ends: list[End] = field(default_factory=list)
+    # Everything that the broker was told, in order, and the acks and statuses among it.
+    heard: list[Message] = field(default_factory=list)
     committed: list[Letter] = field(default_factory=list)
-    departing: bool = False
-    delay_released: bool = False
+    # What ended the agent though nobody had killed it, and how often systemd did because it gave no sign of life.
+    faults: list[BaseException] = field(default_factory=list)
+    watchdog_kills: int = 0
     host_is_down: bool = False
-    process_is_dead: bool = False
+    process_is_dead: bool = True
     died: asyncio.Event = field(default_factory=asyncio.Event)
     at_crash: Record | None = None
-    life: "Life | None" = None
+    life: Life | None = None
+    _loses_the_unflushed: bool = False
+    _dark: asyncio.Event = field(default_factory=asyncio.Event)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
     _boot_started_s: float = 0.0
+    _life_began_s: float = 0.0
+    _fed_at_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.broker = PlayedBroker(self.heard.append)
+        # An earlier run had all of them; what this one does not want it has to give back.
+        self.broker.subscriptions = {TOPICS.commands, TOPICS.transitional_command}
+        self.host = PlayedHost(self)
+        self.flushed_frames = 0
+
+    # what tests ask and set most
+
+    @property
+    def helper(self) -> str | Exception:
+        return self.host.helper
+
+    @helper.setter
+    def helper(self, behaviour: str | Exception) -> None:
+        self.host.helper = behaviour
+
+    @property
+    def helper_calls(self) -> list[tuple[Action, str]]:
+        return self.host.helper_calls
+
+    @property
+    def queue(self) -> list[Delivery]:
+        return self.broker.queue
+
+    @property
+    def broker_is_up(self) -> bool:
+        return self.broker.is_up
+
+    @broker_is_up.setter
+    def broker_is_up(self, is_up: bool) -> None:
+        if is_up:
+            self.broker.come_back()
+        else:
+            self.broker.go_away()
+
+    @property
+    def received(self) -> list[Letter]:
+        """The acks that the broker has."""
+        return [Letter(m.topic, m.payload) for m in self.heard if m.topic.endswith("/ack")]
+
+    @property
+    def statuses(self) -> list[bytes]:
+        return [message.payload for message in self.heard if message.topic == TOPICS.status]
 
     # where the process can be killed
 
@@ -170,7 +222,12 @@ class World:
         self.process_is_dead = True
         self.died.set()
 
-    # the clock
+    def terminate(self) -> None:
+        """SIGTERM, as `systemctl stop` and a shutdown send it."""
+        if self.life is not None and not self.process_is_dead:
+            self.life.stop()
+
+    # the clocks
 
     def boot_id(self) -> str:
         return BOOTS[self.boots]
@@ -179,9 +236,6 @@ class World:
         return asyncio.get_running_loop().time() - self._boot_started_s
 
     def now(self) -> datetime:
-        if self.judging_breaks and self.queue:
-            self.judging_breaks = False
-            raise RuntimeError("a bug")
         return START + timedelta(seconds=asyncio.get_running_loop().time()) + self.wall_offset
 
     # the broker
@@ -193,11 +247,8 @@ class World:
         retain: bool = False,
         properties: Sequence[tuple[str, str]] = (),
     ) -> None:
-        """Delivered now if the agent is connected; queued until it gives a PUBACK."""
-        self.queue.append(Delivery(topic, content, retain, tuple(properties)))
-        if self.life is not None and not self.process_is_dead:
-            with contextlib.suppress(Crash):
-                self.life.take_delivery()
+        """On its way now if the agent is connected; queued until it gives a PUBACK."""
+        self.broker.publish(Delivery(topic, content, retain, tuple(properties)))
 
     def acks(self, command_id: str = COMMAND_ID, tail: str = "/commands/ack") -> list[Ack]:
         heard = [ack.parse(letter.payload) for letter in self.received if letter.topic.endswith(tail)]
@@ -210,55 +261,153 @@ class World:
     # the host
 
     def announce(self, kind: Departure) -> None:
-        """logind: PrepareForShutdown(true)."""
-        self.departing, self.delay_released = True, False
-        self._tell(lambda agent: agent.on_departure(kind))
+        """logind: PrepareForShutdown(true), of which nothing comes until the test says so."""
+        self._announce(kind, self.host.announce)
+
+    def go_down(self, kind: Departure) -> None:
+        """Announce it, wait for the agent's delay at most 5 s, stop it, and be down."""
+        self._announce(kind, self.host.depart)
+
+    def _announce(self, kind: Departure, how: Callable[[Kind], object]) -> None:
+        self.host.announces_types = kind is not Departure.UNKNOWN
+        how(_KINDS.get(kind, Kind.REBOOT))
 
     def take_back(self) -> None:
         """logind: PrepareForShutdown(false)."""
-        self.departing = False
-        self._tell(lambda agent: agent.on_stay())
+        self.host.take_back()
 
-    def _tell(self, say: Callable[[Agent], None]) -> None:
-        if self.life is not None and not self.process_is_dead:
-            with contextlib.suppress(Crash):
-                say(self.life.agent)
+    def go_dark(self, kind: Kind) -> None:
+        if kind is Kind.SOFT_REBOOT:
+            self.kill()
+            self.host.reset()
+        else:
+            self.cut_power(in_good_order=True)
 
-    def go_down(self, kind: Departure) -> None:
-        """Announce it, wait for the agent's delay at most 5 s, and be down."""
-        self.announce(kind)
-        task = asyncio.ensure_future(self._go_down())
-        self._tasks.add(task)
-
-    async def _go_down(self) -> None:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(5):
-                while not (self.delay_released or self.process_is_dead):
-                    await asyncio.sleep(0.05)
+    def cut_power(self, in_good_order: bool = False) -> None:
+        """The host is down at once; what was written and not flushed is lost, unless it ended in good order."""
+        if self.host_is_down:
+            return
+        departure = self.host.departure
+        was_seen = departure is not None and departure.was_told and departure.life == self.lives
+        at_work_since_s = max(self._life_began_s, self.host.taken_back_at_s)
+        quiet_s = 0.0 if self.process_is_dead else asyncio.get_running_loop().time() - at_work_since_s
+        self.ends.append(End(departure, in_good_order, was_seen, quiet_s))
+        self.host.lose_power()
+        self._loses_the_unflushed = not in_good_order
+        if self.broker.line is not None:
+            self.broker.line.lose_power()
         self.host_is_down = True
+        self._dark.set()
         self.kill()
+
+    def is_online(self) -> bool:
+        """As the controller sees it: the status says so, of this boot, and there is a connection."""
+        status = self.broker.retained.get(TOPICS.status)
+        told = json.loads(status.payload) if status is not None else {}
+        return told.get("state") == "online" and told["boot_id"] == self.boot_id() and self.broker.line is not None
 
     async def play(self, nature: Callable[[], Awaitable[None]], for_s: float = 400) -> None:
         """Let `nature` happen, start the agent whenever it is dead, end `for_s` seconds after nature."""
+        with self.around_the_service(), self.outside():
+            systemd = self.spawn(self.run_systemd())
+            end = self.spawn(self._until_quiet(nature, for_s))
+            done, _ = await asyncio.wait({systemd, end}, return_when=asyncio.FIRST_COMPLETED)
+            await self.tear_down()
+        for task in done:
+            task.result()
+        if self.faults:
+            raise BaseExceptionGroup("the agent ended by itself", self.faults)
+        assert not self.watchdog_kills, "systemd had to end an agent that gave no sign of life"
 
-        async def until_quiet() -> None:
-            await nature()
-            await asyncio.sleep(for_s)
+    async def _until_quiet(self, nature: Callable[[], Awaitable[None]], for_s: float) -> None:
+        await nature()
+        await asyncio.sleep(for_s)
 
-        end = asyncio.ensure_future(until_quiet())
-        self._tasks.add(end)
-        while not end.done():
-            self.process_is_dead = False
-            self.died.clear()
-            self.life = Life(self)
-            await self.life.live(end)
-            if self.process_is_dead and self.points == self.crash_at:
-                self.crash_at = None
-                self.at_crash = self.on_disk()
-                self.host_is_down |= self.crash_cuts_power
-            if self.host_is_down:
-                self.reboot()
-        end.result()
+    # systemd, as far as the agent is concerned
+
+    async def run_systemd(self) -> None:
+        """Start the agent, and start it again; begin another boot where the host is down."""
+        watchdog = self.spawn(self._watch())
+        try:
+            while True:
+                await self._run_process()
+                if not self.host_is_down:
+                    self._say_not_running()
+                    await self._pause(RESTART_S)
+                while self.host_is_down or self.host.is_stopping:  # nothing is started in a shutdown
+                    if self.host_is_down:
+                        self._begin_boot()
+                    await self._pause(BOOT_S)
+        finally:
+            watchdog.cancel()
+
+    async def _pause(self, seconds: float) -> None:
+        """As long, or until the host is down."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._dark.wait()
+
+    async def _run_process(self) -> None:
+        self.process_is_dead = False
+        self.died.clear()
+        self._fed_at_s = asyncio.get_running_loop().time()
+        self.lives += 1
+        self._life_began_s = asyncio.get_running_loop().time()
+        self.life = Life(self)
+        await self.life.live()
+        if self.points == self.crash_at:
+            self.crash_at = None
+            self.at_crash = self.on_disk()
+            if self.crash_cuts_power:
+                self.cut_power()
+
+    def _begin_boot(self) -> None:
+        """The kernel starts anew."""
+        self.boots += 1
+        self.host_is_down = self._loses_the_unflushed = False
+        self._dark.clear()
+        self.host.reset()
+        self._boot_started_s = asyncio.get_running_loop().time()
+
+    def _say_not_running(self) -> None:
+        """ExecStopPost= of the unit."""
+        with contextlib.suppress(OSError):
+            self.path.with_name(app.NOT_RUNNING_NAME).write_text(self.boot_id() + "\n")
+
+    async def _watch(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            left_s = self._fed_at_s + WATCHDOG_S - loop.time()
+            if not self.process_is_dead and left_s < 0:
+                self.watchdog_kills += 1
+                self.kill()
+            await asyncio.sleep(max(left_s, 1.0) + 0.001)
+
+    def _notify(self, words: str) -> None:
+        if words in ("READY=1", "WATCHDOG=1"):
+            self._fed_at_s = asyncio.get_running_loop().time()
+
+    @contextlib.contextmanager
+    def around_the_service(self) -> Iterator[None]:
+        """The doors through which the service meets the world open into this one."""
+
+        def connection(*args: Any, **options: Any) -> PlayedConnection:
+            return PlayedConnection(self.broker, self, *args, **options)
+
+        with contextlib.ExitStack() as doors:
+            for where, name, door in (
+                (mqtt, "Connection", connection),
+                (host, "Bus", lambda on_signal: PlayedBus(self.host, on_signal)),
+                (app, "notify", self._notify),
+                (app, "_signatures", lambda _: self.signatures),
+                (recovery, "Journal", lambda path, **options: _Disk(self, path, **options)),
+                (boot, "timesyncd_says_synchronised", lambda: False),
+                (time, "monotonic", lambda: asyncio.get_running_loop().time()),
+            ):
+                doors.enter_context(mock.patch.object(where, name, door))
+            yield
+
+    # the disk
 
     def on_disk(self, command_id: str = COMMAND_ID) -> Record | None:
         """What a new process would find."""
@@ -275,164 +424,190 @@ class World:
         finally:
             journal.close()
 
-    def reboot(self) -> None:
-        """The kernel starts anew."""
-        self.boots += 1
-        self.departing = self.host_is_down = False
-        self._boot_started_s = asyncio.get_running_loop().time()
+    # tasks
 
-    def stop_life(self) -> Sequence[asyncio.Task[Any]]:
-        """The tasks that die with the process."""
+    def spawn(
+        self, work: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop | None = None
+    ) -> asyncio.Task[None]:
+        """A task of the world, which goes on when the process is dead."""
+        task = (loop or asyncio.get_running_loop()).create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    @contextlib.contextmanager
+    def outside(self) -> Iterator[None]:
+        """For the task that plays the world: it does not die with the process."""
+        task: Any = asyncio.current_task()
+        self._tasks.add(task)
+        try:
+            yield
+        finally:
+            self._tasks.discard(task)
+
+    async def tear_down(self) -> None:
+        self.kill()
+        current = asyncio.current_task()
+        rest = [task for task in asyncio.all_tasks() if task is not current]
+        for task in rest:
+            task.cancel()
+        await asyncio.gather(*rest, return_exceptions=True)
+        self.host.close_locks()
+
+    def tasks_of_the_process(self) -> list[asyncio.Task[Any]]:
+        """Those that die with it."""
         return list(asyncio.all_tasks() - self._tasks - {asyncio.current_task()})
 
 
-class _CrashingJournal(Journal):
-    def __init__(self, path: Path, world: World) -> None:
-        super().__init__(path)
-        self._world = world
+class _Disk(Journal):
+    """The journal, on a disk that may be full, in a process that may be killed after each commit that tells."""
 
-    def commit(self, record: Record, letters: Sequence[Letter] = ()) -> None:
+    def __init__(self, world: World, path: Path, **options: Any) -> None:
+        self._world = world
+        super().__init__(path, now_s=lambda: world.now().timestamp(), **options)
+
+    def _try(self, synchronous: str, work: Callable[[sqlite3.Connection], T]) -> T:
         self._world.check_alive()
         if self._world.disk_is_full:
-            raise JournalError("cannot write the journal: database or disk is full")
+            raise JournalFull("cannot write the journal: database or disk is full")
+        result = super()._try(synchronous, work)
+        if synchronous == "FULL":
+            self._world.flushed_frames = frames(self._world.path)
+        return result
+
+    def commit(self, record: Record, letters: Sequence[Letter] = ()) -> None:
         super().commit(record, letters)
         self._world.committed += letters
         self._world.point()
 
     def owe_again(self, letters: Sequence[Letter]) -> None:
-        self._world.check_alive()
         super().owe_again(letters)
         self._world.point()
 
     def strike_out(self, letters: Sequence[int]) -> None:
-        self._world.check_alive()
         super().strike_out(letters)
         self._world.point()
 
     def open_boot(self, boot: Boot) -> None:
-        self._world.check_alive()
         super().open_boot(boot)
         self._world.point()
 
     def mark_shutdown(self, boot_id: str, at: str, began: bool = True) -> None:
-        self._world.check_alive()
         super().mark_shutdown(boot_id, at, began)
         self._world.point()
 
+    def report_boot(self, boot_id: str, report: Letter) -> None:
+        super().report_boot(boot_id, report)
+        self._world.point()
+
     def count(self, name: str) -> int:
-        self._world.check_alive()
         total = super().count(name)
         self._world.point()
         return total
 
+    def make_room(self) -> None:
+        """It takes time, of which there is none here."""
+
+
+_PAGE, _WAL_HEADER, _FRAME_HEADER = 4096, 32, 24
+
+
+def frames(path: Path) -> int:
+    """How many pages the write-ahead log holds, as its index says (https://sqlite.org/walformat.html, mxFrame)."""
+    try:
+        with path.with_name(path.name + "-shm").open("rb") as index:
+            index.seek(16)
+            return int.from_bytes(index.read(4), "little")
+    except FileNotFoundError:
+        return 0
+
+
+def lose_what_was_not_flushed(path: Path, flushed_frames: int) -> None:
+    """What a loss of power leaves of the write-ahead log."""
+    log = path.with_name(path.name + "-wal")
+    lost = frames(path) - flushed_frames
+    if log.exists() and lost > 0:
+        with log.open("r+b") as file:
+            file.seek(_WAL_HEADER + flushed_frames * (_FRAME_HEADER + _PAGE))
+            file.write(bytes(lost * (_FRAME_HEADER + _PAGE)))
+
+
+class _Clock(app.SystemClock):
+    """The world's clocks, in one boot."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world.boot_id())
+        self._world = world
+
+    def boot_clock_s(self) -> float:
+        return self._world.boot_clock_s()
+
+    def now(self) -> datetime:
+        return self._world.now()
+
 
 class Life:
-    """One run of the agent's process in a World; it is the agent's way to the broker and to the host."""
+    """One run of the agent's process in a World, from its start as `app` has it to its end."""
 
     def __init__(self, world: World) -> None:
         self.world = world
-        self.left = False
-        self._line = asyncio.Lock()  # a TCP connection: first in, first out
-        self.journal = _CrashingJournal(world.path, world)
-        self.outbox = Outbox(self.journal, self)
-        status = StatusWriter(CLIENT, world)
-        self.agent = Agent(
-            world.settings, self.journal, self.outbox, self, self, world, status.write, signatures=world.signatures
-        )
+        self.service: app.Service | None = None
+        self.journal: Journal | None = None
+        self._stop: Callable[[], None] = lambda: None
 
-    async def live(self, end: asyncio.Task[None]) -> None:
-        """Until the process is dead, or `end` comes."""
-        parts: list[asyncio.Future[Any]] = []
+    @property
+    def agent(self) -> Agent:
+        assert self.service is not None
+        return self.service._agent
+
+    def stop(self) -> None:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualLoop)
+        loop.deliver(signal.SIGTERM)
+
+    async def live(self) -> None:
+        """Until it ends, or is killed."""
         try:
-            open_boot(self.journal, self.world, self.world.path.with_name("not-running-in"))
-            self.agent.wake()
-            if self.world.departing:
-                self.agent.on_departure(Departure.UNKNOWN)
-            work = (self.outbox.run(), self.agent.run(), self._take_deliveries(), self.world.died.wait())
-            parts = [asyncio.ensure_future(part) for part in work]
-            done, _ = await asyncio.wait([*parts, end], return_when=asyncio.FIRST_COMPLETED)
-            for part in done:
-                part.result()
-        except Crash:
-            pass
+            ends = {asyncio.ensure_future(self._serve()), asyncio.ensure_future(self.world.died.wait())}
+            done, _ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            was_killed = self.world.process_is_dead
+            for end in done:
+                error = end.exception()
+                if error is not None and not was_killed and not self.world.disk_is_full:
+                    self.world.faults.append(error)
         finally:
-            tasks = self.world.stop_life()
+            was_killed = self.world.process_is_dead
+            self.world.process_is_dead = True
+            tasks = sorted(self.world.tasks_of_the_process(), key=asyncio.Task.get_name)
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            self.journal.close()
+            self._let_go_of_the_disk(was_killed)
 
-    def take_delivery(self) -> None:
-        """The broker delivers until it has a PUBACK."""
-        if self.world.queue and self.world.broker_is_up and not self.left:
-            with contextlib.suppress(Redeliver):
-                self.agent.on_message(self.world.queue[0])
-                self.world.point()
-                self.world.queue.pop(0)
+    async def _serve(self) -> None:
+        """As `app._serve`, with the settings of the world."""
+        world, clock = self.world, _Clock(self.world)
+        not_running = world.path.with_name(app.NOT_RUNNING_NAME)
+        self.journal, unfit = recovery.open_journal(world.path, lambda new: open_boot(new, clock, not_running))
+        self.service = app.Service(world.settings, self.journal, clock, world.path.parent, unfit)
+        try:
+            await self.service.run()
+        except* JournalUnusable as errors:
+            app._set_aside(world.path, errors)
+            raise
 
-    async def _take_deliveries(self) -> None:
-        while True:
-            self.take_delivery()
-            await asyncio.sleep(0.25)
-
-    def send(self, message: Message) -> asyncio.Future[None]:
-        return asyncio.ensure_future(self._deliver(message))
-
-    async def _deliver(self, message: Message) -> None:
-        self.world.point()
-        async with self._line:
-            await asyncio.sleep(0.001)
-        if not self.world.broker_is_up or self.left:
-            raise NotDelivered("the broker is away")
-        self.world.check_alive()
-        self.world.received.append(Letter(message.topic, message.payload))
-        self.world.point()
-
-    async def wait_connected(self) -> None:
-        while not self.world.broker_is_up or self.left:
-            await asyncio.sleep(1)
-
-    async def leave(self, farewell: Message, timeout_s: float) -> None:
-        self.world.point()
-        if self.world.broker_is_up:
-            self.world.statuses.append(farewell.payload)
-        self.left = True
-        self.world.point()
-
-    def come_back(self) -> None:
-        self.left = False
-
-    async def request(self, action: Action, command_id: str) -> None:
-        self.world.point()
-        self.world.helper_calls.append((action, command_id))
-        match self.world.helper:
-            case Exception() as refusal:
-                raise refusal
-            case "down":
-                self.world.go_down(Departure.UNKNOWN)
-            case "kill":
-                self.world.kill()
-        self.world.point()
-
-    async def clock_is_synchronised(self) -> bool:
-        return self.world.clock_synchronised
-
-    async def uptime_s(self) -> float:
-        return self.world.boot_clock_s()
-
-    async def unit_state(self, name: str) -> str | None:
-        self.world.point()
-        return self.world.unit_states.get(self.world.boots, "active")
-
-    async def active_for_s(self, name: str) -> float:
-        return 1000.0
-
-    async def is_going_down(self) -> bool:
-        return self.world.is_stopping
-
-    def delay_max_s(self) -> float:
-        return 5.0
-
-    def release_delay(self) -> None:
-        self.world.point()
-        self.world.delay_released = True
+    def _let_go_of_the_disk(self, was_killed: bool) -> None:
+        """Who is killed does not close its files, and SQLite finds them as they were."""
+        if self.journal is None:
+            return
+        world = self.world
+        folder, name = world.path.parent, world.path.name
+        if was_killed and world._loses_the_unflushed:
+            lose_what_was_not_flushed(world.path, world.flushed_frames)
+        found = {path: path.read_bytes() for path in folder.glob(f"{name}*")} if was_killed else {}
+        self.journal.close()
+        for path in folder.glob(f"{name}*") if was_killed else ():
+            if path not in found:
+                path.unlink()
+        for path, content in found.items():
+            path.write_bytes(content)

@@ -150,13 +150,14 @@ def _stage_refusal(code: ErrorCode | None, play: Play, world: World) -> None:
         case ErrorCode.BUSY:
             world.helper, play.first = "nothing", w.payload(command_id=OTHER_ID)
         case ErrorCode.INTERNAL_ERROR:
-            world.judging_breaks = True
+            world.settings = replace(world.settings, offered=w.Breaking(Action))
         case _:
             raise AssertionError(f"no one has said how {code} comes about")
 
 
 async def perform(play: Play, world: World) -> None:
     """Everything that happens to the agent from outside, whether it is alive or not."""
+    await asyncio.sleep(1)
     if play.departure:
         world.announce(Departure.UNKNOWN)
     if play.first is not None:
@@ -164,6 +165,7 @@ async def perform(play: Play, world: World) -> None:
     # In the same moment: a departing agent takes commands in until it has left.
     world.send(play.payload, retain=play.retain)
     if play.departs_while_it_speaks:
+        await asyncio.sleep(0.0007)
         # Between `Due` and the helper: the agent waits for the broker to have heard of it.
         world.broker_is_up = False
         await asyncio.sleep(1)
@@ -181,8 +183,7 @@ async def perform(play: Play, world: World) -> None:
         world.take_back()
     if play.dies_after_s is not None:
         await asyncio.sleep(play.dies_after_s)
-        world.host_is_down = True
-        world.kill()
+        world.cut_power()
 
 
 def played(path: tuple[Move, ...], world: World) -> tuple[State, ErrorCode | None]:
@@ -243,14 +244,15 @@ PATHS = list(paths())
 
 @pytest.mark.parametrize("path", PATHS, ids=name)
 def test_killed_at_any_point_the_story_ends_right(path: tuple[Move, ...], tmp_path: Path) -> None:
-    undisturbed = World(tmp_path / "undisturbed")
+    undisturbed = World(tmp_path / "undisturbed" / "journal.sqlite3")
     assert played(path, undisturbed) == end_of(path)
     check_guarantees(undisturbed)
     points = undisturbed.points
     assert points >= 4
     for point in range(1, points + 1):
         for power_cut in (False, True):
-            world = World(tmp_path / f"{point}-{power_cut}", crash_at=point, crash_cuts_power=power_cut)
+            path = tmp_path / f"{point}-{power_cut}" / "journal.sqlite3"
+            world = World(path, crash_at=point, crash_cuts_power=power_cut)
             end = played(path, world)
             assert world.crash_at is None, "the crash did not happen"
             check_guarantees(world)

@@ -44,20 +44,21 @@ def test_a_reboot_is_acked_executed_and_proved_by_the_new_boot_id(world: World) 
     assert world.helper_calls == [(Action.REBOOT_HOST, COMMAND_ID)]
     assert world.boots == 1
     assert [a.boot_id for a in world.acks()] == [w.BOOTS[0], w.BOOTS[0], w.BOOTS[1]]
-    assert reasons(world) == ["rebooting"]
+    assert reasons(world) == ["connected", "rebooting", "connected"]
 
 
 def test_a_shutdown_completes_before_the_host_is_down(world: World) -> None:
     play(world, action=Action.SHUTDOWN_HOST)
     assert world.story() == DONE
     assert {a.boot_id for a in world.acks()} == {w.BOOTS[0]}
-    assert reasons(world) == ["shutting_down"]
+    assert reasons(world) == ["connected", "shutting_down", "connected"]
 
 
 def test_a_shutdowns_last_word_is_delivered_after_the_start_when_the_broker_was_away(world: World) -> None:
     async def nature() -> None:
+        await asyncio.sleep(1)
         world.send(w.payload(action=Action.SHUTDOWN_HOST))
-        await asyncio.sleep(0.0005)
+        await asyncio.sleep(0.0007)  # it has arrived, and no answer has
         world.broker_is_up = False
         await asyncio.sleep(60)
         assert world.story() == []
@@ -70,7 +71,9 @@ def test_a_shutdowns_last_word_is_delivered_after_the_start_when_the_broker_was_
 
 def test_the_host_is_let_go_within_loginds_five_seconds_when_the_broker_is_away(world: World) -> None:
     async def nature() -> None:
+        await asyncio.sleep(1)
         world.send(w.payload())
+        await asyncio.sleep(0.0007)
         world.broker_is_up = False
         await asyncio.sleep(2.5)
         started = asyncio.get_running_loop().time()
@@ -155,7 +158,7 @@ def test_a_refusal_is_an_answer_and_no_other_way_is_tried(world: World, code: Er
     world.helper = Refusal(code, "because")
     play(world)
     assert world.story() == ["accepted", "execution_started", str(code)]
-    assert world.acks()[-1].error_message == "because"
+    assert (world.acks()[-1].error_message or "").endswith("because")
     assert (len(world.helper_calls), world.boots) == (1, 0)
 
 
@@ -254,6 +257,7 @@ def test_a_clock_that_jumps_after_acceptance_does_not_matter(world: World) -> No
     async def nature() -> None:
         await asyncio.sleep(1)
         world.send(w.payload())
+        await asyncio.sleep(0.1)
         world.wall_offset = timedelta(days=-400)
         await asyncio.sleep(5)
         world.go_down(Departure.REBOOTING)
@@ -304,7 +308,7 @@ def test_without_a_disk_there_is_no_puback_and_nothing_happens(world: World) -> 
 
 
 def test_a_bug_in_judging_is_answered_and_does_not_come_back(world: World) -> None:
-    world.judging_breaks = True
+    world.settings = w.settings(offered=w.Breaking(Action))
     play(world)
     assert world.story() == ["internal_error"]
     assert "RuntimeError" in (world.acks()[0].error_message or "")
@@ -313,7 +317,9 @@ def test_a_bug_in_judging_is_answered_and_does_not_come_back(world: World) -> No
 
 def test_acks_wait_for_the_broker_and_keep_their_order(world: World) -> None:
     async def nature() -> None:
+        await asyncio.sleep(1)
         world.send(w.payload())
+        await asyncio.sleep(0.0007)
         world.broker_is_up = False
         await asyncio.sleep(120)
         assert world.boots == 1 and not world.received
@@ -375,7 +381,7 @@ def test_what_does_not_run_by_the_deadline_is_named(world: World) -> None:
         world.send(w.payload())
         await asyncio.sleep(39)
         assert world.story() == ["accepted", "execution_started"]
-        await asyncio.sleep(5)
+        await asyncio.sleep(2 + w.BOOT_S)
         assert world.story() == ["accepted", "execution_started", "post_check_failed"]
 
     play(world, nature)
@@ -462,11 +468,10 @@ def test_a_shutdown_that_nobody_commanded_is_local(world: World) -> None:
 def test_a_stop_in_a_shutdown_that_logind_did_not_announce_is_local_too(world: World) -> None:
     async def nature() -> None:
         await asyncio.sleep(1)
-        world.is_stopping = True
-        assert world.life is not None
-        await world.life.agent.leave()
-        world.host_is_down = True
-        world.kill()
+        world.host.is_stopping = True
+        world.terminate()
+        await asyncio.sleep(5)
+        world.cut_power(in_good_order=True)
 
     assert boot_after(world, nature).cause is Cause.LOCAL
 
@@ -477,8 +482,7 @@ def test_no_mark_is_a_loss_of_power_and_a_mark_that_was_taken_back_is_none(world
         await asyncio.sleep(1)
         world.take_back()
         await asyncio.sleep(1)
-        world.host_is_down = True
-        world.kill()
+        world.cut_power()
 
     boot = boot_after(world, nature)
     assert (boot.cause, boot.clean_shutdown) == (Cause.POWER_LOSS, False)
@@ -490,12 +494,11 @@ def test_power_lost_in_the_middle_of_an_execution_leaves_the_cause_unknown(world
     async def nature() -> None:
         world.send(w.payload())
         await asyncio.sleep(10)
-        world.host_is_down = True
-        world.kill()
+        world.cut_power()
 
     boot = boot_after(world, nature)
     assert (boot.cause, boot.command_id, boot.clean_shutdown) == (Cause.UNKNOWN, None, False)
-    assert world.story() == DONE
+    assert list(dict.fromkeys(world.story())) == DONE, "one story; what had not been flushed is told twice"
 
 
 def test_a_mocked_reboot_is_no_cause(world: World) -> None:

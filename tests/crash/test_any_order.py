@@ -1,0 +1,403 @@
+"""Whatever happens to a client, in any order: hypothesis chooses, and the promises hold after each step and at the end.
+
+A failing run ends with the smallest sequence that hypothesis found, as a program. The same 2,000 sequences each time;
+for many and new ones: `tools/test --suite trixie tests/crash -k any_order --hypothesis-profile=many --hypothesis-seed=7`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Coroutine
+from contextlib import ExitStack
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+
+from infoscreen_reboot.agent.journal import Journal
+from infoscreen_reboot.agent.ports import NoReply, Refusal
+from infoscreen_reboot.contract.ack import ErrorCode
+from infoscreen_reboot.contract.command import Action
+from tests import world as w
+from tests.played_host import Kind
+from tests.virtual import VirtualLoop
+from tests.world import CLIENT, OTHER_ID, TOPICS, World
+
+ORDER = ["accepted", "execution_started", "completed", "failed"]
+TERMINAL = ("completed", "failed")
+# What a client that was online needs at most to be so again, when a shutdown was taken back.
+BACK_S = 10.0
+# More than the longest that any command may take: the helper, somebody's delay, the deadline, a held clock.
+SETTLED_S = 700.0
+HELPERS: list[str | Exception] = [
+    "down",
+    "down",
+    "silent",
+    "hang",
+    NoReply("it is gone", is_over=True),
+    Refusal(ErrorCode.INHIBITED, "dpkg is running"),
+    Refusal(ErrorCode.HELPER_UNAVAILABLE, "it does not start"),
+]
+
+
+class AnyOrder(RuleBasedStateMachine):
+    """One client in its world. `execution_timeout_s` is the deadline that it was given."""
+
+    execution_timeout_s = 60.0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = Path(tempfile.mkdtemp(dir=_MEMORY))
+        self.loop = VirtualLoop()
+        self.world = World(
+            self.folder / "journal.sqlite3", settings=w.settings(execution_timeout_s=self.execution_timeout_s)
+        )
+        self.doors = ExitStack()
+        self.doors.enter_context(self.world.around_the_service())
+        self.said = 0
+        self.acks: dict[str, list[dict[str, Any]]] = {}
+        self.reports: dict[str, dict[str, Any]] = {}
+        self.ids: list[str] = []
+        self.contents: dict[str, bytes] = {}
+        self.is_broken = False
+        self.go(self._start())
+
+    async def _start(self) -> None:
+        self.world.spawn(self.world.run_systemd())
+        await asyncio.sleep(1)
+
+    def go(self, work: Coroutine[Any, Any, None]) -> None:
+        self.loop.run_until_complete(self.world.spawn(work, self.loop))
+
+    # what happens
+
+    @rule(seconds=st.sampled_from([0.0003, 0.0008, 0.01, 1.0, 2.5, 4.0, 8.0, 20.0, 40.0, 70.0, 130.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.go(asyncio.sleep(seconds))
+
+    @rule(
+        action=st.sampled_from(Action),
+        valid_s=st.sampled_from([240, 240, 240, 5, -60]),
+        retain=st.sampled_from([False, False, False, True]),
+        topic=st.sampled_from([TOPICS.commands, TOPICS.commands, TOPICS.transitional_command]),
+        client=st.sampled_from([CLIENT, CLIENT, CLIENT, CLIENT, OTHER_ID]),
+    )
+    def a_command_is_sent(self, action: Action, valid_s: int, retain: bool, topic: str, client: str) -> None:
+        command_id = str(uuid.UUID(int=len(self.ids) + 1))
+        issued_at = w.START + timedelta(seconds=self.loop.time() - max(0, -2 * valid_s))
+        content = w.payload(
+            command_id=command_id,
+            action=action,
+            client_uuid=client,
+            issued_at=issued_at,
+            expires_at=issued_at + timedelta(seconds=abs(valid_s)),
+        )
+        self.ids.append(command_id)
+        self.contents[command_id] = content
+        self.send(content, topic, retain)
+
+    @precondition(lambda self: self.ids)
+    @rule(number=st.integers(0, 20), other_content=st.booleans(), topic=st.sampled_from([TOPICS.commands, TOPICS.transitional_command]))
+    def a_command_is_sent_again(self, number: int, other_content: bool, topic: str) -> None:
+        content = self.contents[self.ids[number % len(self.ids)]]
+        if other_content:
+            content = content.replace(b"player frozen", b"player melted")
+        self.send(content, topic)
+
+    @rule(junk=st.sampled_from([b"", b"\xff", b"{}", b'{"command_id": 1}', b"x" * 5000]))
+    def junk_is_sent(self, junk: bytes) -> None:
+        self.send(junk)
+
+    def send(self, content: bytes, topic: str = TOPICS.commands, retain: bool = False) -> None:
+        self.go(self._send(content, topic, retain))
+
+    async def _send(self, content: bytes, topic: str, retain: bool) -> None:
+        self.world.send(content, topic, retain)
+
+    @rule(helper=st.sampled_from(HELPERS), takes_s=st.sampled_from([0.0, 0.0, 8.0, 28.0, 36.0]))
+    def the_helper_will(self, helper: str | Exception, takes_s: float) -> None:
+        self.world.host.helper, self.world.host.helper_takes_s = helper, takes_s
+
+    @rule(what=st.sampled_from(["away", "back", "cut", "freezes", "thaws", "withholds", "gives"]))
+    def the_broker(self, what: str) -> None:
+        self.go(self._the_broker(what))
+
+    async def _the_broker(self, what: str) -> None:
+        broker = self.world.broker
+        match what:
+            case "away":
+                broker.go_away()
+            case "back":
+                broker.come_back()
+            case "cut":
+                broker.cut()
+            case "freezes":
+                broker.freeze()
+            case "thaws":
+                broker.thaw()
+            case "withholds":
+                broker.withholds_pubacks = True
+            case "gives":
+                # What it withheld came never, so the connection is of no more use.
+                broker.withholds_pubacks = False
+                broker.cut()
+
+    @rule()
+    def the_agent_is_killed(self) -> None:
+        self.go(self._kill())
+
+    async def _kill(self) -> None:
+        self.world.kill()
+
+    @rule(points=st.integers(1, 8), with_the_power=st.booleans())
+    def the_agent_will_be_killed(self, points: int, with_the_power: bool) -> None:
+        self.world.crash_at = self.world.points + points
+        self.world.crash_cuts_power = with_the_power
+
+    @rule()
+    def the_agent_is_restarted(self) -> None:
+        self.go(self._terminate())
+
+    async def _terminate(self) -> None:
+        self.world.terminate()
+
+    @rule()
+    def the_power_fails(self) -> None:
+        self.go(self._cut_power())
+
+    async def _cut_power(self) -> None:
+        self.world.cut_power()
+
+    @rule(
+        kind=st.sampled_from(Kind),
+        typed=st.booleans(),
+        hold_s=st.sampled_from([0.0, 0.0, 100.0]),
+        refused=st.sampled_from([False, False, True]),
+    )
+    def somebody_takes_the_host_down(self, kind: Kind, typed: bool, hold_s: float, refused: bool) -> None:
+        host = self.world.host
+        if host.departure is None and not host.is_stopping and not self.world.host_is_down and host.logind_is_up:
+            # A systemd that knows the soft reboot tells its kind, too.
+            host.announces_types = typed or kind is Kind.SOFT_REBOOT
+            host.others_hold_s, host.refuses_the_job = hold_s, refused
+            host.inhibit_delay_max_s = max(5.0, 1.5 * hold_s)
+            self.go(self._depart(kind))
+
+    async def _depart(self, kind: Kind) -> None:
+        self.world.host.depart(kind)
+
+    @rule(hold_s=st.sampled_from([0.0, 3.0, 100.0]), refused=st.booleans(), typed=st.booleans())
+    def the_next_shutdown_will(self, hold_s: float, refused: bool, typed: bool) -> None:
+        """Whoever asks for it, the helper perhaps."""
+        host = self.world.host
+        if host.departure is None:
+            host.others_hold_s, host.refuses_the_job, host.announces_types = hold_s, refused, typed
+            host.inhibit_delay_max_s = max(5.0, 1.5 * hold_s)
+
+    @precondition(lambda self: self.world.host.departure is not None and not self.world.host.is_stopping)
+    @rule(how=st.sampled_from(["by logind", "by a new logind", "logind ends", "with the bus"]))
+    def a_shutdown_is_taken_back(self, how: str) -> None:
+        departure = self.world.host.departure
+        assert departure is not None
+        could_be_online = self.nothing_is_amiss() and departure.was_online
+        self.go(self._take_back(how))
+        is_the_last = departure is self.world.host.departures[-1] and departure.life == self.world.lives
+        if could_be_online and self.nothing_is_amiss() and is_the_last:
+            self.check_it_is_back(how)
+
+    def check_it_is_back(self, how: str) -> None:
+        self.is_broken = not self.world.is_online()
+        assert not self.is_broken, f"not back {BACK_S:.0f} s after a shutdown was taken back {how}"
+
+    async def _take_back(self, how: str) -> None:
+        host = self.world.host
+        match how:
+            case "by logind":
+                host.take_back()
+            case "by a new logind":
+                host.replace_logind()
+            case "logind ends":
+                host.lose_logind()
+                await asyncio.sleep(0.5)
+                host.find_logind()
+            case "with the bus":
+                host.lose_bus()
+                host.lose_logind()
+                await asyncio.sleep(0.5)
+                host.find_bus()
+                host.find_logind()
+        await asyncio.sleep(BACK_S)
+
+    @rule(what=st.sampled_from(["bus", "logind"]), for_s=st.sampled_from([0.1, 3.0, 20.0]))
+    def is_lost(self, what: str, for_s: float) -> None:
+        self.go(self._is_lost(what, for_s))
+
+    async def _is_lost(self, what: str, for_s: float) -> None:
+        host = self.world.host
+        if what == "bus":
+            host.lose_bus()
+        else:
+            host.lose_logind()
+        await asyncio.sleep(for_s)
+        host.find_bus()
+        if not host.logind_is_up:
+            host.find_logind()
+
+    @rule(synchronised=st.booleans(), offset_s=st.sampled_from([0, 3600, -3600, -40_000_000]))
+    def the_clock(self, synchronised: bool, offset_s: int) -> None:
+        self.world.clock_synchronised = synchronised
+        self.world.wall_offset = timedelta(seconds=0 if synchronised else offset_s)
+
+    # what must hold
+
+    def nothing_is_amiss(self) -> bool:
+        broker, host = self.world.broker, self.world.host
+        broker_is_well = broker.is_up and not broker.is_frozen and not broker.withholds_pubacks
+        return broker_is_well and host.bus_is_up and not self.world.process_is_dead and self.world.crash_at is None
+
+    @invariant()
+    def promises_are_kept(self) -> None:
+        try:
+            self._check_promises()
+        except AssertionError:
+            self.is_broken = True
+            raise
+
+    def _check_promises(self) -> None:
+        world = self.world
+        assert not world.faults, f"the agent ended by itself: {world.faults}"
+        assert not world.watchdog_kills, "systemd had to end an agent that gave no sign of life"
+        handed_over = [command_id for _, command_id in world.helper_calls]
+        assert len(handed_over) == len(set(handed_over)), "a command was handed to the helper twice"
+        for message in world.heard[self.said :]:
+            if message.topic == TOPICS.commands_ack:
+                self.on_ack(json.loads(message.payload))
+            elif message.topic == TOPICS.boot:
+                self.on_boot_report(json.loads(message.payload))
+        self.said = len(world.heard)
+
+    def on_ack(self, ack: dict[str, Any]) -> None:
+        acks = self.acks.setdefault(ack["command_id"], [])
+        if ack in acks:
+            return
+        acks.append(ack)
+        statuses = [known["status"] for known in acks]
+        assert statuses == sorted(set(statuses), key=ORDER.index), f"heard {statuses} of {ack['command_id']}"
+        assert len([status for status in statuses if status in TERMINAL]) <= 1, f"it ended twice: {statuses}"
+        started = next((known for known in acks if known["status"] == "execution_started"), None)
+        if ack["status"] == "completed" and started is not None and ack["boot_id"] == started["boot_id"]:
+            fitting = [
+                departure
+                for departure in self.world.host.departures
+                if departure.boot_id == ack["boot_id"] and departure.kind is Kind.POWER_OFF
+            ]
+            assert fitting, f"completed in the boot in which it was started, and nothing took the host down: {ack}"
+            assert json.loads(self.contents[ack["command_id"]])["action"] == "shutdown_host"
+
+    def on_boot_report(self, report: dict[str, Any]) -> None:
+        known = self.reports.setdefault(report["boot_id"], report)
+        assert report == known, "two different reports of one boot"
+        if report["previous_boot_id"] is None:
+            return
+        end = self.world.ends[w.BOOTS.index(report["previous_boot_id"])]
+        if end.departure is None and end.quiet_s > BACK_S:
+            assert not report["clean_shutdown"], f"the power failed, and it is called clean: {report}"
+        if end.departure is not None and not end.went_through:
+            return  # the power failed in the middle of a shutdown: who can tell
+        if end.departure is not None and end.was_seen and end.departure.by is not None:
+            told = report["cause"], report["command_id"]
+            assert told == ("command", end.departure.by), f"{end.departure.by} did it, and the report says {told}"
+        if report["cause"] == "command" and (end.departure is None or end.departure.by is None):
+            # Where the helper's answer was lost, or its yes came to nothing, nobody can tell.
+            assert report["command_id"] in [command_id for _, command_id in self.world.helper_calls]
+
+    def teardown(self) -> None:
+        try:
+            if self.world.host.machine is not None and not self.is_broken:
+                self.go(self._heal())
+                self.promises_are_kept()
+                self.check_the_end()
+        finally:
+            self.go(self.world.tear_down())
+            self.doors.close()
+            self.loop.close()
+            shutil.rmtree(self.folder)
+
+    async def _heal(self) -> None:
+        world, host, broker = self.world, self.world.host, self.world.broker
+        world.crash_at = None
+        world.clock_synchronised, world.wall_offset = True, timedelta()
+        broker.come_back()
+        broker.thaw()
+        broker.withholds_pubacks = False
+        broker.cut()
+        host.find_bus()
+        if not host.logind_is_up:
+            host.find_logind()
+        until_s = self.loop.time() + SETTLED_S
+        while self.loop.time() < until_s:
+            await asyncio.sleep(35)
+            if self.is_settled():
+                return
+
+    def is_settled(self) -> bool:
+        """Nothing more is to come."""
+        host, life = self.world.host, self.world.life
+        if host.departure is not None or host.calls_under_way or self.world.queue or not self.world.is_online():
+            return False
+        assert life is not None and life.journal is not None
+        return not life.journal.open_records() and not life.journal.owed_count()
+
+    def check_the_end(self) -> None:
+        world = self.world
+        assert world.is_online(), "all is well, and the client is not online"
+        assert not world.queue, "a delivery was left without PUBACK"
+        journal = Journal(world.path)
+        try:
+            assert journal.owed_count() == 0, "the client owes something"
+            assert not journal.open_records(), f"open for ever: {journal.open_records()}"
+        finally:
+            journal.close()
+        assert set(world.committed) <= set(world.received), "an ack was lost"
+        for command_id, acks in self.acks.items():
+            last = acks[-1]
+            assert last["status"] in TERMINAL, f"{command_id} never ended: {acks}"
+            if last["status"] == "failed" and len(acks) > 1 and acks[-2]["status"] == "execution_started":
+                for departure in world.host.departures:
+                    did_it = departure.by == command_id and departure.went_through
+                    assert not did_it or departure.boot_id != last["boot_id"], f"said {last}, and then did it"
+
+
+# Where writing costs nothing.
+_MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+
+
+def the_same(machine: type[AnyOrder], examples: int, **options: Any) -> None:
+    logging.disable(logging.CRITICAL)
+    try:
+        run_state_machine_as_test(
+            machine,
+            settings=settings(
+                settings.default,
+                max_examples=examples,
+                deadline=None,
+                stateful_step_count=14,
+                suppress_health_check=list(HealthCheck),
+                **options,
+            ),
+        )
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def test_whatever_happens_in_any_order_the_promises_hold() -> None:
+    the_same(AnyOrder, 20 * settings.default.max_examples)
