@@ -259,14 +259,16 @@ class DelayingLogind(FakeLogind):
             os.close(theirs)
         else:
             await super()._answer(message)
-        if message.body == [LOGIND[1], "InhibitDelayMaxUSec"] and self.announces_after is not None:
-            kind, self.announces_after = self.announces_after, None
-            for signal in self._announcement(True, kind):
-                self._bus.send(signal)
 
     def own_answer(self, message: Message) -> Behaviour:
         if message.body == [LOGIND[1], "PreparingForShutdown"]:
-            return Answer("v", (Variant("b", self.preparing),))
+            answer = Answer("v", (Variant("b", self.preparing),))
+            if self.announces_after is not None:
+                # Whoever awaits the answer goes on only when all that came with it has been handled.
+                kind, self.announces_after = self.announces_after, None
+                for signal in self._announcement(True, kind):
+                    self._bus.send(signal)
+            return answer
         if message.body == [LOGIND[1], "InhibitDelayMaxUSec"]:
             return Answer("v", (Variant("t", self.delay_max_us),))
         if message.member in ("Inhibit", "RebootWithFlags", "PowerOffWithFlags") and self.preparing:
