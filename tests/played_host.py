@@ -30,7 +30,7 @@ class Kind(Enum):
     """What logind can be asked for, in its own words."""
 
     REBOOT = "reboot"
-    POWER_OFF = "power-off"
+    POWER_OFF = "poweroff"
     SOFT_REBOOT = "soft-reboot"
     HALT = "halt"
     KEXEC = "kexec"

@@ -30,7 +30,7 @@ from tools.witness import Passed
 # How long a moment is waited for that may never come.
 MOMENT_S = 4.0
 # After all is healed: the agent's back-off is up to a minute, its keep-alive finds a dead link in 40 s, and one that
-# was killed with the helper asked waits for the longest that the helper may take and for the deadline, together 97 s.
+# was killed with the helper asked waits for the longest that this may take and for the deadline, together 97 s.
 HEALTHY_S = 180.0
 # What is still under way when the agent is at rest: the listener's reconnect, TCP's own back-off after a cut.
 UNDER_WAY_S, FORGOTTEN_S, KEEP_ALIVE_S = 12.0, 2.5, 60.0

@@ -163,11 +163,9 @@ class SystemHost:
         preparing = await bus.get(_LOGIND, _LOGIND_PATH, _MANAGER, "PreparingForShutdown")
         if not self._logind:
             self._logind = str(preparing.sender)
-        delay_max_us = await bus.get(_LOGIND, _LOGIND_PATH, _MANAGER, "InhibitDelayMaxUSec")
-        self._delay_max_s = delay_max_us.body[0].value / 1e6
         if announcements != self._announcements:
-            return  # what was announced meanwhile is newer
-        if not preparing.body[0].value:
+            pass  # what was announced meanwhile is newer
+        elif not preparing.body[0].value:
             self._tell_stay()
             self._delay_wanted.set()
         elif self._announcer is None:
@@ -175,6 +173,8 @@ class SystemHost:
             self._tell_departure(Departure.UNKNOWN, "")
         else:
             self._stop_doubting()
+        delay_max_us = await bus.get(_LOGIND, _LOGIND_PATH, _MANAGER, "InhibitDelayMaxUSec")
+        self._delay_max_s = delay_max_us.body[0].value / 1e6
 
     def _tell_departure(self, kind: Departure, announcer: str) -> None:
         self._stop_doubting()

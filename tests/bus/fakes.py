@@ -238,9 +238,11 @@ class DelayingLogind(FakeLogind):
     """Gives out delay inhibitors and can tell whether each is still held.
 
     As the real one it does one operation at a time, announces it before it answers who ordered it, and gives out no
-    delay while it is under way. `kind` is what it calls its own operation, None before systemd 255.
+    delay while it is under way. `kind` is what it calls its own operation, None before systemd 255. Where it
+    `only_agrees`, an order begins nothing.
     """
 
+    only_agrees = False
     preparing = False
     kind: str | None = None
     delay_max_us = 5_000_000
@@ -259,19 +261,21 @@ class DelayingLogind(FakeLogind):
             os.close(theirs)
         else:
             await super()._answer(message)
-        if message.body == [LOGIND[1], "InhibitDelayMaxUSec"] and self.announces_after is not None:
-            kind, self.announces_after = self.announces_after, None
-            for signal in self._announcement(True, kind):
-                self._bus.send(signal)
 
     def own_answer(self, message: Message) -> Behaviour:
         if message.body == [LOGIND[1], "PreparingForShutdown"]:
-            return Answer("v", (Variant("b", self.preparing),))
+            answer = Answer("v", (Variant("b", self.preparing),))
+            if self.announces_after is not None:
+                # Whoever awaits the answer goes on only when all that came with it has been handled.
+                kind, self.announces_after = self.announces_after, None
+                for signal in self._announcement(True, kind):
+                    self._bus.send(signal)
+            return answer
         if message.body == [LOGIND[1], "InhibitDelayMaxUSec"]:
             return Answer("v", (Variant("t", self.delay_max_us),))
         if message.member in ("Inhibit", "RebootWithFlags", "PowerOffWithFlags") and self.preparing:
             return Fail("org.freedesktop.login1.OperationInProgress", "there is one already")
-        if message.member in ("RebootWithFlags", "PowerOffWithFlags"):
+        if message.member in ("RebootWithFlags", "PowerOffWithFlags") and not self.only_agrees:
             for signal in self._announcement(True, self.kind):
                 self._bus.send(signal)
         return super().own_answer(message)

@@ -177,6 +177,19 @@ def test_each_error_is_a_refusal_by_its_own_code_in_its_own_words(
     live(test)
 
 
+def test_the_helper_is_given_its_own_time(
+    logind: DelayingLogind, helper: FakeHelper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "REPLY_TIMEOUT_S", 0.5)
+    helper.delay_s = 1
+
+    async def test(host: SystemHost, seen: Seen) -> None:
+        await until(logind.held)
+        assert await answer(host) is None
+
+    live(test)
+
+
 def test_a_helper_that_does_not_exist_is_unavailable(logind: DelayingLogind) -> None:
     async def test(host: SystemHost, seen: Seen) -> None:
         no = await answer(host)

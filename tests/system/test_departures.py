@@ -6,11 +6,22 @@ import json
 
 import pytest
 
-from tests.system.story import DONE, THROUGH_S, check_one_right_end, check_stays_up, play, rebooted, start, story, unit
+from tests.system.story import (
+    DONE,
+    THROUGH_S,
+    check_one_right_end,
+    check_stays_up,
+    drop_in,
+    play,
+    rebooted,
+    start,
+    story,
+    unit,
+)
 from tests.system.test_faults import freeze, thaw
 from tests.system.test_telemetry import boot_report
 from tools.broker import Message
-from tools.machine import AGENT, POWERED_OFF, Machine
+from tools.machine import AGENT, HELPER, POWERED_OFF, Machine
 
 ONLINE_AGAIN_S = 10.0
 TIMEOUT_S = 15
@@ -122,6 +133,27 @@ def test_an_agent_that_starts_again_in_the_same_boot_takes_the_mark_of_a_shutdow
     parked.run("systemctl", "start", AGENT)
     parked.wait_online(after=heard)
     check_power_loss_is_told_as_one(parked)
+
+
+def test_a_helper_that_answers_late_makes_no_lie_of_the_deadline(parked: Machine) -> None:
+    parked.configure(COMMAND_EXECUTION_TIMEOUT_S=str(TIMEOUT_S))
+    drop_in(parked, HELPER, "ExecStartPre=/bin/sleep 20")
+    start(parked)
+    freeze(parked, "polkit")
+    freeze(parked, "systemd-logind")
+    command = parked.command()
+    play(parked, command, "execution_started")
+    # Each of the two takes nearly as long as the helper waits for it.
+    parked.run("sh", "-c", f"until systemctl is-active -q {HELPER}; do sleep 0.1; done; sleep 7", timeout_s=60)
+    thaw(parked, "polkit")
+    parked.run("sleep", "7")
+    parked.auto_restart = True
+    parked.run("systemd-run", "-q", "--no-block", "systemctl", "kill", "--signal=CONT", "systemd-logind")
+    parked.wait_down(1)
+    parked.wait_ack(command["command_id"], "completed")
+    assert story(parked, command) == DONE
+    assert parked.lives[0].ended_at is not None
+    assert parked.lives[0].ended_at - parked.sent_at(command["command_id"]) > 30, "the helper was quick"
 
 
 @pytest.mark.parametrize("holds_up_s", [40])

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from infoscreen_reboot.agent.agent import DELIVERY_S
 from infoscreen_reboot.agent.boots import Boot
 from infoscreen_reboot.agent.journal import Journal
 from infoscreen_reboot.agent.lifecycle import State
@@ -178,7 +177,7 @@ def test_after_a_refusal_the_next_command_works(world: World) -> None:
 
 @pytest.mark.parametrize(
     ("helper", "after_s"),
-    [("nothing", 60), (NoReply("it is gone", is_over=True), 60), (NoReply("no answer"), DELIVERY_S + HELPER_S + 60)],
+    [("nothing", 60), (NoReply("it is gone", is_over=True), 60), (NoReply("no answer"), HELPER_S + 60)],
 )
 def test_a_host_that_does_not_go_down_is_told_at_the_deadline(
     world: World, helper: str | Exception, after_s: float
@@ -510,3 +509,24 @@ def test_a_mocked_reboot_is_no_cause(world: World) -> None:
         world.go_down(Departure.REBOOTING)
 
     assert boot_after(world, nature).cause is Cause.LOCAL
+
+
+@pytest.mark.parametrize(
+    "topic",
+    [
+        TOPICS.commands_ack,
+        TOPICS.status,
+        f"infoscreen/{w.OTHER_ID}/commands",
+        "infoscreen/all/commands",
+        "",
+    ],
+)
+def test_a_delivery_on_any_other_topic_is_acknowledged_and_no_command(world: World, topic: str) -> None:
+    world.broker.subscriptions.add(topic)  # a broker that sends what nobody asked for
+
+    async def nature() -> None:
+        world.send(w.payload(), topic=topic)
+
+    play(world, nature)
+    assert not world.queue
+    assert (world.received, world.helper_calls, world.counters()) == ([], [], {})
