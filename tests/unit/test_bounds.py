@@ -115,6 +115,8 @@ class Line:
 
     async def leave(self, farewell: Message, timeout_s: float) -> None: ...
 
+    def come_back(self) -> None: ...
+
 
 class FullJournal(Journal):
     """Whose disk takes nothing while it is full."""
