@@ -18,7 +18,7 @@ from tools.patience import Patience
 TROUBLE = "cannot start: no screen today"
 ALERTS = "/run/infoscreen-reboot-alerts"
 BROKEN = f"/etc/systemd/system/{AGENT}.d/broken.conf"
-BREAKS = f"[Service]\nExecStartPre=/bin/sh -c 'echo {TROUBLE}; exit 1'\n"
+BREAKS = f"[Service]\nExecStart=\nExecStart=/bin/sh -c 'echo {TROUBLE}; exit 1'\n"
 GIVES_UP_SOON = "RestartSec=200ms", "[Unit]", "StartLimitBurst=3"
 TICK_S = 40  # the agent looks every half minute
 RECONNECT_S = 90  # the notifier's back-off is up to 60 s
