@@ -42,6 +42,8 @@ _MOST_PAGES = 1_024
 _PAGES_MADE = 1_000
 # What the open command and what is told of it may still take when no new command is taken in any more.
 _PAGES_FOR_THE_OPEN = 128
+# So many commands take less than that, the largest that there are.
+_LOOK_EVERY = 16
 # SQLite begins the log anew when it holds so many pages; what the last transaction before that needs comes on top.
 _LOG_PAGES = 750
 _LOG_BYTES = 4_200_000
@@ -166,6 +168,7 @@ class Journal:
         self._not_counted: Counter[str] = Counter()
         self._is_noting = True
         self._has_made_room = False
+        self._was_crowded = False
         self._forget_after_s = 0.0
         self._keeper: sqlite3.Connection | None = None
         if in_memory:
@@ -286,7 +289,9 @@ class Journal:
         owed = self.owed_count()
         if owed >= OWED_BOUND:
             return f"{owed} messages wait for the broker's acknowledgement; until it comes no command is taken in"
-        if self._is_crowded() and not self._has_forgotten():
+        if self._was_crowded or self._commits % _LOOK_EVERY == 0:
+            self._was_crowded = self._is_crowded() and not self._has_forgotten()
+        if self._was_crowded:
             return "this client has no room for another command until those that it knows have expired"
         return None
 

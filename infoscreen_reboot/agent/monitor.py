@@ -15,7 +15,7 @@ from infoscreen_reboot.agent.alerts import AGENT_UNIT, Alerts
 from infoscreen_reboot.agent.config import Settings
 from infoscreen_reboot.agent.health import About, Facts, LockoutAge, health, should_ask_helper
 from infoscreen_reboot.agent.host import SystemHost
-from infoscreen_reboot.agent.journal import Journal, Letter
+from infoscreen_reboot.agent.journal import Journal, JournalError, JournalUnusable, Letter
 from infoscreen_reboot.agent.outbox import Outbox
 from infoscreen_reboot.agent.ports import Clock
 from infoscreen_reboot.contract import telemetry, wire
@@ -149,7 +149,7 @@ class Monitor:
                     await self._changed.wait()
 
     async def report_boot(self) -> None:
-        """Once a boot, as soon as its times can be right. Raises JournalError."""
+        """Once a boot, as soon as its times can be right. Raises JournalUnusable."""
         boot = self._journal.last_boot()
         if boot is None or boot.is_reported:
             return
@@ -161,9 +161,20 @@ class Monitor:
         uptime = timedelta(seconds=await self._host.uptime_s())
         now = self._clock.now()
         report = telemetry.encode_boot_report(boots.report(boot, self._settings.client_uuid, now - uptime, now))
-        self._journal.report_boot(boot.boot_id, Letter(self._topics.boot, report, retain=True))
+        while not self._owes(boot.boot_id, Letter(self._topics.boot, report, retain=True)):
+            await asyncio.sleep(INTERVAL_S)
         self._outbox.nudge()
         log.info("boot %s came about by %s", boot.boot_id, boot.cause)
+
+    def _owes(self, boot_id: str, report: Letter) -> bool:
+        try:
+            self._journal.report_boot(boot_id, report)
+        except JournalUnusable:
+            raise
+        except JournalError as error:
+            log.warning("%s; the boot report has to wait", error)
+            return False
+        return True
 
     def _save(self) -> None:
         """What a later run of the agent, or the next boot, will want to know."""

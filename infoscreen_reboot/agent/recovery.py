@@ -9,6 +9,8 @@ from infoscreen_reboot.agent.journal import Journal, JournalBusy, JournalError, 
 
 log = logging.getLogger(__name__)
 
+_CURE = "free or mend the disk, then restart infoscreen-simclient.service"
+
 
 def open_journal(path: Path, begin: Callable[[Journal], None]) -> tuple[Journal, str | None]:
     """An open journal on which `begin` was called and, where it is in memory, why no command may be executed.
@@ -23,7 +25,7 @@ def open_journal(path: Path, begin: Callable[[Journal], None]) -> tuple[Journal,
         log.error("%s; until that is mended the state is kept in memory, and no command is executed", error)
         journal = Journal(path, in_memory=True)
         begin(journal)
-        return journal, f"this client cannot write down what it does ({error}); free or mend the disk"
+        return journal, f"this client cannot write down what it does ({error}); {_CURE}"
 
 
 def can_be_opened(path: Path) -> bool:

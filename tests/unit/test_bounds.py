@@ -1,0 +1,169 @@
+"""Nobody makes the client forget what it may not forget, or swell; a disk that takes nothing ends no delivery."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from infoscreen_reboot.agent import journal as journals
+from infoscreen_reboot.agent.journal import Journal, JournalFull, Letter
+from infoscreen_reboot.agent.ledger import Ledger
+from infoscreen_reboot.agent.lifecycle import Accepted, Due, Failed, Record, State
+from infoscreen_reboot.agent.outbox import Outbox
+from infoscreen_reboot.contract import ack
+from infoscreen_reboot.contract.ack import ErrorCode
+from infoscreen_reboot.contract.command import Action
+from infoscreen_reboot.mqtt import Message
+from tests import world as w
+from tests.world import COMMAND_ID, OTHER_ID, TOPICS, World
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path / "journal.sqlite3")
+
+
+def test_rubbish_pushes_out_no_command_that_could_be_executed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journals, "KEPT_RECORDS", 20)
+    monkeypatch.setattr(journals, "KEPT_REFUSALS", 3)
+    monkeypatch.setattr(journals, "_FORGET_EVERY", 1)
+    world.helper = "nothing"
+
+    async def nature() -> None:
+        world.send(w.payload())
+        world.send(w.payload(command_id=OTHER_ID))
+        await asyncio.sleep(1)
+        for number in range(50):
+            junk = f"{number:08x}-7e85-44fb-8f38-3f5d5da5e2e4"
+            world.send(w.payload(command_id=junk).replace(b"reason", b"season"))
+            world.send(w.payload(command_id=junk.replace("7e85", "7e86"), client_uuid=OTHER_ID))
+        await asyncio.sleep(1)
+        world.send(w.payload(command_id=OTHER_ID))
+        await asyncio.sleep(70)
+        world.send(w.payload())
+
+    w.run(world.play(nature))
+    heard = [letter.payload for letter in world.received]
+    for command_id, end in ((OTHER_ID, "busy"), (COMMAND_ID, "execution_timeout")):
+        told = [
+            content
+            for content in heard
+            if f'"command_id":"{command_id}"'.encode() in content and b'"failed"' in content
+        ]
+        assert len(told) == 2 and len(set(told)) == 1
+        assert ack.parse(told[0]).error_code == end
+    assert world.on_disk("00000000-7e85-44fb-8f38-3f5d5da5e2e4") is None
+    assert len(world.helper_calls) == 1
+
+
+class Told:
+    """What a ledger says of its own accord."""
+
+    def __init__(self, path: Path) -> None:
+        self.once: list[Letter] = []
+        self.journal = Journal(path)
+        self.world = World(path)
+        self.ledger = Ledger(w.CLIENT, self.journal, self.world, lambda: None, self.once.extend)
+
+
+def new(command_id: str) -> Record:
+    return Record(command_id, w.BOOTS[0], w.payload(), Action.REBOOT_HOST, keep_until_s=1e12)
+
+
+def test_at_the_bound_new_work_is_refused_on_record_and_what_is_taken_in_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journals, "OWED_BOUND", 2)
+
+    async def test() -> None:
+        told = Told(tmp_path / "journal")
+        told.ledger.apply(new(COMMAND_ID), Accepted(1e9))
+        told.ledger.apply(new(w.BOOTS[1]), Failed(ErrorCode.BUSY, "later"))
+        told.ledger.apply(new(OTHER_ID), Accepted(1e9))
+        refused = told.journal.find(OTHER_ID)
+        assert refused is not None and refused.state is State.FAILED and refused.ack is not None
+        assert ack.parse(refused.ack).error_code is ErrorCode.INTERNAL_ERROR
+        assert "wait for the broker" in (ack.parse(refused.ack).error_message or "")
+        assert told.once == [Letter(TOPICS.commands_ack, refused.ack)]
+        assert told.journal.owed_count() == 2
+        # Who is refused for want of room must not push out anybody.
+        assert refused.keep_until_s is None
+        open_record = told.journal.find(COMMAND_ID)
+        assert open_record is not None
+        told.ledger.advance(open_record, Due(w.BOOTS[0], 1e9))
+        assert told.journal.owed_count() == 3
+        told.journal.close()
+
+    asyncio.run(test())
+
+
+class Line:
+    """A broker that acknowledges at once, and remembers what came at which quality of service."""
+
+    def __init__(self) -> None:
+        self.sent: list[Message] = []
+
+    def send(self, message: Message) -> asyncio.Future[None]:
+        self.sent.append(message)
+        done = asyncio.get_running_loop().create_future()
+        done.set_result(None)
+        return done
+
+    async def wait_connected(self) -> None: ...
+
+    async def leave(self, farewell: Message, timeout_s: float) -> None: ...
+
+    def come_back(self) -> None: ...
+
+
+class FullJournal(Journal):
+    """Whose disk takes nothing while it is full."""
+
+    is_full = False
+
+    def strike_out(self, letters: Sequence[int]) -> None:
+        if self.is_full:
+            raise JournalFull("cannot write the journal: database or disk is full")
+        super().strike_out(letters)
+
+
+def test_what_cannot_be_struck_out_is_not_sent_again_and_stops_nothing(tmp_path: Path) -> None:
+    async def test() -> None:
+        journal, line = FullJournal(tmp_path / "journal"), Line()
+        outbox = Outbox(journal, line)
+        journal.is_full = True
+        running = asyncio.ensure_future(outbox.run())
+        for number in range(3):
+            journal.commit(replace(new(str(number)), state=State.FAILED), [Letter("acks", b"%d" % number)])
+            outbox.nudge()
+            assert await outbox.wait_empty(1)
+        assert [message.payload for message in line.sent] == [b"0", b"1", b"2"]
+        assert journal.owed_count() == 3
+        journal.is_full = False
+        journal.commit(replace(new("3"), state=State.FAILED), [Letter("acks", b"3")])
+        outbox.nudge()
+        assert await outbox.wait_empty(1)
+        assert [message.payload for message in line.sent] == [b"0", b"1", b"2", b"3"]
+        assert journal.owed_count() == 0
+        running.cancel()
+        journal.close()
+
+    asyncio.run(test())
+
+
+def test_an_answer_at_the_bound_is_sent_at_once_and_not_owed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journals, "OWED_BOUND", 1)
+
+    async def test() -> None:
+        journal, line = Journal(tmp_path / "journal"), Line()
+        journal.commit(replace(new("a"), state=State.FAILED), [Letter("acks", b"a")])
+        outbox = Outbox(journal, line)
+        outbox.answer_again([Letter("acks", b"known")])
+        await asyncio.sleep(0)
+        assert [(message.payload, message.qos) for message in line.sent] == [(b"known", 0)]
+        assert journal.owed_count() == 1
+        journal.close()
+
+    asyncio.run(test())
