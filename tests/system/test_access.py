@@ -70,7 +70,8 @@ if os.fork() == 0:
             time.sleep(0.01)
         line.sendall(Message(bus, "/org/freedesktop/DBus", bus, "Hello", serial=1)._marshall())
         path = "/org/infoscreen/RebootHelper1"
-        line.sendall(Message(helper, path, helper, "Preview", signature="s", body=["reboot_host"], serial=2)._marshall())
+        question = Message(helper, path, helper, "Preview", signature="s", body=["reboot_host"], serial=2)
+        line.sendall(question._marshall())
         heard = b""
         while b"polkit" not in heard and b"has ended" not in heard and not heard.endswith(bytes(8)):
             heard += line.recv(65536)
