@@ -295,6 +295,9 @@ class Helper:
         caller, outcome = str(message.sender), "done"
         try:
             [who] = await self.ask(BUS, "GetConnectionCredentials", "s", [message.sender], "NotAuthorized")
+            if "ProcessID" not in who:
+                # It handed its connection to another and ended: polkit could not tell in which unit it was.
+                raise Refused("NotAuthorized", "the process that made this connection has ended")
             caller = f"uid {who['UnixUserID'].value}, pid {who['ProcessID'].value}"
             reply = Message.new_method_return(message, *await self.gate(message, fault))
         except Refused as no:

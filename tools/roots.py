@@ -282,8 +282,9 @@ def layer_of_dbus_broker(suite: str) -> Path:
     """The bus that Fedora and Arch have, in the place of dbus-daemon from the next boot; dpkg knows nothing of it."""
     base = machine_root(suite)
     fetch = "apt-get -q update; cd /var/cache/apt/archives; apt-get -qy install --download-only dbus-broker"
-    unpack = "for deb in *.deb; do dpkg-deb -x $deb /; done; systemctl enable dbus-broker.service; touch /"
-    script = f"{fetch}; {unpack}; rm -rf *.deb /var/lib/apt/lists/*"
+    # bookworm's package has files in /lib, which is a link there.
+    unpack = "for deb in *.deb; do dpkg-deb --fsys-tarfile $deb | tar -x --keep-directory-symlink -C /; done"
+    script = f"{fetch}; {unpack}; systemctl enable dbus-broker.service; rm -rf *.deb /var/lib/apt/lists/*; touch /"
     return grown(f"dbus-broker-{suite}-{digest(base.name.encode(), script.encode())}", [base], script)
 
 

@@ -238,11 +238,9 @@ class DelayingLogind(FakeLogind):
     """Gives out delay inhibitors and can tell whether each is still held.
 
     As the real one it does one operation at a time, announces it before it answers who ordered it, and gives out no
-    delay while it is under way. `kind` is what it calls its own operation, None before systemd 255. Where it
-    `only_agrees`, an order begins nothing.
+    delay while it is under way. `kind` is what it calls its own operation, None before systemd 255.
     """
 
-    only_agrees = False
     preparing = False
     kind: str | None = None
     delay_max_us = 5_000_000
@@ -275,7 +273,7 @@ class DelayingLogind(FakeLogind):
             return Answer("v", (Variant("t", self.delay_max_us),))
         if message.member in ("Inhibit", "RebootWithFlags", "PowerOffWithFlags") and self.preparing:
             return Fail("org.freedesktop.login1.OperationInProgress", "there is one already")
-        if message.member in ("RebootWithFlags", "PowerOffWithFlags") and not self.only_agrees:
+        if message.member in ("RebootWithFlags", "PowerOffWithFlags"):
             for signal in self._announcement(True, self.kind):
                 self._bus.send(signal)
         return super().own_answer(message)

@@ -17,12 +17,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dbus_next.aio.message_bus import MessageBus
+from dbus_next.message import Message
 
 from tests.broker.conftest import Broker
 from tests.bus.conftest import BOOT_ID, REBOOT, ROOT, SHUTDOWN, HelperCaller, HelperProcess
 from tests.bus.conftest import HELPER as HELPER_CALL
 from tests.bus.fakes import (
     FREE_FOR_ALL,
+    Answer,
+    Behaviour,
     DelayingLogind,
     FakePolkit,
     FakeSystemd,
@@ -52,6 +55,15 @@ CALLERS_THAT_VANISH = 50
 SMALL_CALLS = 1500
 
 
+class TirelessLogind(DelayingLogind):
+    """Agrees to every order and begins none, so that the next one is told from it."""
+
+    def own_answer(self, message: Message) -> Behaviour:
+        if message.member in ("RebootWithFlags", "PowerOffWithFlags"):
+            return Answer()
+        return super().own_answer(message)
+
+
 @dataclass
 class Stage:
     loop: Loop
@@ -74,8 +86,7 @@ def stage(directory: Path, constants: dict[str, float] | None = None) -> Iterato
         loop = stack.enter_context(closing(Loop()))
         bus = stack.enter_context(closing(PrivateBus(directory, NO_RULES)))
         polkit = stack.enter_context(closing(FakePolkit(loop, bus.address)))
-        logind = stack.enter_context(closing(DelayingLogind(loop, bus.address)))
-        logind.only_agrees = True  # to any number of orders
+        logind = stack.enter_context(closing(TirelessLogind(loop, bus.address)))
         stack.enter_context(closing(FakeSystemd(loop, bus.address)))
         agent = stack.enter_context(closing(HelperCaller(loop, bus.address)))
         polkit.allow(agent.name, REBOOT, SHUTDOWN)
