@@ -5,7 +5,6 @@ docs/fleet.md nothing is executed, with it everything is as on a disk.
 from __future__ import annotations
 
 import re
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from tests.system.test_doctor import problems
 from tools.machine import AGENT, POWERED_OFF, Machine
 
 FLEET = (Path(__file__).parents[2] / "docs/fleet.md").read_text("utf-8")
+STATE_UNIT = "infoscreen-state.service"
 WHY = "it lies in memory (the upper layer of an overlay)"
 
 
@@ -33,12 +33,21 @@ def forgetful(parked: Machine) -> Machine:
 
 
 @pytest.fixture
-def with_partition(forgetful: Machine) -> Machine:
-    """And a partition at /data that stays."""
-    data = forgetful.scratch.directory / "data"
+def followed(forgetful: Machine) -> Machine:
+    """The same, with a partition at /data that stays, and the recipe followed word for word."""
+    data = partition(forgetful)
     data.mkdir()
     forgetful.nspawn_options.append(f"--bind={data}:/data")
+    # systemd leaves disks in fstab to the host of a container.
+    forgetful.write("/etc/fstab", recipe("fstab"))
+    forgetful.write(f"/etc/systemd/system/{STATE_UNIT}", recipe("ini"))
+    wants = forgetful.root / "etc/systemd/system/multi-user.target.wants"
+    (wants / STATE_UNIT).symlink_to(f"/etc/systemd/system/{STATE_UNIT}")
     return forgetful
+
+
+def partition(machine: Machine) -> Path:
+    return machine.scratch.directory / "data"
 
 
 def health(machine: Machine) -> dict[str, Any]:
@@ -79,13 +88,8 @@ def test_on_a_root_that_forgets_nothing_is_executed_over_three_boots_and_everybo
     ]
 
 
-def test_with_the_recipe_commands_complete_over_a_root_that_forgets_and_the_lockout_holds(
-    with_partition: Machine,
-) -> None:
-    machine = with_partition
-    machine.write("/etc/fstab", recipe("fstab"))
-    partition = str(machine.scratch.directory / "data")
-    subprocess.run(["sh", "-euc", recipe("sh").replace("/data", partition)], check=True)
+def test_with_the_recipe_commands_complete_over_a_root_that_forgets_and_the_lockout_holds(followed: Machine) -> None:
+    machine = followed
     start(machine)
     assert problems(machine) == []
     first = machine.command()
@@ -104,6 +108,18 @@ def test_with_the_recipe_commands_complete_over_a_root_that_forgets_and_the_lock
     check_stays_up(machine, 2)
 
 
+def test_where_the_partition_cannot_be_used_the_client_is_online_and_says_so(followed: Machine) -> None:
+    (partition(followed) / "infoscreen-reboot-helper").write_text("a file where a directory should be")
+    start(followed)
+    assert refused(followed, followed.command())[0] == "unsupported_action"
+    alert = followed.broker.wait_for(lambda m: m.topic == followed.topic("service_failed") and bool(m.payload))
+    assert alert.json["unit"] == STATE_UNIT
+    # With half a recipe it is the same.
+    (partition(followed) / "infoscreen-reboot-helper").unlink()
+    reboot_by_hand(followed)
+    assert problems(followed) == []
+
+
 def test_a_machine_id_of_this_boot_is_no_name_for_a_client(forgetful: Machine) -> None:
     forgetful.write("/etc/machine-id", "")
     forgetful.configure(CLIENT_UUID=None)
@@ -113,8 +129,9 @@ def test_a_machine_id_of_this_boot_is_no_name_for_a_client(forgetful: Machine) -
     assert unit(forgetful, AGENT, "ExecMainStatus") == "78"
     words = "this id lasts until the next boot: " + WHY
     assert words in unit(forgetful, AGENT, "StatusText")
-    (found,) = problems(forgetful)
+    found, of_helper = problems(forgetful)
     assert found[0] == "configuration" and words in found[1] and "set CLIENT_UUID" in found[1]
+    assert of_helper[0] == "helper" and of_helper[1].startswith("it refuses: ")
 
 
 def test_a_machine_id_that_the_image_brought_along_is_a_name(forgetful: Machine) -> None:
