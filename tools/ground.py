@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from tools.machine import AGENT, HELPER, Machine, installed_layers
+from tools.patience import Patience, slow
 from tools.roots import layer_of_faketime
 from tools.scratch import LabError, command
 from tools.witness import PORT, Witness
@@ -49,7 +50,7 @@ class Ground(Machine):
         self.owes_dpkg = self.owes_mount = False
         self.configure_for_broker()
         # The shortest that it allows: many stories end by this deadline.
-        self.configure(MQTT_PORT=str(PORT), COMMAND_EXECUTION_TIMEOUT_S="15")
+        self.configure(MQTT_PORT=str(PORT), COMMAND_EXECUTION_TIMEOUT_S=str(slow(15)))
         self.set_clock_synchronised()
         self.set_clock("+0")
         self.drop_in(AGENT, "RestartSec=1")
@@ -97,9 +98,9 @@ class Ground(Machine):
             done.unlink(missing_ok=True)
             # Not by run(): nobody of ours may be in there for that long.
             self.run("systemd-run", "-q", "--no-block", "--collect", f"--unit={unit}", "sh", "-c", wait)
-            deadline = time.monotonic() + 60
+            patience = Patience(60)
             while not done.exists() or not done.read_text():
-                if time.monotonic() > deadline or not self.is_running:
+                if patience.is_over or not self.is_running:
                     raise LabError(f"cannot finish the upgrade of {self.name}")
                 time.sleep(0.05)
             self.owes_dpkg = done.read_text() != "0\n"

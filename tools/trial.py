@@ -23,6 +23,7 @@ from tools.ground import Ground
 from tools.guarantees import TERMINAL, Ack, Evidence, Kept, Life, Order, broken
 from tools.machine import AGENT, HELPER, POWERED_OFF, REBOOTED
 from tools.mischief import FAULTS, FLOOD, flood_line
+from tools.patience import Patience, slow
 from tools.plan import FOR_GOOD, MOMENTS, Plan, Sending, Trouble
 from tools.scratch import LabError
 from tools.witness import Passed
@@ -163,12 +164,12 @@ class Trial:
 
     def _publish(self, payload: bytes, tail: str, retain: bool) -> None:
         """A controller tries again when its broker is away."""
-        deadline = time.monotonic() + 30
+        patience = Patience(30)
         while True:
             try:
                 return self.ground.send(payload, tail, retain)
             except LabError as error:
-                if time.monotonic() > deadline:
+                if patience.is_over:
                     self.problems.append(str(error))
                     return
             time.sleep(0.1)
@@ -221,11 +222,13 @@ class Trial:
     def _settle(self) -> dict[str, Any]:
         """Until machine and agent are at rest, and nothing more can come; what the client says of itself then."""
         state: dict[str, Any] = {}
-        patience_s = (
+        patience_s = slow(
             KEEP_ALIVE_S if "half_open" in self.faults else FORGOTTEN_S if self._broker_forgot() else UNDER_WAY_S
         )
         started, at_rest_since = time.monotonic(), math.inf
-        while (now := time.monotonic()) < started + HEALTHY_S:
+        patience = Patience(HEALTHY_S)
+        while not patience.is_over:
+            now = time.monotonic()
             with suppress(LabError, OSError, ValueError, sqlite3.Error):
                 if not self.ground.is_running:
                     self.ground.boot()

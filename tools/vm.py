@@ -13,6 +13,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -155,7 +156,8 @@ class VirtualMachine(Client):
         self.boots.append(Boot(self.now_s(), by_watchdog=False))
 
     def _listen(self, connection: socket.socket, on_line: Callable[[bytes], None]) -> None:
-        with connection.makefile("rb") as lines:
+        # QEMU that is killed with something unread resets the connection.
+        with suppress(ConnectionResetError), connection.makefile("rb") as lines:
             for line in lines:
                 with self._turn:
                     on_line(line)

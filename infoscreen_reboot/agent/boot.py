@@ -26,6 +26,14 @@ def timesyncd_says_synchronised() -> bool:
     return Path("/run/systemd/timesync/synchronized").exists()
 
 
+def clock_took_s() -> int | None:
+    """From the network to the right clock, as infoscreen-reboot-clock.service has measured it in this boot."""
+    try:
+        return int(Path("/run/infoscreen-reboot-clock/took-s").read_text("ascii"))
+    except (OSError, ValueError):  # it was right before there was anything to do, or another daemon keeps it
+        return None
+
+
 def watchdog_is_software() -> bool:
     """Whether the watchdog that systemd would take is softdog, which hangs with the kernel that it should watch."""
     try:

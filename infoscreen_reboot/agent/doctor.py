@@ -118,6 +118,7 @@ class Facts:
     disk_timeouts_s: Mapping[str, int]  # of USB disks
     settings: Sequence[Setting]
     pi: RaspberryPi | None
+    clock_took_s: int | None = None  # from the network to the right clock; None where nobody measured it
 
 
 def diagnose(facts: Facts) -> list[Finding]:
@@ -203,7 +204,8 @@ def _consent(facts: Facts) -> Finding:
 def _clock(facts: Facts) -> Iterator[Finding]:
     names = " and ".join(name.removesuffix(".service") for name in facts.time_daemons)
     if facts.clock_is_synchronised:
-        yield ok("clock", "synchronised" + f"; {names} runs" * bool(names))
+        took = "" if facts.clock_took_s is None else f" {facts.clock_took_s} s after the network came"
+        yield ok("clock", f"synchronised{took}" + f"; {names} runs" * bool(names))
         return
     advice = "no time daemon runs here: apt-get install systemd-timesyncd"
     if facts.time_daemons:

@@ -54,6 +54,7 @@ def gather() -> Facts:
         shutdown=_preview("shutdown_host"),
         consent=_consent(int(unit["MainPID"])),
         clock_is_synchronised=boot.timesyncd_says_synchronised() or _timedated_says_synchronised(),
+        clock_took_s=boot.clock_took_s(),
         time_daemons=[name for name in TIME_DAEMONS if show(name, "ActiveState")["ActiveState"] == "active"],
         bus=show("dbus.service", "Id")["Id"].removesuffix(".service"),
         account=_account(),

@@ -164,7 +164,7 @@ def test_who_has_left_stays_away_with_its_timer_running_until_it_comes_back_at_o
             assert time.monotonic() - client.session.last_tick() < 1
             assert client.session.is_away and not client.session.is_connected
             client.session.come_back()
-            await asyncio.wait_for(client.session.wait_connected(), 1)
+            await asyncio.wait_for(client.session.wait_connected(), AT_ONCE_S)
             seen = [each.payload for each in await observer.until(lambda seen: seen.payload == b"online 2")]
             assert seen == [b"online 1", b"stopped", b"online 2"]
             assert client.session.statistics == Statistics()
@@ -185,7 +185,7 @@ def test_who_comes_back_while_it_is_leaving_is_online_in_the_end(broker: Broker,
                     leaving.cancel()
                 await asyncio.wait([leaving])
             seen = await observer.until(lambda seen: seen.payload == b"online 2")
-            await asyncio.wait_for(client.session.wait_connected(), 5)
+            await asyncio.wait_for(client.session.wait_connected(), AT_ONCE_S)
             # The last retained word is what counts, and the old connection's will comes before the new birth.
             assert [each.payload for each in seen[:2]] == [b"online 1", b"stopped"]
             assert not client.session.is_away

@@ -13,6 +13,7 @@ import pytest
 from tests.system.story import DONE
 from tools import lab
 from tools.machine import Machine
+from tools.patience import slow
 
 KIT = lab.TREE / "docs/examples/mosquitto"
 CLIENT = "9b8d1856-ff34-4864-a726-12de072d0f77"
@@ -79,10 +80,10 @@ def test_a_broker_and_a_client_that_were_set_up_by_the_readme_work(
     # The broker goes down with the machine, and has what is owed to the controller all the same.
     testbed.follow_reboot()
     testbed.wait_booted()
-    heard = testbed.run("mosquitto_sub", *ACKS, "-C", "3", "-W", "50")
+    heard = testbed.run("mosquitto_sub", *ACKS, "-C", "3", "-W", str(slow(50)))
     assert [json.loads(ack)["status"] for ack in heard.splitlines()] == DONE
     login = send.splitlines()[1].replace("$password", "infoscreen-controller-secret")
-    told = testbed.run("sh", "-c", f"cd /root/kit\n{login}\n{watch.rstrip()} -W 5", check=False)
+    told = testbed.run("sh", "-c", f"cd /root/kit\n{login}\n{watch.rstrip()} -W {slow(5)}", check=False)
     assert {line.split()[0] for line in told.splitlines()} >= {
         f"infoscreen/{CLIENT}/{leaf}" for leaf in ("status", "boot")
     }

@@ -163,6 +163,11 @@ def test_the_advice_about_the_clock_is_for_the_daemon_that_runs(daemons: list[st
     assert words in only(replace(SOUND, clock_is_synchronised=False, time_daemons=daemons)).advice
 
 
+def test_the_clock_is_told_with_the_time_that_it_took() -> None:
+    (told,) = [finding.text for finding in diagnose(replace(SOUND, clock_took_s=6)) if finding.check == "clock"]
+    assert told == "synchronised 6 s after the network came; systemd-timesyncd runs"
+
+
 def test_a_file_system_without_a_limit_has_room_for_more() -> None:
     limitless = replace(STATE_DISK, free_bytes=None, free_files=None)
     assert found(replace(SOUND, rooms=[limitless]), Verdict.OK) == found(SOUND, Verdict.OK)
