@@ -284,6 +284,8 @@ class PlayedHost:
                 raise ErrorReply("org.freedesktop.DBus.Error.NoReply", "it hangs longer than anybody waits")
             case "kill":
                 self.machine.kill()
+        if not self.logind_is_up:
+            raise ErrorReply(f"{HELPER}.Error.Failed", "org.freedesktop.login1 did not answer ListInhibitors")
         # It writes the record before it asks logind.
         self.executed.append((action, command_id))
         if behaviour in ("down", "silent"):

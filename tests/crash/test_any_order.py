@@ -13,20 +13,25 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
+from infoscreen_reboot.agent import agent, host
+from infoscreen_reboot.agent.agent import Agent
 from infoscreen_reboot.agent.journal import Journal
-from infoscreen_reboot.agent.ports import NoReply, Refusal
+from infoscreen_reboot.agent.lifecycle import GoingDown, Woke
+from infoscreen_reboot.agent.ports import Departure, NoReply, Refusal
 from infoscreen_reboot.contract.ack import ErrorCode
 from infoscreen_reboot.contract.command import Action
+from infoscreen_reboot.mqtt import Session
 from tests import world as w
 from tests.played_host import Kind
 from tests.virtual import VirtualLoop
@@ -317,8 +322,9 @@ class AnyOrder(RuleBasedStateMachine):
             told = report["cause"], report["command_id"]
             assert told == ("command", end.departure.by), f"{end.departure.by} did it, and the report says {told}"
         if report["cause"] == "command" and (end.departure is None or end.departure.by is None):
-            # Where the helper's answer was lost, or its yes came to nothing, nobody can tell.
-            assert report["command_id"] in [command_id for _, command_id in self.world.helper_calls]
+            # Where its execution had begun, nobody can tell what came of it.
+            statuses = [ack["status"] for ack in self.acks.get(report["command_id"], [])]
+            assert "execution_started" in statuses, f"{report['command_id']} did it, which was never begun: {statuses}"
 
     def teardown(self) -> None:
         try:
@@ -401,3 +407,64 @@ def the_same(machine: type[AnyOrder], examples: int, **options: Any) -> None:
 
 def test_whatever_happens_in_any_order_the_promises_hold() -> None:
     the_same(AnyOrder, 20 * settings.default.max_examples)
+
+
+class Undisturbed(AnyOrder):
+    """Only commands, shutdowns and the power: what the mended faults need, found in fewer examples."""
+
+    the_broker = None  # type: ignore[assignment]  # so hypothesis is told that there is no such rule
+    junk_is_sent = None  # type: ignore[assignment]
+    a_command_is_sent_again = None  # type: ignore[assignment]
+    the_agent_will_be_killed = None  # type: ignore[assignment]
+    the_clock = None  # type: ignore[assignment]
+
+
+def _never_comes_back(patch: pytest.MonkeyPatch) -> None:
+    """F6: after a shutdown that was taken back nobody connects again."""
+    patch.setattr(Session, "come_back", lambda self: None)
+
+
+def _gives_the_helper_no_time(patch: pytest.MonkeyPatch) -> None:
+    """F8: the deadline runs while the helper may still be at work."""
+    patch.setattr(agent, "HELPER_S", 0.0)
+    patch.setattr(host, "HELPER_S", 30.0)
+
+
+def _leaves_the_mark(patch: pytest.MonkeyPatch) -> None:
+    """H-E: to be here again in the same boot does not take back the mark that it was ending."""
+
+    def wake(self: Agent) -> None:
+        for record in self._journal.open_records():
+            self._ledger.apply(record, Woke(self._boot_id))
+
+    patch.setattr(Agent, "wake", wake)
+
+
+def _takes_any_departure_for_its_own(patch: pytest.MonkeyPatch) -> None:
+    """H-F: whatever logind announces completes a shutdown for which the helper was asked."""
+    on_departure = Agent.on_departure
+
+    def complete(self: Agent, announced: Departure) -> None:
+        on_departure(self, announced)
+        for record in self._journal.open_records():
+            if record.command_id == self._asked and record.action is Action.SHUTDOWN_HOST:
+                self._ledger.advance(record, GoingDown())
+
+    patch.setattr(Agent, "on_departure", complete)
+
+
+@pytest.mark.parametrize(
+    ("put_back", "words"),
+    [
+        (_never_comes_back, "not back 10 s after|is not online"),
+        (_gives_the_helper_no_time, "and then did it"),
+        (_leaves_the_mark, "the power failed, and it is called clean"),
+        (_takes_any_departure_for_its_own, "nothing took the host down|and then did it"),
+    ],
+)
+def test_a_fault_that_was_mended_is_found_when_it_is_put_back(
+    put_back: Callable[[pytest.MonkeyPatch], None], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_back(monkeypatch)
+    with pytest.raises(AssertionError, match=words):
+        the_same(Undisturbed, 8 * settings.default.max_examples, phases=[Phase.generate])
