@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from infoscreen_reboot.broker import CLOSED, BrokerSettings, Delivery, Message, NotDelivered, Redeliver, words
 from tests.virtual import Crash, Wire
@@ -109,7 +109,7 @@ class PlayedBroker:
                 return
 
 
-class Process:
+class Process(Protocol):
     """Whose connection it is. A process that is dead does nothing any more."""
 
     def check_alive(self) -> None:
@@ -117,6 +117,14 @@ class Process:
 
     def point(self) -> None:
         """The process may be killed here."""
+
+
+class Immortal:
+    """A process that nobody kills."""
+
+    def check_alive(self) -> None: ...
+
+    def point(self) -> None: ...
 
 
 class PlayedConnection:

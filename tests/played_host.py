@@ -120,7 +120,8 @@ class PlayedHost:
         self.buses: list[PlayedBus] = []
         self.taken_back_at_s = 0.0
         self.unit_looks = 0
-        self.calls_under_way = 0
+        # The helper's, at work whether or not anybody still waits for its answer.
+        self.calls: set[asyncio.Task[None]] = set()
         self._logind_number = 1
         self._locks: list[int] = []
         self._flow: asyncio.Task[None] | None = None
@@ -233,6 +234,8 @@ class PlayedHost:
 
     def reset(self) -> None:
         """Everything on the bus is new: after a boot, and after a soft-reboot."""
+        for call in list(self.calls):
+            call.cancel()
         self.departure, self._flow = None, None
         self.is_stopping = False
         self.bus_is_up = self.logind_is_up = True
@@ -241,6 +244,8 @@ class PlayedHost:
         self.close_locks()
 
     def lose_power(self) -> None:
+        for call in list(self.calls):
+            call.cancel()
         if self._flow is not None:
             self._flow.cancel()
         self._flow = None
@@ -260,11 +265,12 @@ class PlayedHost:
 
     async def order(self, method: str, command_id: str) -> None:
         """Returns on its yes; raises what the bus would say."""
-        self.calls_under_way += 1
+        call: Any = asyncio.current_task()
+        self.calls.add(call)
         try:
             await self._order(_ACTIONS[method], command_id)
         finally:
-            self.calls_under_way -= 1
+            self.calls.discard(call)
 
     async def _order(self, action: Action, command_id: str) -> None:
         self.machine.point()
@@ -284,6 +290,8 @@ class PlayedHost:
                 raise ErrorReply("org.freedesktop.DBus.Error.NoReply", "it hangs longer than anybody waits")
             case "kill":
                 self.machine.kill()
+        if not self.logind_is_up:
+            raise ErrorReply(f"{HELPER}.Error.Failed", "org.freedesktop.login1 did not answer ListInhibitors")
         # It writes the record before it asks logind.
         self.executed.append((action, command_id))
         if behaviour in ("down", "silent"):
@@ -401,7 +409,7 @@ class PlayedBus:
         finally:
             lost.cancel()
             task.add_done_callback(_look_away)
-        if not task.done():
+        if not task.done() or task.cancelled():
             raise EOFError("the bus closed the connection")
         task.result()
 

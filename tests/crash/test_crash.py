@@ -251,8 +251,8 @@ def test_killed_at_any_point_the_story_ends_right(path: tuple[Move, ...], tmp_pa
     assert points >= 4
     for point in range(1, points + 1):
         for power_cut in (False, True):
-            journal = tmp_path / f"{point}-{power_cut}" / "journal.sqlite3"
-            world = World(journal, crash_at=point, crash_cuts_power=power_cut)
+            file = tmp_path / f"{point}-{power_cut}" / "journal.sqlite3"
+            world = World(file, crash_at=point, crash_cuts_power=power_cut)
             end = played(path, world)
             assert world.crash_at is None, "the crash did not happen"
             check_guarantees(world)
