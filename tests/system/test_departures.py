@@ -50,6 +50,17 @@ def hold_up(machine: Machine, for_s: str) -> None:
     machine.run("sh", "-c", "until systemd-inhibit --list | grep -q lab; do sleep 0.05; done")
 
 
+def wait_for_delay(machine: Machine) -> None:
+    """logind asks polkit before it gives out the lock: without it nothing holds up what is refused at once."""
+    ask = "busctl call org.freedesktop.login1 /org/freedesktop/login1 org.freedesktop.login1.Manager ListInhibitors"
+    machine.run("sh", "-c", f"until {ask} | grep -q infoscreen-simclient; do sleep 0.1; done")
+
+
+def start_with_delay(machine: Machine) -> None:
+    start(machine)
+    wait_for_delay(machine)
+
+
 def status_heard(machine: Machine, state: str, after: int) -> Message:
     return machine.hear("status", 60, after, state=state)
 
@@ -60,7 +71,7 @@ def check_online_again(machine: Machine, since: float, after: int) -> None:
     assert online.heard_at - since < slow(ONLINE_AGAIN_S), f"online again after {online.heard_at - since:.1f} s"
     assert unit(machine, AGENT, "NRestarts") == "0"
     status = f"systemctl show {AGENT} --property=StatusText"
-    machine.run("sh", "-c", f"until {status} | grep -q 'ready for commands'; do sleep 0.1; done", timeout_s=10)
+    machine.run("sh", "-c", f"until {status} | grep -q 'ready for commands'; do sleep 0.1; done", timeout_s=60)
     print(f"{machine.suite}: online again after {online.heard_at - since:.2f} s")
 
 
@@ -74,7 +85,7 @@ def check_power_loss_is_told_as_one(machine: Machine) -> None:
 
 def test_a_reboot_that_systemd_refuses_leaves_the_client_at_work(parked: Machine) -> None:
     refuse_reboots(parked)
-    start(parked)
+    start_with_delay(parked)
     heard = len(parked.broker.messages)
     parked.run("systemctl", "reboot", check=False)
     gone = status_heard(parked, "offline", heard)
@@ -89,7 +100,7 @@ def test_a_reboot_that_systemd_refuses_leaves_the_client_at_work(parked: Machine
 def test_a_commanded_reboot_that_systemd_refuses_is_told_and_the_client_stays_at_work(parked: Machine) -> None:
     parked.configure(COMMAND_EXECUTION_TIMEOUT_S=str(TIMEOUT_S))
     refuse_reboots(parked)
-    start(parked)
+    start_with_delay(parked)
     heard = len(parked.broker.messages)
     command = parked.command()
     parked.send(command)
@@ -106,7 +117,7 @@ def test_a_shutdown_that_was_forgotten_by_whoever_announced_it_leaves_the_client
     parked: Machine, victim: str
 ) -> None:
     delay_up_to(parked, 180)
-    start(parked)
+    start_with_delay(parked)
     hold_up(parked, "infinity")
     heard = len(parked.broker.messages)
     parked.run("systemctl", "reboot", check=False)
@@ -123,7 +134,7 @@ def test_a_shutdown_that_was_forgotten_by_whoever_announced_it_leaves_the_client
 
 def test_an_agent_that_starts_again_in_the_same_boot_takes_the_mark_of_a_shutdown_back(parked: Machine) -> None:
     delay_up_to(parked, 180)
-    start(parked)
+    start_with_delay(parked)
     hold_up(parked, "infinity")
     heard = len(parked.broker.messages)
     parked.run("systemctl", "reboot", check=False)
@@ -139,7 +150,7 @@ def test_an_agent_that_starts_again_in_the_same_boot_takes_the_mark_of_a_shutdow
 def test_a_helper_that_answers_late_makes_no_lie_of_the_deadline(parked: Machine) -> None:
     parked.configure(COMMAND_EXECUTION_TIMEOUT_S=str(TIMEOUT_S))
     drop_in(parked, HELPER, "ExecStartPre=/bin/sleep 20")
-    start(parked)
+    start_with_delay(parked)
     freeze(parked, "polkit")
     freeze(parked, "systemd-logind")
     command = parked.command()
@@ -161,7 +172,7 @@ def test_a_helper_that_answers_late_makes_no_lie_of_the_deadline(parked: Machine
 def test_a_reboot_that_others_hold_up_for_longer_than_our_deadline_completes(parked: Machine, holds_up_s: int) -> None:
     parked.configure(COMMAND_EXECUTION_TIMEOUT_S=str(TIMEOUT_S))
     delay_up_to(parked, 180)
-    start(parked)
+    start_with_delay(parked)
     hold_up(parked, str(holds_up_s))
     command = parked.command()
     parked.send(command)
@@ -177,7 +188,7 @@ def test_a_reboot_that_others_hold_up_for_longer_than_our_deadline_completes(par
 
 def test_a_shutdown_that_others_hold_up_completes_as_its_last_word(parked: Machine) -> None:
     delay_up_to(parked, 180)
-    start(parked)
+    start_with_delay(parked)
     hold_up(parked, "8")
     command = parked.command("shutdown_host")
     play(parked, command, "completed")
@@ -189,6 +200,7 @@ def test_a_shutdown_that_others_hold_up_completes_as_its_last_word(parked: Machi
 
 @pytest.mark.parametrize(("order", "reason"), [("reboot", "rebooting"), ("poweroff", "shutting_down")])
 def test_a_departure_is_called_what_logind_calls_it(machine: Machine, suite: str, order: str, reason: str) -> None:
+    wait_for_delay(machine)
     heard = len(machine.broker.messages)
     machine.run("systemctl", order)
     gone = status_heard(machine, "offline", heard)
@@ -200,7 +212,7 @@ def test_someone_elses_reboot_does_not_complete_a_shutdown_for_which_the_helper_
     parked: Machine,
 ) -> None:
     refuse_reboots(parked)
-    start(parked)
+    start_with_delay(parked)
     freeze(parked, "polkit")
     command = parked.command("shutdown_host")
     play(parked, command, "execution_started")
@@ -217,7 +229,7 @@ def test_someone_elses_reboot_does_not_complete_a_shutdown_for_which_the_helper_
 def test_a_restart_of_user_space_is_no_end_of_a_boot_and_completes_no_shutdown(parked: Machine, suite: str) -> None:
     """systemd 252 knows no soft-reboot: there it is refused, and the client must not have noticed."""
     parked.configure(COMMAND_EXECUTION_TIMEOUT_S=str(TIMEOUT_S))
-    start(parked)
+    start_with_delay(parked)
     freeze(parked, "polkit")
     command = parked.command("shutdown_host")
     play(parked, command, "execution_started")
