@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import random
 import signal
 import sqlite3
 import time
@@ -308,6 +309,7 @@ class World:
 
     async def play(self, nature: Callable[[], Awaitable[None]], for_s: float = 400) -> None:
         """Let `nature` happen, start the agent whenever it is dead, end `for_s` seconds after nature."""
+        random.seed(1)  # the session's pauses are the same in each run, and with them the points
         with self.around_the_service(), self.outside():
             systemd = self.spawn(self.run_systemd())
             end = self.spawn(self._until_quiet(nature, for_s))
