@@ -470,7 +470,7 @@ class _Disk(Journal):
 
     def _try(self, synchronous: str, work: Callable[[sqlite3.Connection], T]) -> T:
         self._world.check_alive()
-        if self._world.disk_is_full:
+        if self._world.disk_is_full and not self.is_in_memory:
             raise JournalFull("cannot write the journal: database or disk is full")
         result = super()._try(synchronous, work)
         if synchronous == "FULL":
@@ -479,7 +479,8 @@ class _Disk(Journal):
 
     def commit(self, record: Record, letters: Sequence[Letter] = ()) -> None:
         super().commit(record, letters)
-        self._world.committed += letters
+        if not self.is_in_memory:
+            self._world.committed += letters
         self._world.point()
 
     def owe_again(self, letters: Sequence[Letter]) -> None:
@@ -574,7 +575,7 @@ class Life:
             done, _ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             was_killed = self.world.process_is_dead
             for end in done:
-                error = end.exception()
+                error = asyncio.CancelledError("it cancelled itself") if end.cancelled() else end.exception()
                 if error is not None and not was_killed and not self.world.disk_is_full:
                     self.world.faults.append(error)
         finally:
