@@ -355,12 +355,14 @@ class Agent:
 
     async def leave(self) -> None:
         """The agent is being stopped: farewell to the broker, unless the host's departure has said it already."""
-        if self._last_words is None:
-            if await self._host.is_going_down():
-                self._mark_shutdown()
-            await self._post.leave(self._farewell(PresenceReason.STOPPED), FAREWELL_S)
-        else:
-            await self._last_words
+        if (words := self._last_words) is not None:
+            # Not awaited itself: where the shutdown is taken back meanwhile it is cancelled, and we would be with it.
+            await asyncio.wait([words])
+            if not words.cancelled():
+                return
+        if await self._host.is_going_down():
+            self._mark_shutdown()
+        await self._post.leave(self._farewell(PresenceReason.STOPPED), FAREWELL_S)
 
     def _mark_shutdown(self, began: bool = True) -> None:
         """For the next boot, to tell an orderly shutdown from a loss of power."""

@@ -58,6 +58,9 @@ HELPERS: list[str | Exception] = [
 THEN_S = st.sampled_from([0.0, 0.001, 1.0, 4.0, 40.0])
 
 
+_RUBBISH = {"": b"", "rubbish": b"rubbish" * 1000, "zeroes": bytes(8192)}
+
+
 class AnyOrder(RuleBasedStateMachine):
     """One client in its world. `execution_timeout_s` is the deadline that it was given."""
 
@@ -80,6 +83,9 @@ class AnyOrder(RuleBasedStateMachine):
         self.ids: list[str] = []
         self.contents: dict[str, bytes] = {}
         self.is_broken = False
+        # Of these the agent once knew, and the helper still does.
+        self.forgotten: set[str] = set()
+        self.has_forgotten = False
         self.go(self._start())
 
     async def _start(self) -> None:
@@ -196,6 +202,24 @@ class AnyOrder(RuleBasedStateMachine):
     async def _cut_power(self) -> None:
         self.world.cut_power()
 
+    @rule(content=st.sampled_from(["", "rubbish", "zeroes"]))
+    def the_journal_becomes_rubbish(self, content: str) -> None:
+        """While the agent is not running; what it knew of commands and boots is gone."""
+        self.go(self._spoil(_RUBBISH[content]))
+
+    async def _spoil(self, content: bytes) -> None:
+        world = self.world
+        world.kill()
+        await asyncio.sleep(0.1)
+        if not world.process_is_dead:
+            return  # it has just been started again
+        for path in world.path.parent.glob(f"{world.path.name}*"):
+            path.unlink()
+        world.path.write_bytes(content)
+        self.forgotten.update(self.ids)
+        self.has_forgotten = True
+        world.committed.clear()
+
     @rule(
         kind=st.sampled_from(Kind),
         typed=st.booleans(),
@@ -299,7 +323,9 @@ class AnyOrder(RuleBasedStateMachine):
         world = self.world
         assert not world.faults, f"the agent ended by itself: {world.faults}"
         assert not world.watchdog_kills, "systemd had to end an agent that gave no sign of life"
-        handed_over = [command_id for _, command_id in world.helper_calls]
+        executed = [command_id for _, command_id in world.host.executed]
+        assert len(executed) == len(set(executed)), "the helper executed a command twice"
+        handed_over = [command_id for _, command_id in world.helper_calls if command_id not in self.forgotten]
         assert len(handed_over) == len(set(handed_over)), "a command was handed to the helper twice"
         for message in world.heard[self.said :]:
             if message.topic == TOPICS.commands_ack:
@@ -310,7 +336,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     def on_ack(self, ack: dict[str, Any]) -> None:
         acks = self.acks.setdefault(ack["command_id"], [])
-        if ack in acks:
+        if ack in acks or ack["command_id"] in self.forgotten:
             return
         acks.append(ack)
         statuses = [known["status"] for known in acks]
@@ -328,7 +354,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     def on_boot_report(self, report: dict[str, Any]) -> None:
         known = self.reports.setdefault(report["boot_id"], report)
-        assert report == known, "two different reports of one boot"
+        assert report == known or self.has_forgotten, "two different reports of one boot"
         if report["previous_boot_id"] is None:
             return
         end = self.world.ends[w.BOOTS.index(report["previous_boot_id"])]
@@ -336,11 +362,13 @@ class AnyOrder(RuleBasedStateMachine):
             assert not report["clean_shutdown"], f"the power failed, and it is called clean: {report}"
         if end.departure is not None and not end.went_through:
             return  # the power failed in the middle of a shutdown: who can tell
-        if end.departure is not None and end.was_seen and end.departure.by is not None:
+        if end.departure is not None and end.was_seen and end.departure.by not in (None, *self.forgotten):
             told = report["cause"], report["command_id"]
             assert told == ("command", end.departure.by), f"{end.departure.by} did it, and the report says {told}"
         if report["cause"] == "command" and (end.departure is None or end.departure.by is None):
             # Where its execution had begun, nobody can tell what came of it.
+            if report["command_id"] in self.forgotten:
+                return
             statuses = [ack["status"] for ack in self.acks.get(report["command_id"], [])]
             assert "execution_started" in statuses, f"{report['command_id']} did it, which was never begun: {statuses}"
 
@@ -393,6 +421,8 @@ class AnyOrder(RuleBasedStateMachine):
             journal.close()
         assert set(world.committed) <= set(world.received), "an ack was lost"
         for command_id, acks in self.acks.items():
+            if command_id in self.forgotten:
+                continue
             last = acks[-1]
             assert last["status"] in TERMINAL, f"{command_id} never ended: {acks}"
             if last["status"] == "failed" and len(acks) > 1 and acks[-2]["status"] == "execution_started":

@@ -296,6 +296,7 @@ def test_a_shutdown_that_turned_out_a_reboot_is_not_called_completed_before_the_
 
 def test_without_a_disk_there_is_no_puback_and_nothing_happens(world: World) -> None:
     async def nature() -> None:
+        await asyncio.sleep(1)
         world.disk_is_full = True
         world.send(w.payload())
         await asyncio.sleep(20)
@@ -530,3 +531,16 @@ def test_a_delivery_on_any_other_topic_is_acknowledged_and_no_command(world: Wor
     play(world, nature)
     assert not world.queue
     assert (world.received, world.helper_calls, world.counters()) == ([], [], {})
+
+
+def test_an_agent_that_is_stopped_while_a_shutdown_is_taken_back_ends_in_good_order(world: World) -> None:
+    async def nature() -> None:
+        await asyncio.sleep(1)
+        world.announce(Departure.REBOOTING)
+        world.terminate()
+        await asyncio.sleep(0.0002)
+        world.take_back()
+
+    play(world, nature)
+    assert world.lives == 2
+    assert reasons(world)[-1] == "connected"
