@@ -83,7 +83,8 @@ class SystemHost:
         self._announced = Departure.UNKNOWN
         self._logind = ""  # its unique name on the bus
         self._logind_is_new = asyncio.Event()
-        self._announcements = 0
+        # How often logind has announced something, or has gone or come: an answer from before that is out of date.
+        self._logind_news = 0
         # Whose departure we have told and not taken back; "" for one of which a logind was asked.
         self._announcer: str | None = None
         self._doubt: asyncio.Task[None] | None = None
@@ -159,12 +160,10 @@ class SystemHost:
                     await self._logind_is_new.wait()
 
     async def _ask_logind(self, bus: Bus) -> None:
-        announcements = self._announcements
+        news = self._logind_news
         preparing = await bus.get(_LOGIND, _LOGIND_PATH, _MANAGER, "PreparingForShutdown")
-        if not self._logind:
-            self._logind = str(preparing.sender)
-        if announcements != self._announcements:
-            pass  # what was announced meanwhile is newer
+        if news != self._logind_news:
+            pass  # what has come meanwhile is newer
         elif not preparing.body[0].value:
             self._tell_stay()
             self._delay_wanted.set()
@@ -173,6 +172,8 @@ class SystemHost:
             self._tell_departure(Departure.UNKNOWN, "")
         else:
             self._stop_doubting()
+        if news == self._logind_news:
+            self._logind = str(preparing.sender)
         delay_max_us = await bus.get(_LOGIND, _LOGIND_PATH, _MANAGER, "InhibitDelayMaxUSec")
         self._delay_max_s = delay_max_us.body[0].value / 1e6
 
@@ -314,27 +315,38 @@ class SystemHost:
 
     async def _keep_delay(self, bus: Bus) -> None:
         """Hold a delay inhibitor whenever the host is staying up."""
-        what = ("shutdown", "infoscreen-simclient", "tell the controller before the host goes down", "delay")
+        again_after_s = None
         while True:
-            await self._delay_wanted.wait()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(again_after_s):
+                    await self._delay_wanted.wait()
             self._delay_wanted.clear()
-            try:
-                reply = await bus.call(_LOGIND, _LOGIND_PATH, _MANAGER, "Inhibit", "ssss", *what)
-            except (ErrorReply, TimeoutError) as error:
+            fault = await self._take_delay(bus)
+            if fault is not None and again_after_s is None:
                 # Announcements still come, only without time to spare: what is owed is delivered after the boot.
-                log.warning("cannot take a shutdown delay: %s", _words(error))
-                continue
-            if not reply.unix_fds:
-                log.warning("cannot take a shutdown delay: logind's answer holds no lock")
-                continue
-            self.release_delay()
-            self._delay_fd = reply.unix_fds[0]
-            for fd in reply.unix_fds[1:]:
-                os.close(fd)
+                log.warning("cannot take a shutdown delay: %s", fault)
+            # polkit is asked for it, and may be away for a while. Of a host that goes down logind gives none.
+            again_after_s = _ASK_AGAIN_S if fault is not None and self._announcer is None else None
+
+    async def _take_delay(self, bus: Bus) -> str | None:
+        """Why there is none; None where it is held."""
+        what = ("shutdown", "infoscreen-simclient", "tell the controller before the host goes down", "delay")
+        try:
+            reply = await bus.call(_LOGIND, _LOGIND_PATH, _MANAGER, "Inhibit", "ssss", *what)
+        except (ErrorReply, TimeoutError) as error:
+            return _words(error)
+        if not reply.unix_fds:
+            return "logind's answer holds no lock"
+        self.release_delay()
+        self._delay_fd = reply.unix_fds[0]
+        for fd in reply.unix_fds[1:]:
+            os.close(fd)
+        return None
 
     def _on_signal(self, signal: Signal) -> None:
         if signal.sender == BUS and signal.member == "NameOwnerChanged" and signal.body[0] == _LOGIND:
             self._logind = signal.body[2]
+            self._logind_news += 1
             self._announced = Departure.UNKNOWN
             self._doubt_departure()
             if self._logind:
@@ -349,13 +361,13 @@ class SystemHost:
                 kind = metadata["type"].value if "type" in metadata else ""
                 self._announced = _DEPARTURES.get(kind, Departure.OTHER)
             case "PrepareForShutdown", [True]:
-                self._announcements += 1
+                self._logind_news += 1
                 kind, self._announced = self._announced, Departure.UNKNOWN
                 self._tell_departure(kind, self._logind)
                 # The longest delay may have been set anew since we asked.
                 self._logind_is_new.set()
             case "PrepareForShutdown", [False]:
-                self._announcements += 1
+                self._logind_news += 1
                 self._tell_stay()
                 self._delay_wanted.set()
 

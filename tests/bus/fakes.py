@@ -245,6 +245,7 @@ class DelayingLogind(FakeLogind):
     kind: str | None = None
     delay_max_us = 5_000_000
     announces_after: str | None = None
+    ends_after: str | None = None
 
     def __init__(self, loop: Loop, address: str) -> None:
         self.locks: list[int] = []
@@ -259,6 +260,8 @@ class DelayingLogind(FakeLogind):
             os.close(theirs)
         else:
             await super()._answer(message)
+            if self.ends_after is not None and self.ends_after in message.body:
+                await self._vanish()
 
     def own_answer(self, message: Message) -> Behaviour:
         if message.body == [LOGIND[1], "PreparingForShutdown"]:

@@ -338,6 +338,17 @@ def test_a_shutdown_of_which_nobody_knows_any_more_is_off(loop: Loop, bus: Priva
     systemd.vanish()
 
 
+def test_the_last_answer_of_a_logind_that_is_gone_is_not_believed(logind: DelayingLogind) -> None:
+    async def test(host: SystemHost, seen: Seen) -> None:
+        await until(logind.held)
+        # Asked because of the announcement it says "preparing", and that is the last that is heard of it.
+        logind.ends_after = "PreparingForShutdown"
+        await asyncio.to_thread(logind.announce, True, "reboot")
+        await until(lambda: seen.told == [Departure.REBOOTING, "stay"])
+
+    live(test)
+
+
 @pytest.mark.filterwarnings("ignore:unclosed <socket")  # dbus-next's own, where there is nothing to connect to
 @pytest.mark.parametrize("comes_back", [False, True])
 def test_a_bus_that_goes_in_the_middle_of_a_shutdown_does_not_make_it_last_for_ever(
@@ -467,6 +478,18 @@ def test_without_the_right_to_delay_announcements_and_helper_still_work(
         await until(lambda: seen.told)
 
     live(test)
+
+
+def test_a_delay_that_was_refused_is_asked_for_again(logind: DelayingLogind, caplog: pytest.LogCaptureFixture) -> None:
+    logind.answers["Inhibit"] = Fail("org.freedesktop.DBus.Error.AccessDenied", "polkit does not answer")
+
+    async def test(host: SystemHost, seen: Seen) -> None:
+        await until(lambda: len(logind.asked("Inhibit")) >= 3)
+        del logind.answers["Inhibit"]
+        await until(logind.held)
+
+    live(test)
+    assert caplog.text.count("cannot take a shutdown delay: polkit does not answer") == 1
 
 
 @pytest.mark.parametrize("to_us_alone", [False, True], ids=["broadcast", "unicast"])
