@@ -143,7 +143,7 @@ class Service:
 
     def _journal_is_alive(self) -> bool:
         """Raises JournalError where only another start can help: it sets the file aside, or goes on in memory."""
-        if self._journal.is_in_memory and recovery.can_be_opened(self._state / JOURNAL_NAME):
+        if self._journal.is_in_memory and recovery.hand_over(self._journal, self._state / JOURNAL_NAME):
             logger.info("the state can be written to the disk again: the agent starts anew")
             self._starts_again = True
             self._stop.set()

@@ -1,11 +1,20 @@
 """Opens the journal whatever is found: a bad file is set aside; where nothing can be written, memory has to serve."""
 
+import contextlib
 import logging
 from collections.abc import Callable
 from pathlib import Path
 
 from infoscreen_reboot.agent import disk
-from infoscreen_reboot.agent.journal import Journal, JournalBusy, JournalError, JournalFull, JournalUnusable
+from infoscreen_reboot.agent.journal import (
+    KEPT_RECORDS,
+    OWED_BOUND,
+    Journal,
+    JournalBusy,
+    JournalError,
+    JournalFull,
+    JournalUnusable,
+)
 
 log = logging.getLogger(__name__)
 
@@ -28,12 +37,19 @@ def open_journal(path: Path, begin: Callable[[Journal], None]) -> tuple[Journal,
         return journal, f"this client cannot write down what it does ({error}); {_CURE}"
 
 
-def can_be_opened(path: Path) -> bool:
-    """Whether a journal in memory is needed no more: the file can be written, and the disk is not full."""
+def hand_over(memory: Journal, path: Path) -> bool:
+    """Whether a journal in memory is needed no more: the file can be written, and the disk is not full.
+
+    The file then knows the commands that were refused meanwhile: else the same one again would be executed.
+    """
     if disk.is_full(path.parent):
         return False
     try:
-        _begun_or_set_aside(path, lambda journal: None).close()
+        with contextlib.closing(_begun_or_set_aside(path, lambda journal: None)) as journal:
+            for record in reversed(memory.last_records(KEPT_RECORDS)):
+                if journal.find(record.command_id) is None:
+                    journal.commit(record)
+            journal.owe_again([owed.letter for owed in memory.owed(OWED_BOUND)])
     except (JournalError, OSError):
         return False
     return True

@@ -1,5 +1,6 @@
 """What the journal is opened with, whatever lies there."""
 
+import asyncio
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -7,10 +8,12 @@ from pathlib import Path
 import pytest
 
 from infoscreen_reboot.agent import disk, recovery
-from infoscreen_reboot.agent.journal import Journal, JournalBusy
+from infoscreen_reboot.agent.journal import Journal, JournalBusy, Letter
 from infoscreen_reboot.agent.lifecycle import Record, State
 from infoscreen_reboot.agent.monitor import recall_statistics
 from infoscreen_reboot.mqtt import Statistics
+from tests import world as w
+from tests.world import World
 
 
 def nothing(journal: Journal) -> None:
@@ -104,10 +107,47 @@ def test_a_directory_that_cannot_be_written_leaves_it_in_memory_and_says_why(tmp
     journal, unfit = recovery.open_journal(path, begun.append)
     assert journal.is_in_memory and begun == [journal]
     assert unfit is not None and str(path) in unfit
-    assert not recovery.can_be_opened(path)
+    assert not recovery.hand_over(journal, path)
+    journal.commit(Record("refused", "boot", b"{}", state=State.FAILED), [Letter("topic", b"ack")])
     path.parent.mkdir()
-    assert recovery.can_be_opened(path)
+    assert recovery.hand_over(journal, path)
     journal.close()
+    on_disk = Journal(path)
+    assert on_disk.find("refused") is not None
+    assert [owed.letter for owed in on_disk.owed(9)] == [Letter("topic", b"ack")]
+    on_disk.close()
+
+
+def test_what_is_handed_over_leaves_what_the_file_knows_as_it_is(path: Path) -> None:
+    memory = Journal(path, in_memory=True)
+    memory.commit(Record("known", "boot", b"{}", state=State.COMPLETED, came_by_transitional=True))
+    assert recovery.hand_over(memory, path)
+    memory.close()
+    on_disk = Journal(path)
+    assert on_disk.find("known") == Record("known", "boot", b"{}", state=State.COMPLETED)
+    assert [record.command_id for record in on_disk.open_records()] == ["open"]
+    on_disk.close()
+
+
+def test_a_command_that_was_refused_on_a_full_disk_is_not_executed_when_it_comes_again(tmp_path: Path) -> None:
+    world = World(tmp_path / "journal.sqlite3")
+
+    async def nature() -> None:
+        await asyncio.sleep(10)
+        world.disk_is_full = True
+        world.kill()
+        await asyncio.sleep(60)
+        world.send(w.payload())
+        await asyncio.sleep(20)
+        world.disk_is_full = False
+        await asyncio.sleep(100)
+        world.send(w.payload())
+
+    w.run(world.play(nature))
+    assert set(world.story()) == {"unsupported_action"}
+    assert len({letter.payload for letter in world.received if letter.topic.endswith("/ack")}) == 1
+    assert len(world.story()) == 2
+    assert world.helper_calls == []
 
 
 def test_a_file_that_another_holds_is_waited_for(path: Path) -> None:
