@@ -293,7 +293,9 @@ class Trial:
 
     def _recorded(self) -> Counter[str]:
         path = self.ground.disk / "helper/history.jsonl"
-        lines = path.read_text().splitlines()[1:] if path.exists() else []
+        content = path.read_text() if path.exists() else ""
+        # What follows the last line is room that was reserved, or a line that was never flushed.
+        lines = content[: content.rfind("\n") + 1].splitlines()[1:]
         entries = {entry["command_id"]: entry for entry in map(json.loads, lines)}
         return Counter(entry["command_id"] for entry in entries.values())
 

@@ -11,6 +11,7 @@ ORDER = ["accepted", "execution_started", "completed", "failed"]
 DONE = ["accepted", "execution_started", "completed"]
 # DELIVERY_S and HELPER_S of the agent: without an answer of the helper the deadline runs only then.
 THROUGH_S = 82
+RECORD = "/var/lib/infoscreen-reboot-helper/history.jsonl"
 HELPER_CALL = "org.infoscreen.RebootHelper1", "/org/infoscreen/RebootHelper1", "org.infoscreen.RebootHelper1"
 
 
@@ -66,6 +67,13 @@ def rebooted(machine: Machine, command: dict[str, Any]) -> None:
 
 def check_stays_up(machine: Machine, for_s: float) -> None:
     assert machine.stays_up(for_s), machine.lives
+
+
+def recorded(machine: Machine) -> list[dict[str, Any]]:
+    """The lines of the helper's record; behind them lies the room that it has reserved."""
+    header, *lines = map(json.loads, machine.read(RECORD).rstrip("\0").splitlines())
+    assert header == {"version": 1}
+    return lines
 
 
 def status(machine: Machine) -> dict[str, Any]:

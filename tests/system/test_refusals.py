@@ -6,7 +6,20 @@ import json
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
-from tests.system.story import DONE, check_stays_up, drop_in, play, rebooted, refused, start, status, story, unit
+from tests.system.story import (
+    DONE,
+    RECORD,
+    check_stays_up,
+    drop_in,
+    play,
+    rebooted,
+    recorded,
+    refused,
+    start,
+    status,
+    story,
+    unit,
+)
 from tools.machine import AGENT, HELPER, Machine, timestamp
 from tools.patience import slow
 
@@ -174,8 +187,7 @@ def reboot_three_times(machine: Machine) -> None:
 
 def shift_history(machine: Machine, by: timedelta) -> None:
     """Move the wall-clock times in the helper's record, as if the clock had been set back by `by` since."""
-    path = "/var/lib/infoscreen-reboot-helper/history.jsonl"
-    header, *entries = map(json.loads, machine.read(path).splitlines())
+    entries = recorded(machine)
     for entry in entries:
         entry["at"] = (datetime.fromisoformat(entry["at"]) + by).isoformat().replace("+00:00", "Z")
-    machine.write(path, "".join(f"{json.dumps(line)}\n" for line in (header, *entries)), 0o600)
+    machine.write(RECORD, "".join(f"{json.dumps(line)}\n" for line in ({"version": 1}, *entries)), 0o600)
