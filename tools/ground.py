@@ -47,7 +47,7 @@ class Ground(Machine):
         self.debs = [f"/var/tmp/{deb.name}" for deb in debs]
         for deb in debs:
             shutil.copy(deb, self.root / "var/tmp")
-        self.owes_dpkg = self.owes_mount = False
+        self.owes_dpkg = self.owes_mount = self.owes_restart = False
         self.configure_for_broker()
         # The shortest that it allows: many stories end by this deadline.
         self.configure(MQTT_PORT=str(PORT), COMMAND_EXECUTION_TIMEOUT_S=str(slow(15)))
@@ -88,7 +88,7 @@ class Ground(Machine):
         command("mount", "-o", f"remount,{how}", self.disk)
 
     def repair(self) -> None:
-        """What takes a person: to finish a dpkg run that was cut off, to mount a disk as it should be."""
+        """What takes a person: to finish a dpkg run that was cut off, to mount a disk as it should be and say so."""
         if self.owes_dpkg:
             unit = f"{self.name}-repair"
             wait = (
@@ -109,3 +109,7 @@ class Ground(Machine):
             for inside in STATE:
                 self.run("mount", "-o", "remount,bind,rw", inside)
             self.owes_mount = False
+        if self.owes_restart:
+            # An agent that was started on a read-only disk keeps its state in memory until then, and says so.
+            self.run("systemctl", "restart", AGENT)
+            self.owes_restart = False

@@ -196,6 +196,7 @@ def disk_read_only(ground: Ground, chance: random.Random) -> Iterator[None]:
     yield
     ground.remount("rw")
     ground.owes_mount = len(ground.lives) > lives or not ground.is_running
+    ground.owes_restart = True
 
 
 @fault

@@ -45,7 +45,14 @@ EXCUSES = {
     "power_cut": {"interrupted"},
     "agent_killed": {"not_rebooted", "interrupted"},
     "disk_full": {"not_rebooted", "interrupted", "helper_failed", "helper_unavailable", "execution_timeout"},
-    "disk_read_only": {"not_rebooted", "interrupted", "helper_failed", "helper_unavailable", "execution_timeout"},
+    "disk_read_only": {
+        "not_rebooted",
+        "interrupted",
+        "helper_failed",
+        "helper_unavailable",
+        "execution_timeout",
+        "unsupported_action",
+    },
     "upgraded": {"not_rebooted", "interrupted", "helper_failed", "helper_unavailable", "execution_timeout"},
     "helper_killed": {"execution_timeout"},
     "dbus_killed": {"execution_timeout", "helper_unavailable", "helper_failed", "not_authorized", "interrupted"},
@@ -57,7 +64,7 @@ EXCUSES = {
     "taken_back": {"execution_timeout", "helper_failed"},
 }
 # What these take from the agent nobody gives it back: it knows less of the commands than it has said.
-FORGETFUL = ("state_rubbish", "read_only_for_good")
+FORGETFUL = ("state_rubbish", "disk_read_only", "read_only_for_good")
 
 
 @dataclass(slots=True)

@@ -175,9 +175,10 @@ class Service:
         self._changed.set()
 
     async def _make_room(self) -> None:
-        """When the start is over: it takes some milliseconds, and is for later commands."""
-        await asyncio.sleep(_START_IS_OVER_S)
+        """When the start is over, for it takes some milliseconds; on a new client at once, before the first command."""
         try:
+            if self._journal.has_room():
+                await asyncio.sleep(_START_IS_OVER_S)
             self._journal.make_room()
         except JournalError as error:
             logger.warning("%s; commands will take longer", error)

@@ -414,6 +414,10 @@ class Journal:
         rows = self._rows("SELECT value FROM fact WHERE name = ?", [name])
         return rows[0][0] if rows else None
 
+    def has_room(self) -> bool:
+        """Whether an earlier run has taken the room already. Raises JournalError."""
+        return self.is_in_memory or self._pages("page_count") >= _PAGES_MADE
+
     def make_room(self) -> None:
         """Take now, while there is some, all the room that will ever be needed.
 

@@ -181,7 +181,9 @@ def test_the_log_and_the_shared_memory_outlive_a_close_and_a_reader(path: Path) 
 
 def test_a_write_that_finds_no_room_takes_the_reserve_and_then_what_may_be_forgotten(path: Path) -> None:
     journal = Journal(path, now_s=lambda: 1000.0)
+    assert not journal.has_room(), "a new client takes it at once"
     journal.make_room()
+    assert journal.has_room()
     reserve = path.with_name("reserve")
     assert reserve.stat().st_size == 1 << 20 and reserve.stat().st_blocks * 512 >= 1 << 20
     journal._db.execute("DELETE FROM command")
