@@ -110,6 +110,7 @@ class Ground(Machine):
                 self.run("mount", "-o", "remount,bind,rw", inside)
             self.owes_mount = False
         if self.owes_restart:
-            # An agent that was started on a read-only disk keeps its state in memory until then, and says so.
+            # What was started on a read-only disk executes nothing until then, and says so.
+            self.run("systemctl", "stop", HELPER)
             self.run("systemctl", "restart", AGENT)
             self.owes_restart = False

@@ -21,7 +21,7 @@ from tools.broker import Message
 from tools.client import timestamp
 from tools.ground import Ground
 from tools.guarantees import TERMINAL, Ack, Evidence, Kept, Life, Order, broken
-from tools.machine import AGENT, HELPER, POWERED_OFF, REBOOTED
+from tools.machine import HELPER, POWERED_OFF, REBOOTED
 from tools.mischief import FAULTS, FLOOD, flood_line
 from tools.patience import Patience, slow
 from tools.plan import FOR_GOOD, MOMENTS, Plan, Sending, Trouble
@@ -147,8 +147,8 @@ class Trial:
         for course in self.for_good:
             next(course, None)
         self.for_good.clear()
+        self.ground.owes_restart = True
         self.ground.repair()
-        self.ground.run("systemctl", "restart", AGENT)
 
     def _on_passed(self, passed: Passed) -> None:
         """On the witness's thread, before the packet goes on."""
