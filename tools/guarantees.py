@@ -86,6 +86,9 @@ class Evidence:
     # The client's own record was destroyed or is out of its reach. The helper's is not: what is done twice is broken
     # all the same.
     client_forgot: bool = False
+    # More was sent than the client keeps: it may forget a refusal that is for all time, and what it refuses for want of
+    # room is said once and not owed.
+    was_flooded: bool = False
     # In words, what is not as it should be when all faults are gone.
     ailments: Sequence[str] = ()
 
@@ -155,10 +158,18 @@ def _story(evidence: Evidence, order: Order) -> Iterator[str]:
     yield from _proof(evidence, order, list(contents))
 
 
+def _need_not_be_kept(kept: Kept | None, ends: set[str]) -> bool:
+    if kept is None:
+        return bool(ends & {"invalid_schema", "wrong_client", "expired"})
+    return kept.end == "internal_error"
+
+
 def _losses(evidence: Evidence, order: Order, said: list[Ack], heard: list[Ack]) -> Iterator[str]:
     """Nothing that is owed is missing, and nothing the broker has not lost itself."""
     kept = next((kept for kept in evidence.kept if kept.command_id == order.command_id), None)
     known = {ack.status for ack in (*said, *heard)}
+    if evidence.was_flooded and _need_not_be_kept(kept, {ack.end for ack in (*said, *heard)}):
+        return
     if order.command_id in evidence.received and not known & set(TERMINAL):
         yield "the broker was told that it arrived, and no ack ever ended it"
     if kept is None:

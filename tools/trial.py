@@ -60,6 +60,7 @@ EXCUSES = {
     "full_for_good": {"not_rebooted", "interrupted", "helper_failed", "helper_unavailable", "execution_timeout"},
     "read_only_for_good": {"not_rebooted", "interrupted", "helper_failed", "helper_unavailable", "unsupported_action"},
     "state_rubbish": {"not_rebooted", "interrupted", "helper_failed"},
+    "junk_flood": {"internal_error"},
     # A reboot that the helper asked for in that moment is taken back too.
     "taken_back": {"execution_timeout", "helper_failed"},
 }
@@ -344,6 +345,7 @@ class Trial:
             ],
             broker_forgot=self._broker_forgot(),
             client_forgot=bool(self.faults & set(FORGETFUL)),
+            was_flooded="junk_flood" in self.faults,
             ailments=self._ailments(state),
         )
 

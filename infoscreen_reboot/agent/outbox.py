@@ -6,7 +6,7 @@ import logging
 from collections import deque
 from collections.abc import Sequence
 
-from infoscreen_reboot.agent.journal import Journal, JournalError, JournalUnusable, Letter
+from infoscreen_reboot.agent.journal import OWED_BOUND, Journal, JournalError, JournalUnusable, Letter
 from infoscreen_reboot.agent.ports import Post
 from infoscreen_reboot.mqtt import IN_FLIGHT, Message, NotDelivered
 
@@ -23,6 +23,8 @@ class Outbox:
         self._sent: deque[tuple[int, asyncio.Future[None]]] = deque()
         # Delivered, and not struck out because the disk did not take it: they are not sent again by this process.
         self._delivered: list[int] = []
+        # To be sent once and not owed; of too many the oldest are dropped.
+        self._once: deque[Letter] = deque(maxlen=OWED_BOUND)
         self._is_delivering = False
         self._work = asyncio.Event()
         self._empty = asyncio.Event()
@@ -44,12 +46,15 @@ class Outbox:
             self.send_once(letters)
 
     def send_once(self, letters: Sequence[Letter]) -> None:
-        """Soon. Not owed, and lost with the connection: whoever asks again is answered again."""
+        """As soon as there is a connection. Not owed, and lost with the process: who asks again is answered again."""
+        self._once.extend(letters)
+        self._work.set()
         # Not now: paho hangs if something is sent at QoS 0 while it delivers a message.
-        asyncio.get_running_loop().call_soon(self._send_once, letters)
+        asyncio.get_running_loop().call_soon(self._send_once)
 
-    def _send_once(self, letters: Sequence[Letter]) -> None:
-        for letter in letters:
+    def _send_once(self) -> None:
+        while self._is_delivering and self._once:
+            letter = self._once.popleft()
             with contextlib.suppress(NotDelivered):
                 # At QoS 0, because a broker that acknowledges nothing must not fill the memory instead of the disk.
                 self._post.send(Message(letter.topic, letter.payload, qos=0)).add_done_callback(_is_lost)
@@ -72,6 +77,7 @@ class Outbox:
             await self._post.wait_connected()
             try:
                 self._is_delivering = True
+                self._send_once()
                 await self._deliver()
             except NotDelivered:
                 pass  # all that is owed goes out again on the next connection

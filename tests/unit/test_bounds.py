@@ -153,17 +153,27 @@ def test_what_cannot_be_struck_out_is_not_sent_again_and_stops_nothing(tmp_path:
     asyncio.run(test())
 
 
-def test_an_answer_at_the_bound_is_sent_at_once_and_not_owed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_answer_at_the_bound_is_sent_on_the_next_connection_and_not_owed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(journals, "OWED_BOUND", 1)
 
     async def test() -> None:
         journal, line = Journal(tmp_path / "journal"), Line()
         journal.commit(replace(new("a"), state=State.FAILED), [Letter("acks", b"a")])
         outbox = Outbox(journal, line)
+        # The broker delivers what it has kept before the connection is of use to us.
         outbox.answer_again([Letter("acks", b"known")])
         await asyncio.sleep(0)
-        assert [(message.payload, message.qos) for message in line.sent] == [(b"known", 0)]
-        assert journal.owed_count() == 1
+        assert (line.sent, journal.owed_count()) == ([], 1)
+        running = asyncio.ensure_future(outbox.run())
+        assert await outbox.wait_empty(1)
+        assert [(message.payload, message.qos) for message in line.sent] == [(b"known", 0), (b"a", 1)]
+        journal.commit(replace(new("b"), state=State.FAILED), [Letter("acks", b"b")])
+        outbox.answer_again([Letter("acks", b"again")])
+        await asyncio.sleep(0)
+        assert (line.sent[-1].payload, line.sent[-1].qos) == (b"again", 0)
+        running.cancel()
         journal.close()
 
     asyncio.run(test())

@@ -60,6 +60,15 @@ NEVER_ARRIVED = Evidence(orders=GOOD.orders, lives=(Life(BEFORE, None),), broker
         replace(GOOD, lives=(Life(BEFORE, "power cut"), Life(AFTER, None))),
         # A broker that was killed brings a command of an earlier run again, and it is answered again.
         replace(GOOD, earlier=frozenset({OTHER}), heard=(ack("failed", code="busy", command_id=OTHER), *STORY)),
+        # In a flood it is refused for want of room, and the only ack is lost.
+        replace(
+            REFUSED,
+            was_flooded=True,
+            said=(),
+            heard=(),
+            taken=frozenset(),
+            kept=(Kept(ID, "failed", "internal_error", was_started=False),),
+        ),
         # A record that was destroyed: the client forgets an end, and the helper's record speaks the last word.
         replace(GOOD, client_forgot=True, kept=(), heard=(*STORY, ack("failed", code="helper_failed"))),
         # The power was cut before nspawn could tell which boot it was.
@@ -117,6 +126,7 @@ def lie(**changes: object) -> Evidence:
         ),
         (lie(lives=(Life(BEFORE, "rebooted"),)), f"the ack completed names boot {AFTER}, which never was"),
         (lie(heard=(*STORY, ack("accepted", command_id=OTHER))), f"an ack for {OTHER}, which nobody sent"),
+        (lie(was_flooded=True, kept=()), "and the client does not know it"),
         (lie(client_forgot=True, executed=Counter({ID: 2})), f"{ID} was executed by the helper 2 times"),
         (lie(client_forgot=True, kept=(), heard=(STARTED, ack("completed", BEFORE))), "there was no reboot"),
         (lie(ailments=("2 messages wait in the outbox",)), "at the end 2 messages wait in the outbox"),
