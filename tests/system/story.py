@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from tools.machine import AGENT, Machine
+from tools.machine import AGENT, HELPER, Machine
 
 ORDER = ["accepted", "execution_started", "completed", "failed"]
 DONE = ["accepted", "execution_started", "completed"]
@@ -67,6 +67,11 @@ def rebooted(machine: Machine, command: dict[str, Any]) -> None:
 
 def check_stays_up(machine: Machine, for_s: float) -> None:
     assert machine.stays_up(for_s), machine.lives
+
+
+def wait_helper_started(machine: Machine) -> None:
+    """Health asks it when the agent starts. Who stops it before it is up makes the bus wait for it, and all who call."""
+    machine.run("sh", "-c", f"until systemctl is-active -q {HELPER}; do sleep 0.1; done")
 
 
 def recorded(machine: Machine) -> list[dict[str, Any]]:

@@ -17,6 +17,7 @@ from tests.system.story import (
     start,
     story,
     unit,
+    wait_helper_started,
 )
 from tests.system.test_faults import freeze, thaw
 from tests.system.test_telemetry import boot_report
@@ -150,8 +151,9 @@ def test_an_agent_that_starts_again_in_the_same_boot_takes_the_mark_of_a_shutdow
 def test_a_helper_that_answers_late_makes_no_lie_of_the_deadline(parked: Machine) -> None:
     parked.configure(COMMAND_EXECUTION_TIMEOUT_S=str(TIMEOUT_S))
     start_with_delay(parked)
-    # Health has asked it first: it has to be gone to be started slowly.
-    parked.run("sh", "-c", f"until systemctl is-active -q {HELPER}; do sleep 0.1; done; systemctl stop {HELPER}")
+    # It has to be gone to be started slowly.
+    wait_helper_started(parked)
+    parked.run("systemctl", "stop", HELPER)
     drop_in(parked, HELPER, "ExecStartPre=/bin/sleep 20")
     freeze(parked, "polkit")
     freeze(parked, "systemd-logind")

@@ -19,6 +19,7 @@ from tests.system.story import (
     status,
     story,
     unit,
+    wait_helper_started,
 )
 from tools.machine import AGENT, HELPER, Machine, timestamp
 from tools.patience import slow
@@ -125,6 +126,7 @@ def test_a_block_inhibitor_is_respected_and_named_and_gone_when_it_is_released(m
 
 
 def test_without_the_helper_there_is_no_other_way(machine: Machine) -> None:
+    wait_helper_started(machine)
     machine.run("systemctl", "mask", "--runtime", "--now", HELPER)
     code, message = refused(machine, machine.command())
     assert code == "helper_unavailable"
