@@ -70,7 +70,7 @@ def check_stays_up(machine: Machine, for_s: float) -> None:
 
 
 def wait_helper_started(machine: Machine) -> None:
-    """Health asks it when the agent starts. Who stops it before it is up makes the bus wait for it, and all who call."""
+    """Health asks it when the agent starts. To stop it before it is up makes the bus, and all who call, wait for it."""
     machine.run("sh", "-c", f"until systemctl is-active -q {HELPER}; do sleep 0.1; done")
 
 
