@@ -17,7 +17,7 @@ from typing import Self
 
 from tools.notify import Readiness
 from tools.patience import Patience
-from tools.scratch import LabError, Scratch, command, kill_group, remove_group
+from tools.scratch import LabError, Scratch, command, kill_group, kill_members, remove_group
 
 REBOOTED, POWERED_OFF, POWER_CUT = 133, 0, 1
 
@@ -188,7 +188,7 @@ class Container:
 
     def kill(self, unit: str) -> None:
         """SIGKILL to a service, at once: not by way of systemctl, which takes longer than what is to be hit."""
-        kill_group(self.scratch.cgroup / "payload/system.slice" / unit)
+        kill_members(self.scratch.cgroup / "payload/system.slice" / unit)
 
     def stop(self, timeout_s: float = 60) -> int:
         """An orderly power-off."""

@@ -9,7 +9,7 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -134,17 +134,34 @@ def sweep() -> None:
                 _tear_down(path.parent.name)
 
 
-def kill_group(cgroup: Path, timeout_s: float = 10) -> None:
-    """Kills everything in the group at once, and waits until it is gone."""
-    try:
+def kill_group(cgroup: Path) -> None:
+    """Kills everything in the group at once, and waits until it is empty."""
+    _kill(cgroup, lambda: "populated 1" in (cgroup / "cgroup.events").read_text())
+
+
+def kill_members(cgroup: Path) -> None:
+    """Kills all that is in the group now, and waits for that: something may have been started there again by then."""
+    with _gone_is_fine():
+        members = set((cgroup / "cgroup.procs").read_text().split())
+        _kill(cgroup, lambda: bool(members & set((cgroup / "cgroup.procs").read_text().split())))
+
+
+def _kill(cgroup: Path, is_alive: Callable[[], bool]) -> None:
+    with _gone_is_fine():
         (cgroup / "cgroup.kill").write_text("1")
-        patience = Patience(timeout_s)
-        while "populated 1" in (cgroup / "cgroup.events").read_text():
+        patience = Patience(10)
+        while is_alive():
             if patience.is_over:
                 raise LabError(f"cannot end what runs in {cgroup}; look at {cgroup}/cgroup.procs")
             time.sleep(0.005)
+
+
+@contextmanager
+def _gone_is_fine() -> Iterator[None]:
+    """The group is gone: before its file was opened, or since."""
+    try:
+        yield
     except OSError as error:
-        # The group is gone: before its file was opened, or since.
         if error.errno not in (errno.ENOENT, errno.ENODEV):
             raise
 

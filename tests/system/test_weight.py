@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from tools.benchmarks.machines import LEAN_LIBRARIES, memory, processes, spent
+from tools.benchmarks.machines import LIBRARIES, memory, processes, spent
 from tools.machine import AGENT, HELPER, Machine
 from tools.patience import slow
 
@@ -12,7 +12,7 @@ HEALTHS, HEALTH_S = 2, 30
 
 
 def test_an_agent_at_rest_is_little_more_than_its_libraries_and_lets_the_processor_sleep(machine: Machine) -> None:
-    machine.run("systemd-run", "--quiet", "--unit=libraries", "python3", "-I", "-c", LEAN_LIBRARIES)
+    machine.run("systemd-run", "--quiet", "--unit=libraries", "python3", "-I", "-c", LIBRARIES)
     # The first health has asked the helper, which goes by itself 30 s later.
     time.sleep(slow(35))
     assert not processes(machine, HELPER)

@@ -23,8 +23,6 @@ from dbus_next.aio.message_bus import MessageBus
 import signal
 signal.pause()
 """
-# An agent that was never sent rubbish has not loaded this one.
-LEAN_LIBRARIES = LIBRARIES.replace("jsonschema, ", "")
 LNXLINK = "/var/lib/lnxlink/lnxlink.yaml"
 CONFIGURE_LNXLINK = f"""
 from lnxlink.consts import CONFIGTEMP
@@ -128,9 +126,7 @@ def idle(suite: str, deb: Path, quick: bool) -> Samples:
     with _machine(suite, deb) as machine:
         _start_peers(machine)
         time.sleep(45)
-        units = {name: f"{name}.service" for name in ("libraries", "lean", "systemctl-mqtt", "lnxlink")} | {
-            "agent": AGENT
-        }
+        units = {name: f"{name}.service" for name in ("libraries", "systemctl-mqtt", "lnxlink")} | {"agent": AGENT}
         before = {name: spent(machine, unit) for name, unit in units.items()}
         started_at = time.monotonic()
         time.sleep(idle_s)
@@ -151,7 +147,6 @@ def _start_peers(machine: Machine) -> None:
     machine.run("env", f"PYTHONPATH={PEERS}/lnxlink", "python3", "-c", CONFIGURE_LNXLINK)
     run = "systemd-run", "--quiet"
     machine.run(*run, "--unit=libraries", "python3", "-I", "-c", LIBRARIES)
-    machine.run(*run, "--unit=lean", "python3", "-I", "-c", LEAN_LIBRARIES)
     program = [f"{PEERS}/systemctl-mqtt/bin/systemctl-mqtt", "--mqtt-host=127.0.0.1", "--mqtt-disable-tls"]
     machine.run(*run, "--unit=systemctl-mqtt", f"--setenv=PYTHONPATH={PEERS}/systemctl-mqtt", "python3", *program)
     program = [f"{PEERS}/lnxlink/bin/lnxlink", "--ignore-systemd", "--config", LNXLINK]

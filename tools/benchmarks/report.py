@@ -61,8 +61,6 @@ BOUNDS = (
         lambda samples: max(samples["helper resident after 31 s"]),
     ),
     Bound("idle", "RSS to the same libraries alone", 1.25, _ratio("agent RSS MB", "libraries RSS MB")),
-    Bound("idle", "RSS to the same without jsonschema", 1.25, _ratio("agent RSS MB", "lean RSS MB")),
-    Bound("idle", "PSS to the same without jsonschema", 1.25, _ratio("agent PSS MB", "lean PSS MB")),
     Bound("idle", "PSS to the same libraries alone", 1.25, _ratio("agent PSS MB", "libraries PSS MB")),
     Bound("idle", "PSS to lnxlink", 1.0, _ratio("agent PSS MB", "lnxlink PSS MB")),
     Bound("idle", "CPU, ms a minute", 10, _one("agent CPU ms a minute")),
