@@ -289,8 +289,12 @@ class DelayingLogind(FakeLogind):
         return len(self.locks) - len(poll.poll(0))
 
     def announce(self, going: bool, kind: str | None = None) -> None:
+        self._loop.run(self._announce(going, kind))
+
+    async def _announce(self, going: bool, kind: str | None) -> None:
+        """In one turn of the loop: nobody who asks hears of it before it is announced."""
         for signal in self._announcement(going, kind):
-            self.send(signal)
+            self._bus.send(signal)
 
     def appear_and_announce_in_one_breath(self, kind: str | None = None) -> None:
         """Answers the first who asks that the host stays up, and announces the contrary right after."""

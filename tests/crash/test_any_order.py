@@ -463,6 +463,7 @@ class Undisturbed(AnyOrder):
     junk_is_sent = None  # type: ignore[assignment]
     a_command_is_sent_again = None  # type: ignore[assignment]
     the_agent_will_be_killed = None  # type: ignore[assignment]
+    the_journal_becomes_rubbish = None  # type: ignore[assignment]
     the_clock = None  # type: ignore[assignment]
 
 
@@ -525,4 +526,4 @@ def test_a_fault_that_was_mended_is_found_when_it_is_put_back(
 ) -> None:
     put_back(monkeypatch)
     with pytest.raises(AssertionError, match=words):
-        the_same(machine, 1000, phases=[Phase.generate], derandomize=True, database=None)
+        the_same(machine, 5000, phases=[Phase.generate], derandomize=True, database=None)
