@@ -34,8 +34,8 @@ SILENCE_S = 30 * 60
 # Less than CI waits for all of them together.
 TIMEOUT_S = 75 * 60
 LOOK_S = 1.0
-# One more than CI has processors: a job that drives machines waits for them most of the time.
-JOBS_AT_ONCE = 3
+# As many as CI has processors: two virtual machines use one each.
+JOBS_AT_ONCE = 2
 # Of this checkout: another one on the same machine may run its tests at the same time.
 LOGS = CACHE / "logs" / str(lab.TREE).strip("/").replace("/", "-")
 # nspawn says so where /run is not a tmpfs, and it means nothing.

@@ -67,11 +67,13 @@ def test_a_command_is_judged_as_soon_as_a_late_network_is_there(suite: str, deb:
         assert "has set the clock" in machine.run(f"journalctl -b -u {CLOCK_UNIT}")
         assert f"ok: synchronised {int(told)} s after the network came" in diagnosis(machine)["clock"][0]
 
-        # A link that flaps restarts timesyncd once, and not so often that systemd would have enough of it.
+        # A link that flaps restarts timesyncd once, and not so often that systemd would have enough of it. Or not at
+        # all: it asks of its own accord now and then, and says each time that it is synchronised.
         before = int(machine.run("journalctl -b -u systemd-timesyncd.service | grep -c Started"))
         machine.run(f"rm {CLOCK_FLAG}; for i in $(seq 12); do {HOOK} card up; {HOOK} lo up; {HOOK} card down; done")
         synchronised_at_s(machine)
-        assert int(machine.run("journalctl -b -u systemd-timesyncd.service | grep -c Started")) == before + 1
+        machine.run(f"while systemctl --quiet is-active {CLOCK_UNIT}; do sleep 0.2; done", timeout_s=SLOW_S)
+        assert int(machine.run("journalctl -b -u systemd-timesyncd.service | grep -c Started")) in (before, before + 1)
 
         # Another daemon's clock is its own: nothing is restarted or started.
         machine.run(f"systemctl stop systemd-timesyncd.service; rm {CLOCK_FLAG}; {HOOK} card up")
