@@ -26,6 +26,8 @@ IN_WORKSHOP = ("tests/unit", "tests/crash", "tests/bus", "tests/broker", "tests/
 WORKSHOP = "workshop"
 PACKAGING = "tests/packaging"
 ON_MACHINES = ("tests/system", PACKAGING, "tests/vm")
+# What takes longest begins first.
+PLACES = ("tests/system", "tests/vm", WORKSHOP, PACKAGING)
 # The linters are of one suite, and so is the judgement of what they lint.
 ONCE = "trixie"
 PYTEST = ("/usr/bin/python3", "-B", "-m", "pytest", "-p", "no:cacheprovider", "--color=no", "--durations=8")
@@ -34,8 +36,8 @@ SILENCE_S = 30 * 60
 # Less than CI waits for all of them together.
 TIMEOUT_S = 75 * 60
 LOOK_S = 1.0
-# As many as CI has processors: two virtual machines use one each.
-JOBS_AT_ONCE = 2
+# One more than CI has processors: the tests in tests/system wait for most of their time.
+JOBS_AT_ONCE = 3
 # Of this checkout: another one on the same machine may run its tests at the same time.
 LOGS = CACHE / "logs" / str(lab.TREE).strip("/").replace("/", "-")
 # nspawn says so where /run is not a tmpfs, and it means nothing.
@@ -159,7 +161,7 @@ def plan(suites: Sequence[str], fast: bool, arguments: Sequence[str]) -> list[Jo
     everything += [*IN_WORKSHOP, *([] if fast else ON_MACHINES)]
     LOGS.mkdir(parents=True, exist_ok=True)
     jobs = []
-    for place in (WORKSHOP, *ON_MACHINES):
+    for place in PLACES:
         for suite in suites:
             targets = [target for target in chosen or everything if _place(target) == place]
             if suite != ONCE and (ONCE in suites or not chosen):

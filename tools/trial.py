@@ -293,6 +293,8 @@ class Trial:
             found += (f"{c['command_id']} is {c['state']}" for c in state["commands"] if c["state"] not in TERMINAL)
         if not self._is_online():
             found.append("the last status heard is not online in this boot")
+        if "infoscreen-simclient" not in ground.run("systemd-inhibit", "--list", "--no-pager"):
+            found.append("the client holds no shutdown delay: it, or logind, is not on the system bus")
         # By the witness: at QoS 0 it is lost when it comes before the listener is back.
         told = (p.payload for p in ground.witness.passed if p.topic == ground.topic("health"))
         if not any(ground.boot_id.encode() in payload for payload in told):
