@@ -109,6 +109,8 @@ class End:
     was_seen: bool
     # How long the agent had been running without a departure's being taken back.
     quiet_s: float
+    # Nobody can tell how it ended where the agent could not write that down.
+    could_write: bool
 
 
 class Breaking(frozenset[Action]):
@@ -131,6 +133,7 @@ class World:
     clock_synchronised: bool = True
     wall_offset: timedelta = timedelta()
     disk_is_full: bool = False
+    could_write: bool = True  # always, in this boot
     crash_at: int | None = None
     crash_cuts_power: bool = False
     # What systemd says of any unit in the boot with that number; "active" for the others.
@@ -144,6 +147,9 @@ class World:
     # Everything that the broker was told, in order, and the acks and statuses among it.
     heard: list[Message] = field(default_factory=list)
     committed: list[Letter] = field(default_factory=list)
+    # Commands of which the agent has told something that it does not know any more, and whether it told of boots so.
+    forgotten: set[str] = field(default_factory=set)
+    has_forgotten_boots: bool = False
     # What ended the agent though nobody had killed it, and how often systemd did because it gave no sign of life.
     faults: list[BaseException] = field(default_factory=list)
     watchdog_kills: int = 0
@@ -292,7 +298,7 @@ class World:
         was_seen = departure is not None and departure.was_told and departure.life == self.lives
         at_work_since_s = max(self._life_began_s, self.host.taken_back_at_s)
         quiet_s = 0.0 if self.process_is_dead else asyncio.get_running_loop().time() - at_work_since_s
-        self.ends.append(End(departure, in_good_order, was_seen, quiet_s))
+        self.ends.append(End(departure, in_good_order, was_seen, quiet_s, self.could_write))
         self.host.lose_power()
         self._loses_the_unflushed = not in_good_order
         if self.broker.line is not None:
@@ -367,6 +373,7 @@ class World:
         """The kernel starts anew."""
         self.boots += 1
         self.host_is_down = self._loses_the_unflushed = False
+        self.could_write = True
         self._dark.clear()
         self.host.reset()
         self._boot_started_s = asyncio.get_running_loop().time()
@@ -466,11 +473,13 @@ class _Disk(Journal):
 
     def __init__(self, world: World, path: Path, **options: Any) -> None:
         self._world = world
+        self.answered: set[str] = set()
         super().__init__(path, now_s=lambda: world.now().timestamp(), **options)
 
     def _try(self, synchronous: str, work: Callable[[sqlite3.Connection], T]) -> T:
         self._world.check_alive()
         if self._world.disk_is_full and not self.is_in_memory:
+            self._world.could_write = False
             raise JournalFull("cannot write the journal: database or disk is full")
         result = super()._try(synchronous, work)
         if synchronous == "FULL":
@@ -479,6 +488,7 @@ class _Disk(Journal):
 
     def commit(self, record: Record, letters: Sequence[Letter] = ()) -> None:
         super().commit(record, letters)
+        self.answered.add(record.command_id)
         if not self.is_in_memory:
             self._world.committed += letters
         self._world.point()
@@ -510,6 +520,13 @@ class _Disk(Journal):
 
     def make_room(self) -> None:
         """It takes time, of which there is none here."""
+
+
+def _is_for_want_of_room(error: BaseException) -> bool:
+    """Where that ends the agent, it goes on in memory when it is started again."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(map(_is_for_want_of_room, error.exceptions))
+    return isinstance(error, JournalFull)
 
 
 _PAGE, _WAL_HEADER, _FRAME_HEADER = 4096, 32, 24
@@ -576,7 +593,7 @@ class Life:
             was_killed = self.world.process_is_dead
             for end in done:
                 error = asyncio.CancelledError("it cancelled itself") if end.cancelled() else end.exception()
-                if error is not None and not was_killed and not self.world.disk_is_full:
+                if error is not None and not was_killed and not _is_for_want_of_room(error):
                     self.world.faults.append(error)
         finally:
             was_killed = self.world.process_is_dead
@@ -599,11 +616,17 @@ class Life:
             app._set_aside(world.path, errors)
             raise
 
+    def _has_handed_over(self) -> bool:
+        return self.service is not None and self.service._starts_again
+
     def _let_go_of_the_disk(self, was_killed: bool) -> None:
         """Who is killed does not close its files, and SQLite finds them as they were."""
         if self.journal is None:
             return
         world = self.world
+        if isinstance(self.journal, _Disk) and self.journal.is_in_memory and not self._has_handed_over():
+            world.forgotten |= self.journal.answered
+            world.has_forgotten_boots = True
         folder, name = world.path.parent, world.path.name
         if was_killed and world._loses_the_unflushed:
             lose_what_was_not_flushed(world.path, world.flushed_frames)

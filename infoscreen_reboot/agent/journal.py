@@ -379,11 +379,12 @@ class Journal:
         return self._sense(_boot, rows[0]) if rows else None
 
     def open_boot(self, boot: Boot) -> None:
-        """A boot of which the journal knows nothing yet."""
+        """A boot of which the journal knows nothing yet, or less."""
         values = [getattr(boot, column) for column in _BOOT_COLUMNS]
 
         def work(db: sqlite3.Connection) -> None:
-            db.execute(f"INSERT INTO boot ({', '.join(_BOOT_COLUMNS)}) VALUES ({', '.join('?' * len(values))})", values)
+            places = ", ".join("?" * len(values))
+            db.execute(f"INSERT OR REPLACE INTO boot ({', '.join(_BOOT_COLUMNS)}) VALUES ({places})", values)
             db.execute("DELETE FROM boot WHERE seq <= (SELECT max(seq) FROM boot) - ?", [KEPT_BOOTS])
 
         self._write("FULL", work)

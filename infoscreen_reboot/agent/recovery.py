@@ -40,7 +40,8 @@ def open_journal(path: Path, begin: Callable[[Journal], None]) -> tuple[Journal,
 def hand_over(memory: Journal, path: Path) -> bool:
     """Whether a journal in memory is needed no more: the file can be written, and the disk is not full.
 
-    The file then knows the commands that were refused meanwhile: else the same one again would be executed.
+    The file then knows the commands that were refused meanwhile: else the same one again would be executed. It knows
+    whether the boot was reported, too: that is done once.
     """
     if disk.is_full(path.parent):
         return False
@@ -49,6 +50,8 @@ def hand_over(memory: Journal, path: Path) -> bool:
             for record in reversed(memory.last_records(KEPT_RECORDS)):
                 if journal.find(record.command_id) is None:
                     journal.commit(record)
+            if (boot := memory.last_boot()) is not None:
+                journal.open_boot(boot)
             journal.owe_again([owed.letter for owed in memory.owed(OWED_BOUND)])
     except (JournalError, OSError):
         return False

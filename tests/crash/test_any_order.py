@@ -83,9 +83,6 @@ class AnyOrder(RuleBasedStateMachine):
         self.ids: list[str] = []
         self.contents: dict[str, bytes] = {}
         self.is_broken = False
-        # Of these the agent once knew, and the helper still does.
-        self.forgotten: set[str] = set()
-        self.has_forgotten = False
         self.go(self._start())
 
     async def _start(self) -> None:
@@ -216,9 +213,14 @@ class AnyOrder(RuleBasedStateMachine):
         for path in world.path.parent.glob(f"{world.path.name}*"):
             path.unlink()
         world.path.write_bytes(content)
-        self.forgotten.update(self.ids)
-        self.has_forgotten = True
+        world.forgotten.update(self.ids)
+        world.has_forgotten_boots = True
         world.committed.clear()
+
+    @rule(is_full=st.booleans())
+    def the_disk(self, is_full: bool) -> None:
+        """To the last byte, and what was kept for this case is used up: nothing more can be written."""
+        self.world.disk_is_full = is_full
 
     @rule(
         kind=st.sampled_from(Kind),
@@ -307,9 +309,10 @@ class AnyOrder(RuleBasedStateMachine):
     # what must hold
 
     def nothing_is_amiss(self) -> bool:
-        broker, host = self.world.broker, self.world.host
+        world, broker = self.world, self.world.broker
         broker_is_well = broker.is_up and not broker.is_frozen and not broker.withholds_pubacks
-        return broker_is_well and host.bus_is_up and not self.world.process_is_dead and self.world.crash_at is None
+        host_is_well = world.host.bus_is_up and not world.disk_is_full
+        return broker_is_well and host_is_well and not world.process_is_dead and world.crash_at is None
 
     @invariant()
     def promises_are_kept(self) -> None:
@@ -325,7 +328,7 @@ class AnyOrder(RuleBasedStateMachine):
         assert not world.watchdog_kills, "systemd had to end an agent that gave no sign of life"
         executed = [command_id for _, command_id in world.host.executed]
         assert len(executed) == len(set(executed)), "the helper executed a command twice"
-        handed_over = [command_id for _, command_id in world.helper_calls if command_id not in self.forgotten]
+        handed_over = [command_id for _, command_id in world.helper_calls if command_id not in self.world.forgotten]
         assert len(handed_over) == len(set(handed_over)), "a command was handed to the helper twice"
         for message in world.heard[self.said :]:
             if message.topic == TOPICS.commands_ack:
@@ -336,7 +339,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     def on_ack(self, ack: dict[str, Any]) -> None:
         acks = self.acks.setdefault(ack["command_id"], [])
-        if ack in acks or ack["command_id"] in self.forgotten:
+        if ack in acks or ack["command_id"] in self.world.forgotten:
             return
         acks.append(ack)
         statuses = [known["status"] for known in acks]
@@ -354,20 +357,22 @@ class AnyOrder(RuleBasedStateMachine):
 
     def on_boot_report(self, report: dict[str, Any]) -> None:
         known = self.reports.setdefault(report["boot_id"], report)
-        assert report == known or self.has_forgotten, "two different reports of one boot"
+        assert report == known or self.world.has_forgotten_boots, "two different reports of one boot"
         if report["previous_boot_id"] is None:
             return
         end = self.world.ends[w.BOOTS.index(report["previous_boot_id"])]
+        if not end.could_write:
+            return
         if end.departure is None and end.quiet_s > BACK_S:
             assert not report["clean_shutdown"], f"the power failed, and it is called clean: {report}"
         if end.departure is not None and not end.went_through:
             return  # the power failed in the middle of a shutdown: who can tell
-        if end.departure is not None and end.was_seen and end.departure.by not in (None, *self.forgotten):
+        if end.departure is not None and end.was_seen and end.departure.by not in (None, *self.world.forgotten):
             told = report["cause"], report["command_id"]
             assert told == ("command", end.departure.by), f"{end.departure.by} did it, and the report says {told}"
         if report["cause"] == "command" and (end.departure is None or end.departure.by is None):
             # Where its execution had begun, nobody can tell what came of it.
-            if report["command_id"] in self.forgotten:
+            if report["command_id"] in self.world.forgotten:
                 return
             statuses = [ack["status"] for ack in self.acks.get(report["command_id"], [])]
             assert "execution_started" in statuses, f"{report['command_id']} did it, which was never begun: {statuses}"
@@ -387,6 +392,7 @@ class AnyOrder(RuleBasedStateMachine):
     async def _heal(self) -> None:
         world, host, broker = self.world, self.world.host, self.world.broker
         world.crash_at = None
+        world.disk_is_full = False
         world.clock_synchronised, world.wall_offset = True, timedelta()
         broker.come_back()
         broker.thaw()
@@ -407,7 +413,7 @@ class AnyOrder(RuleBasedStateMachine):
         if host.departure is not None or host.calls or self.world.queue or not self.world.is_online():
             return False
         assert life is not None and life.journal is not None
-        return not life.journal.open_records() and not life.journal.owed_count()
+        return not (life.journal.is_in_memory or life.journal.open_records() or life.journal.owed_count())
 
     def check_the_end(self) -> None:
         world = self.world
@@ -421,7 +427,7 @@ class AnyOrder(RuleBasedStateMachine):
             journal.close()
         assert set(world.committed) <= set(world.received), "an ack was lost"
         for command_id, acks in self.acks.items():
-            if command_id in self.forgotten:
+            if command_id in self.world.forgotten:
                 continue
             last = acks[-1]
             assert last["status"] in TERMINAL, f"{command_id} never ended: {acks}"
@@ -464,6 +470,7 @@ class Undisturbed(AnyOrder):
     a_command_is_sent_again = None  # type: ignore[assignment]
     the_agent_will_be_killed = None  # type: ignore[assignment]
     the_journal_becomes_rubbish = None  # type: ignore[assignment]
+    the_disk = None  # type: ignore[assignment]
     the_clock = None  # type: ignore[assignment]
 
 
@@ -473,6 +480,22 @@ class WithASlowHelper(Undisturbed):
     execution_timeout_s = 10.0
     helper_takes_s = 36.0
     the_helper_will = None  # type: ignore[assignment]
+
+
+class OnAFullDisk(AnyOrder):
+    """Only commands, the disk, and restarts of the agent."""
+
+    the_broker = None  # type: ignore[assignment]
+    junk_is_sent = None  # type: ignore[assignment]
+    the_helper_will = None  # type: ignore[assignment]
+    the_agent_will_be_killed = None  # type: ignore[assignment]
+    the_power_fails = None  # type: ignore[assignment]
+    the_journal_becomes_rubbish = None  # type: ignore[assignment]
+    somebody_takes_the_host_down = None  # type: ignore[assignment]
+    the_next_shutdown_will = None  # type: ignore[assignment]
+    a_shutdown_is_taken_back = None  # type: ignore[assignment]
+    is_lost = None  # type: ignore[assignment]
+    the_clock = None  # type: ignore[assignment]
 
 
 def _never_comes_back(patch: pytest.MonkeyPatch) -> None:
@@ -509,6 +532,11 @@ def _takes_any_departure_for_its_own(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Agent, "on_departure", complete)
 
 
+def _forgets_what_it_refused(patch: pytest.MonkeyPatch) -> None:
+    """F1: what was refused while the disk was full is executed when it comes again."""
+    patch.setattr(Journal, "last_records", lambda self, limit: [])
+
+
 @pytest.mark.parametrize(
     ("put_back", "machine", "words"),
     [
@@ -516,6 +544,7 @@ def _takes_any_departure_for_its_own(patch: pytest.MonkeyPatch) -> None:
         (_gives_the_helper_no_time, WithASlowHelper, "did it"),
         (_leaves_the_mark, Undisturbed, "the power failed, and it is called clean"),
         (_takes_any_departure_for_its_own, WithASlowHelper, "nothing took the host down|did it"),
+        (_forgets_what_it_refused, OnAFullDisk, "heard .'failed', '(accepted|failed)'"),
     ],
 )
 def test_a_fault_that_was_mended_is_found_when_it_is_put_back(

@@ -1,6 +1,7 @@
 """What the journal is opened with, whatever lies there."""
 
 import asyncio
+import json
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -148,6 +149,24 @@ def test_a_command_that_was_refused_on_a_full_disk_is_not_executed_when_it_comes
     assert len({letter.payload for letter in world.received if letter.topic.endswith("/ack")}) == 1
     assert len(world.story()) == 2
     assert world.helper_calls == []
+
+
+def test_a_boot_that_was_reported_on_a_full_disk_is_not_reported_again(tmp_path: Path) -> None:
+    world = World(tmp_path / "journal.sqlite3")
+
+    async def nature() -> None:
+        await asyncio.sleep(10)
+        world.disk_is_full = True
+        world.cut_power()
+        await asyncio.sleep(60)
+        world.disk_is_full = False
+
+    w.run(world.play(nature))
+    reports = {message.payload for message in world.heard if message.topic == w.TOPICS.boot}
+    assert sorted(json.loads(report)["boot_id"] for report in reports) == w.BOOTS[:2]
+    journal = Journal(tmp_path / "journal.sqlite3")
+    assert (boot := journal.last_boot()) is not None and (boot.boot_id, boot.is_reported) == (w.BOOTS[1], True)
+    journal.close()
 
 
 def test_a_file_that_another_holds_is_waited_for(path: Path) -> None:
