@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key, l
 
 from infoscreen_reboot.contract import signature
 from infoscreen_reboot.contract.signature import Signature, SignatureError
-from infoscreen_reboot.mqtt import Delivery
+from infoscreen_reboot.mqtt.messages import Delivery
 
 _SUFFIX = ".pem"
 

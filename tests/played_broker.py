@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from infoscreen_reboot.broker import CLOSED, BrokerSettings, Delivery, Message, NotDelivered, Redeliver, words
+from infoscreen_reboot.mqtt.messages import CLOSED, BrokerSettings, Delivery, Message, NotDelivered, Redeliver, words
 from tests.virtual import Crash, Wire
 
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Protocol
 
-from infoscreen_reboot.agent.bus import BUS, REPLY_TIMEOUT_S, ErrorReply
-from infoscreen_reboot.agent.ports import NoReply, Refusal
+from infoscreen_reboot.client.agent.bus import BUS, REPLY_TIMEOUT_S, ErrorReply
+from infoscreen_reboot.client.agent.ports import NoReply, Refusal
 from infoscreen_reboot.contract.ack import ErrorCode
 from infoscreen_reboot.contract.command import Action
 from tests.virtual import Crash

@@ -13,8 +13,11 @@ PACKAGE = TOP / "infoscreen_reboot"
 STDLIB = set(sys.stdlib_module_names)
 # What decides, and the doctor's judgement with it: `survey` and `probe` ask, these are told.
 PURE = {
-    f"infoscreen_reboot.agent.{name}"
-    for name in ("lifecycle", "policy", "boots", "health", "finding", "doctor", "tuning", "firmware")
+    f"infoscreen_reboot.client.{name}"
+    for name in (
+        *("agent.lifecycle", "agent.policy", "agent.boot_report", "agent.health"),
+        *("doctor.judgement", "doctor.finding", "doctor.tuning", "doctor.firmware"),
+    )
 }
 CONTRACT = "infoscreen_reboot.contract"
 
@@ -69,17 +72,17 @@ def test_pure_modules_import_the_contract_and_each_other_only() -> None:
 
 
 def test_each_foreign_thing_has_one_door() -> None:
-    assert importers("paho") == {"infoscreen_reboot.paho_client"}
-    assert importers("dbus_next") == {"infoscreen_reboot.agent.bus"}
+    assert importers("paho") == {"infoscreen_reboot.mqtt.paho_client"}
+    assert importers("dbus_next") == {"infoscreen_reboot.client.agent.bus"}
     assert importers("cryptography") == {"infoscreen_reboot.signing"}
     assert importers("jsonschema") == {"infoscreen_reboot.contract.wire"}
-    assert {name for name, path in modules() if "sqlite3" in imports(path)} == {"infoscreen_reboot.agent.journal"}
+    assert {name for name, path in modules() if "sqlite3" in imports(path)} == {"infoscreen_reboot.client.agent.store"}
 
 
 def test_only_app_and_cli_put_things_together() -> None:
     for name, path in modules():
-        if name not in ("infoscreen_reboot.agent.app", "infoscreen_reboot.agent.cli"):
-            assert not ours(path) & {"infoscreen_reboot.agent.app", "infoscreen_reboot.agent.cli"}, name
+        if name not in ("infoscreen_reboot.client.agent.app", "infoscreen_reboot.client.cli"):
+            assert not ours(path) & {"infoscreen_reboot.client.agent.app", "infoscreen_reboot.client.cli"}, name
 
 
 def test_the_helper_is_one_file_that_shares_nothing_with_the_agent() -> None:

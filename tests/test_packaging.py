@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 import infoscreen_reboot
-from infoscreen_reboot.agent import config
+from infoscreen_reboot.client import config
 
 TREE = Path(__file__).resolve().parents[1]
 AGENT, HELPER = "infoscreen-simclient.service", "infoscreen-reboot-helper.service"
@@ -162,13 +162,13 @@ def test_stdeb_reports_each_change_that_debian_does_not_follow(deb: Deb, tmp_pat
             text = text.replace(old, new)
         setup.write_text(text, "utf-8")
         package = tree / "infoscreen_reboot"
-        (package / "mqtt.py").rename(package / "mqtt2.py")
+        (package / "signing.py").rename(package / "signing2.py")
         version = package / "__init__.py"
         version.write_text(re.sub(r'(__version__ = )".*"', r'\1"9.9.9"', version.read_text("utf-8")), "utf-8")
 
     assert drift(deb, build_with_stdeb(tmp_path, change)) == {
         "Depends": {"python3-requests"},
-        "modules": {"infoscreen_reboot/mqtt.py", "infoscreen_reboot/mqtt2.py"},
+        "modules": {"infoscreen_reboot/signing.py", "infoscreen_reboot/signing2.py"},
         "Version": "9.9.9-1",
         "Homepage": "https://github.com/elsewhere/infoscreen-reboot",
         "Maintainer": "Infoscreen Reboot maintainers <nobody@infoscreen.example>",

@@ -21,21 +21,22 @@ from pathlib import Path
 from typing import Any, TypeVar
 from unittest import mock
 
-from infoscreen_reboot import mqtt
-from infoscreen_reboot.agent import app, boot, host, recovery
-from infoscreen_reboot.agent.agent import Agent
-from infoscreen_reboot.agent.boots import Boot
-from infoscreen_reboot.agent.config import Settings
-from infoscreen_reboot.agent.journal import Journal, JournalFull, JournalUnusable, Letter
-from infoscreen_reboot.agent.lifecycle import Record
-from infoscreen_reboot.agent.monitor import open_boot
-from infoscreen_reboot.agent.ports import Departure, Signatures
+from infoscreen_reboot.client import kernel
+from infoscreen_reboot.client.agent import app, host, recovery
+from infoscreen_reboot.client.agent.agent import Agent
+from infoscreen_reboot.client.agent.boot_report import Boot
+from infoscreen_reboot.client.agent.lifecycle import Record
+from infoscreen_reboot.client.agent.monitor import open_boot
+from infoscreen_reboot.client.agent.ports import Departure, Signatures
+from infoscreen_reboot.client.agent.store import Journal, JournalFull, JournalUnusable, Letter
+from infoscreen_reboot.client.config import Settings
 from infoscreen_reboot.contract import ack, command
 from infoscreen_reboot.contract.ack import Ack
 from infoscreen_reboot.contract.command import Action, Command
 from infoscreen_reboot.contract.telemetry import Executor
 from infoscreen_reboot.contract.topics import Topics
-from infoscreen_reboot.mqtt import BrokerSettings, Delivery, Message
+from infoscreen_reboot.mqtt import session
+from infoscreen_reboot.mqtt.messages import BrokerSettings, Delivery, Message
 from tests import played_host
 from tests.played_broker import PlayedBroker, PlayedConnection
 from tests.played_host import Kind, PlayedBus, PlayedHost
@@ -405,12 +406,12 @@ class World:
 
         with contextlib.ExitStack() as doors:
             for where, name, door in (
-                (mqtt, "Connection", connection),
+                (session, "Connection", connection),
                 (host, "Bus", lambda on_signal: PlayedBus(self.host, on_signal)),
                 (app, "notify", self._notify),
                 (app, "_signatures", lambda _: self.signatures),
                 (recovery, "Journal", lambda path, **options: _Disk(self, path, **options)),
-                (boot, "timesyncd_says_synchronised", lambda: False),
+                (kernel, "timesyncd_says_synchronised", lambda: False),
                 (time, "monotonic", lambda: asyncio.get_running_loop().time()),
             ):
                 doors.enter_context(mock.patch.object(where, name, door))

@@ -13,15 +13,9 @@ from asyncio.trsock import TransportSocket
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
-from infoscreen_reboot.mqtt import (
-    BrokerSettings,
-    Delivery,
-    Message,
-    Presence,
-    Session,
-    Statistics,
-    TlsSettings,
-)
+from infoscreen_reboot.mqtt.messages import BrokerSettings, Delivery, Message
+from infoscreen_reboot.mqtt.session import Presence, Session, Statistics
+from infoscreen_reboot.mqtt.tls import TlsSettings
 from tests.broker.conftest import PATIENCE_S, Authority, Broker
 
 STATUS = "screen/status"

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from infoscreen_reboot.agent.notify_failure import send
-from infoscreen_reboot.mqtt import BrokerSettings, Message, NotDelivered
+from infoscreen_reboot.client.notifier.notify_failure import send
+from infoscreen_reboot.mqtt.messages import BrokerSettings, Message, NotDelivered
 from tests.broker.client import plain
 from tests.broker.conftest import Broker, MakeBroker, Run
 

@@ -22,7 +22,7 @@ from tests.broker.conftest import Broker, Run
 from tests.world import BOOTS, CLIENT, COMMAND_ID, OTHER_ID, TOPICS
 
 _FLUSH = re.compile(r"\b(fsync|fdatasync|sync_file_range|msync|sync|syncfs)\(")
-AGENT = "import sys; from infoscreen_reboot.agent.app import main; sys.exit(main())"
+AGENT = "import sys; from infoscreen_reboot.client.agent.app import main; sys.exit(main())"
 
 
 class Traced:

@@ -16,12 +16,14 @@ from uuid import uuid4
 
 import pytest
 
-from infoscreen_reboot.agent import config, probe
-from infoscreen_reboot.agent.finding import Verdict
-from infoscreen_reboot.agent.notify_failure import send
+from infoscreen_reboot.client import config
+from infoscreen_reboot.client.doctor import probe
+from infoscreen_reboot.client.doctor.finding import Verdict
+from infoscreen_reboot.client.notifier.notify_failure import send
 from infoscreen_reboot.contract.telemetry import MAX_LOG_LINES, FailureAlert, encode_failure_alert
 from infoscreen_reboot.contract.topics import Topics
-from infoscreen_reboot.mqtt import Delivery, Message, Presence, Session
+from infoscreen_reboot.mqtt.messages import Delivery, Message
+from infoscreen_reboot.mqtt.session import Presence, Session
 from tests.broker.client import trouble_of
 from tests.broker.conftest import PATIENCE_S, Run
 from tests.broker.kit import (

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from infoscreen_reboot.agent import config, probe
-from infoscreen_reboot.agent.finding import Finding, Verdict
+from infoscreen_reboot.client import config
+from infoscreen_reboot.client.doctor import probe
+from infoscreen_reboot.client.doctor.finding import Finding, Verdict
 from tests.broker.conftest import Authority, Broker, MakeBroker, Run, tls_listener
 
 CLIENT = "827ddfe1-7aef-4642-8f05-d962543065b6"

@@ -9,8 +9,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from infoscreen_reboot.mqtt import BrokerSettings, Delivery, Message
-from infoscreen_reboot.paho_client import MAX_PACKET_BYTES
+from infoscreen_reboot.mqtt.messages import BrokerSettings, Delivery, Message
+from infoscreen_reboot.mqtt.paho_client import MAX_PACKET_BYTES
 from tests.broker.client import COMMANDS, Client, at, plain
 from tests.broker.conftest import PATIENCE_S, Broker, Run
 

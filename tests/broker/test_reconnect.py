@@ -10,12 +10,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from infoscreen_reboot.mqtt import (
-    Delivery,
-    Redeliver,
-    Statistics,
-    back_off_s,
-)
+from infoscreen_reboot.mqtt.messages import Delivery, Redeliver
+from infoscreen_reboot.mqtt.session import Statistics, back_off_s
 from tests.broker.client import COMMANDS, FAREWELL, STATUS, Client, child, plain, secure
 from tests.broker.conftest import AT_ONCE_S, PATIENCE_S, Authority, Broker, Run, Seen
 

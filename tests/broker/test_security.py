@@ -11,10 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from infoscreen_reboot.mqtt import (
-    TlsSettings,
-    tls_context,
-)
+from infoscreen_reboot.mqtt.tls import TlsSettings, tls_context
 from tests.broker.client import COMMANDS, Client, plain, secure, trouble_of
 from tests.broker.conftest import Authority, Broker, MakeBroker, Run, tls_listener
 

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from infoscreen_reboot.agent.lifecycle import TABLE, State
-from infoscreen_reboot.broker import BrokerSettings, Delivery
-from infoscreen_reboot.connection import Connection
+from infoscreen_reboot.client.agent.lifecycle import TABLE, State
 from infoscreen_reboot.contract import command
 from infoscreen_reboot.contract.ack import ErrorCode
 from infoscreen_reboot.contract.topics import Topics
+from infoscreen_reboot.mqtt.connection import Connection
+from infoscreen_reboot.mqtt.messages import BrokerSettings, Delivery
+from infoscreen_reboot.mqtt.tls import TlsSettings
 from infoscreen_reboot.signing import KeyRing
-from infoscreen_reboot.tls import TlsSettings
 from tests.broker.conftest import Run
 from tests.broker.kit import (
     ADMIN,

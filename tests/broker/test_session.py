@@ -9,12 +9,7 @@ import time
 
 import pytest
 
-from infoscreen_reboot.mqtt import (
-    Delivery,
-    Message,
-    NotDelivered,
-    Redeliver,
-)
+from infoscreen_reboot.mqtt.messages import Delivery, Message, NotDelivered, Redeliver
 from tests.broker.client import COMMANDS, Client, child, plain, secure
 from tests.broker.conftest import PATIENCE_S, Authority, Broker, Run
 

@@ -17,10 +17,10 @@ from typing import Any
 
 import pytest
 
-from infoscreen_reboot.broker import BrokerSettings, Delivery, Message, NotDelivered
-from infoscreen_reboot.connection import Connection
-from infoscreen_reboot.mqtt import Statistics
-from infoscreen_reboot.tls import TlsSettings
+from infoscreen_reboot.mqtt.connection import Connection
+from infoscreen_reboot.mqtt.messages import BrokerSettings, Delivery, Message, NotDelivered
+from infoscreen_reboot.mqtt.session import Statistics
+from infoscreen_reboot.mqtt.tls import TlsSettings
 from tests.broker.client import FAREWELL, Client, at, child, plain, trouble_of
 from tests.broker.conftest import AT_ONCE_S, PATIENCE_S, Authority, Broker, Run
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from infoscreen_reboot import mqtt
-from infoscreen_reboot.mqtt import Delivery, Message, NotDelivered, Redeliver
+from infoscreen_reboot.mqtt import session
+from infoscreen_reboot.mqtt.messages import Delivery, Message, NotDelivered, Redeliver
 from tests.broker.client import COMMANDS, FAREWELL, STATUS, Client, plain
 from tests.broker.conftest import Broker, MakeBroker, Run
 from tests.played_broker import Immortal, PlayedBroker, PlayedConnection
@@ -94,8 +94,8 @@ class PlayedStage(Stage):
         def connection(*args: object) -> PlayedConnection:
             return PlayedConnection(self.broker, Immortal(), *args)  # type: ignore[arg-type]  # as the session gives them
 
-        monkeypatch.setattr(mqtt, "Connection", connection)
-        super().__init__(Client(mqtt.BrokerSettings("played", 1883, None, None, None)))
+        monkeypatch.setattr(session, "Connection", connection)
+        super().__init__(Client(session.BrokerSettings("played", 1883, None, None, None)))
 
     @contextlib.asynccontextmanager
     async def observed(self) -> AsyncIterator[None]:

@@ -15,11 +15,11 @@ import pytest
 from dbus_next.message import Message
 from dbus_next.signature import SignatureTree, Variant
 
-from infoscreen_reboot.agent import boot
-from infoscreen_reboot.agent import bus as connection
-from infoscreen_reboot.agent import host as module
-from infoscreen_reboot.agent.host import SystemHost
-from infoscreen_reboot.agent.ports import Departure, NoReply, Refusal
+from infoscreen_reboot.client import kernel
+from infoscreen_reboot.client.agent import bus as connection
+from infoscreen_reboot.client.agent import host as module
+from infoscreen_reboot.client.agent.host import SystemHost
+from infoscreen_reboot.client.agent.ports import Departure, NoReply, Refusal
 from infoscreen_reboot.contract.ack import ErrorCode
 from infoscreen_reboot.contract.command import Action
 from infoscreen_reboot.contract.telemetry import Lockout
@@ -73,7 +73,7 @@ def _on_the_private_bus(bus: PrivateBus, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(module, "_RECONNECT_S", 0.1)
     monkeypatch.setattr(module, "CONNECT_TIMEOUT_S", 3.0)
     monkeypatch.setattr(module, "_PROPERTY_TIMEOUT_S", 1.0)
-    monkeypatch.setattr(boot, "timesyncd_says_synchronised", lambda: False)
+    monkeypatch.setattr(kernel, "timesyncd_says_synchronised", lambda: False)
 
 
 @pytest.fixture
@@ -643,7 +643,7 @@ def test_where_systemd_is_silent_nothing_is_made_up(logind: DelayingLogind) -> N
         assert not await host.is_going_down()
         assert not await host.watchdog_is_armed()
         assert await host.lockout() is None
-        assert abs(await host.uptime_s() - boot.boot_clock_s()) < 1
+        assert abs(await host.uptime_s() - kernel.boot_clock_s()) < 1
 
     live(test)
 
@@ -682,7 +682,7 @@ def test_a_watchdog_counts_while_it_is_fed_and_made_of_hardware(
     is_software: bool,
     armed: bool,
 ) -> None:
-    monkeypatch.setattr(boot, "watchdog_is_software", lambda: is_software)
+    monkeypatch.setattr(kernel, "watchdog_is_software", lambda: is_software)
     fed_at_us = 2**64 - 1 if fed_ago_s is None else int((time.monotonic() - fed_ago_s) * 1e6)
     systemd = KnowingSystemd(
         loop,

@@ -24,14 +24,14 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from infoscreen_reboot.agent import agent, host
-from infoscreen_reboot.agent.agent import Agent
-from infoscreen_reboot.agent.journal import Journal
-from infoscreen_reboot.agent.lifecycle import GoingDown, Woke
-from infoscreen_reboot.agent.ports import Departure, NoReply, Refusal
+from infoscreen_reboot.client.agent import agent, host
+from infoscreen_reboot.client.agent.agent import Agent
+from infoscreen_reboot.client.agent.lifecycle import GoingDown, Woke
+from infoscreen_reboot.client.agent.ports import Departure, NoReply, Refusal
+from infoscreen_reboot.client.agent.store import Journal
 from infoscreen_reboot.contract.ack import ErrorCode
 from infoscreen_reboot.contract.command import Action
-from infoscreen_reboot.mqtt import Session
+from infoscreen_reboot.mqtt.session import Session
 from tests import world as w
 from tests.played_host import Kind
 from tests.virtual import VirtualLoop

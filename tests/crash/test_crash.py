@@ -12,8 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from infoscreen_reboot.agent.config import Settings
-from infoscreen_reboot.agent.lifecycle import (
+from infoscreen_reboot.client.agent.lifecycle import (
     TABLE,
     Accepted,
     ChecksPassed,
@@ -25,12 +24,13 @@ from infoscreen_reboot.agent.lifecycle import (
     State,
     Woke,
 )
-from infoscreen_reboot.agent.ports import Departure, NoReply, Refusal
+from infoscreen_reboot.client.agent.ports import Departure, NoReply, Refusal
+from infoscreen_reboot.client.config import Settings
 from infoscreen_reboot.contract import ack
 from infoscreen_reboot.contract.ack import AckStatus, ErrorCode
 from infoscreen_reboot.contract.command import Action
 from infoscreen_reboot.contract.telemetry import Executor
-from infoscreen_reboot.mqtt import Delivery
+from infoscreen_reboot.mqtt.messages import Delivery
 from tests import world as w
 from tests.world import OTHER_ID, World
 

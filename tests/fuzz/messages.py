@@ -20,11 +20,11 @@ import paho.mqtt.client as paho
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from infoscreen_reboot.broker import BrokerSettings, Message, NotDelivered
-from infoscreen_reboot.connection import Connection
 from infoscreen_reboot.contract import command
 from infoscreen_reboot.contract.topics import Topics
-from infoscreen_reboot.paho_client import MAX_PACKET_BYTES
+from infoscreen_reboot.mqtt.connection import Connection
+from infoscreen_reboot.mqtt.messages import BrokerSettings, Message, NotDelivered
+from infoscreen_reboot.mqtt.paho_client import MAX_PACKET_BYTES
 from tests.broker.conftest import Broker
 from tests.bus.fakes import eventually
 from tests.fuzz.outcome import Outcome, resident_mb

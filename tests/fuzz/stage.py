@@ -181,7 +181,7 @@ class AgentProcess:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        program = "from infoscreen_reboot.agent.app import main; raise SystemExit(main())"
+        program = "from infoscreen_reboot.client.agent.app import main; raise SystemExit(main())"
         argv = [sys.executable, "-c", program, "--boot-id", str(uuid.UUID(BOOT_ID))]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(argv, cwd=ROOT, stderr=log, env=self._environment)

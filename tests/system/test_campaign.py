@@ -14,7 +14,7 @@ from tools.plan import Plan, Sending
 from tools.trial import Trial
 
 RUNS = 15
-CODE = "usr/share/infoscreen-reboot/infoscreen_reboot/agent"
+CODE = "usr/share/infoscreen-reboot/infoscreen_reboot/client/agent"
 
 
 def test_a_short_campaign_breaks_no_guarantee(suite: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,7 @@ from tools.machine import AGENT, Machine
 
 RIGHT, WRONG = "screen-opens-sesame", "a-slip-of-the-pen"
 STORE = "/etc/credstore/mqtt-password-broker"
-MQTT = "/usr/share/infoscreen-reboot/infoscreen_reboot/mqtt.py"
+MQTT = "/usr/share/infoscreen-reboot/infoscreen_reboot/mqtt/session.py"
 PATTERNS = "/root/patterns"
 COMMANDS = "status", "status --json", "history", "history --json", "doctor", "doctor --json", "check-config"
 # What systemd and the bus say of units, and what stands in the journal.

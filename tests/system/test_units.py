@@ -25,7 +25,7 @@ from tools.machine import AGENT, HELPER, Machine
 
 STATE = "/var/lib/infoscreen-reboot"
 NOTIFIER = "infoscreen-notify-failure@.service"
-PROGRAM = "/usr/share/infoscreen-reboot/infoscreen_reboot/agent/app.py"
+PROGRAM = "/usr/share/infoscreen-reboot/infoscreen_reboot/client/agent/app.py"
 
 
 @dataclass(frozen=True)

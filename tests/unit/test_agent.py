@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from infoscreen_reboot.agent.boots import Boot
-from infoscreen_reboot.agent.journal import Journal
-from infoscreen_reboot.agent.lifecycle import State
-from infoscreen_reboot.agent.ports import HELPER_S, Departure, NoReply, Refusal
+from infoscreen_reboot.client.agent.boot_report import Boot
+from infoscreen_reboot.client.agent.lifecycle import State
+from infoscreen_reboot.client.agent.ports import HELPER_S, Departure, NoReply, Refusal
+from infoscreen_reboot.client.agent.store import Journal
 from infoscreen_reboot.contract.ack import ErrorCode
 from infoscreen_reboot.contract.command import Action
 from infoscreen_reboot.contract.telemetry import Cause, Executor

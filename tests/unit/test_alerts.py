@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from infoscreen_reboot.agent import config
-from infoscreen_reboot.agent.alerts import Alert, Alerts
-from infoscreen_reboot.agent.config import ConfigError
-from infoscreen_reboot.agent.notify_failure import Notifier, Outcome, ask, read_outcome
-from infoscreen_reboot.broker import Message, NotDelivered
+from infoscreen_reboot.client import config
+from infoscreen_reboot.client.alerts import Alert, Alerts
+from infoscreen_reboot.client.config import ConfigError
+from infoscreen_reboot.client.notifier.notify_failure import Notifier, Outcome, ask, read_outcome
 from infoscreen_reboot.contract import telemetry, wire
 from infoscreen_reboot.contract.telemetry import FailureAlert
 from infoscreen_reboot.contract.topics import Topics
+from infoscreen_reboot.mqtt.messages import Message, NotDelivered
 from tests.world import CLIENT
 
 BOOT = "0f8fad5b-d9cb-469f-a165-70867728950e"

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from infoscreen_reboot.agent import journal as journals
-from infoscreen_reboot.agent.journal import Journal, JournalFull, Letter
-from infoscreen_reboot.agent.ledger import Ledger
-from infoscreen_reboot.agent.lifecycle import Accepted, Due, Failed, Record, State
-from infoscreen_reboot.agent.outbox import Outbox
+from infoscreen_reboot.client.agent import store as journals
+from infoscreen_reboot.client.agent.ledger import Ledger
+from infoscreen_reboot.client.agent.lifecycle import Accepted, Due, Failed, Record, State
+from infoscreen_reboot.client.agent.outbox import Outbox
+from infoscreen_reboot.client.agent.store import Journal, JournalFull, Letter
 from infoscreen_reboot.contract import ack
 from infoscreen_reboot.contract.ack import ErrorCode
 from infoscreen_reboot.contract.command import Action
-from infoscreen_reboot.mqtt import Message
+from infoscreen_reboot.mqtt.messages import Message
 from tests import world as w
 from tests.world import COMMAND_ID, OTHER_ID, TOPICS, World
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from infoscreen_reboot.agent import checks
-from infoscreen_reboot.agent.checks import PostBootChecks
-from infoscreen_reboot.agent.lifecycle import ChecksPassed, Failed
+from infoscreen_reboot.client.agent import post_boot
+from infoscreen_reboot.client.agent.lifecycle import ChecksPassed, Failed
+from infoscreen_reboot.client.agent.post_boot import PostBootChecks
 from infoscreen_reboot.contract.ack import ErrorCode
 from infoscreen_reboot.contract.command import Action
 from tests import world as w
@@ -50,8 +50,8 @@ class FakeHost:
 
 @pytest.fixture(autouse=True)
 def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(checks, "POST_BOOT_DIRECTORY", tmp_path)
-    monkeypatch.setattr(checks, "_POLL_S", 0.01)
+    monkeypatch.setattr(post_boot, "POST_BOOT_DIRECTORY", tmp_path)
+    monkeypatch.setattr(post_boot, "_POLL_S", 0.01)
     return tmp_path
 
 
@@ -100,7 +100,7 @@ def test_a_command_is_not_run_before_the_units_are_active(programs: Path) -> Non
 
 
 def test_a_command_that_hangs_is_ended_with_its_children(programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checks, "_LAST_LOOK_S", 0.3)
+    monkeypatch.setattr(post_boot, "_LAST_LOOK_S", 0.3)
     name = program(programs, 'sleep 1000 & echo $! > "$0.child"; wait')
     assert "did not end within" in words(verdict(FakeHost(), command=name))
     with contextlib.suppress(ProcessLookupError):
@@ -129,7 +129,7 @@ def test_after_the_deadline_there_is_still_one_look() -> None:
 
 
 def test_a_unit_must_have_been_active_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checks, "_STEADY_S", 0.5)
+    monkeypatch.setattr(post_boot, "_STEADY_S", 0.5)
     host = FakeHost(a="active")
     host.active_since = time.monotonic()
     assert verdict(host, ("a.service",), timeout_s=30) == ChecksPassed()
@@ -137,14 +137,14 @@ def test_a_unit_must_have_been_active_for_a_while(monkeypatch: pytest.MonkeyPatc
 
 
 def test_what_came_in_time_may_show_after_the_deadline_that_it_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checks, "_STEADY_S", 0.5)
+    monkeypatch.setattr(post_boot, "_STEADY_S", 0.5)
     host = FakeHost(a="active")
     host.active_since = time.monotonic()
     assert verdict(host, ("a.service",), timeout_s=0.1) == ChecksPassed()
 
 
 def test_a_unit_that_comes_and_goes_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checks, "_STEADY_S", 0.2)
+    monkeypatch.setattr(post_boot, "_STEADY_S", 0.2)
 
     class Flapping(FakeHost):
         async def active_for_s(self, name: str) -> float:

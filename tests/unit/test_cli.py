@@ -6,7 +6,7 @@ import argparse
 import re
 from pathlib import Path
 
-from infoscreen_reboot.agent import cli
+from infoscreen_reboot.client import cli
 
 TREE = Path(__file__).parents[2]
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from infoscreen_reboot.agent import config
-from infoscreen_reboot.agent.config import ConfigError, Settings
+from infoscreen_reboot.client import config
+from infoscreen_reboot.client.config import ConfigError, Settings
 from infoscreen_reboot.contract.command import Action
 from infoscreen_reboot.contract.telemetry import Executor
 from tests.world import CLIENT

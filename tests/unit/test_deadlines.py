@@ -4,10 +4,11 @@ import ast
 import re
 from pathlib import Path
 
-from infoscreen_reboot.agent import config, host
-from infoscreen_reboot.agent.agent import DELIVERY_S, FAREWELL_S, LAST_WORDS_S
-from infoscreen_reboot.agent.bus import CONNECT_TIMEOUT_S
-from infoscreen_reboot.agent.ports import HELPER_S
+from infoscreen_reboot.client import config
+from infoscreen_reboot.client.agent import host
+from infoscreen_reboot.client.agent.agent import DELIVERY_S, FAREWELL_S, LAST_WORDS_S
+from infoscreen_reboot.client.agent.bus import CONNECT_TIMEOUT_S
+from infoscreen_reboot.client.agent.ports import HELPER_S
 
 ROOT = Path(__file__).parents[2]
 HELPER = ROOT / "helper/infoscreen_reboot_helper.py"

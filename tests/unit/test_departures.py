@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from infoscreen_reboot.agent.agent import FAREWELL_S, LAST_WORDS_S
-from infoscreen_reboot.agent.boots import Boot
-from infoscreen_reboot.agent.journal import Journal
-from infoscreen_reboot.agent.ports import HELPER_S, Refusal
+from infoscreen_reboot.client.agent.agent import FAREWELL_S, LAST_WORDS_S
+from infoscreen_reboot.client.agent.boot_report import Boot
+from infoscreen_reboot.client.agent.ports import HELPER_S, Refusal
+from infoscreen_reboot.client.agent.store import Journal
 from infoscreen_reboot.contract.ack import ErrorCode
 from infoscreen_reboot.contract.command import Action
 from infoscreen_reboot.contract.telemetry import Cause

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from infoscreen_reboot.agent import firmware, tuning
-from infoscreen_reboot.agent.doctor import (
+from infoscreen_reboot.client.doctor import firmware, tuning
+from infoscreen_reboot.client.doctor.finding import Finding, Verdict, ok, problem
+from infoscreen_reboot.client.doctor.firmware import RaspberryPi
+from infoscreen_reboot.client.doctor.judgement import (
     Account,
     Consent,
     Facts,
@@ -20,9 +22,7 @@ from infoscreen_reboot.agent.doctor import (
     Watchdog,
     diagnose,
 )
-from infoscreen_reboot.agent.finding import Finding, Verdict, ok, problem
-from infoscreen_reboot.agent.firmware import RaspberryPi
-from infoscreen_reboot.agent.tuning import Assignment, Setting
+from infoscreen_reboot.client.doctor.tuning import Assignment, Setting
 
 STOP = Assignment("Manager", "DefaultTimeoutStopSec", "15s")
 OUR_FILE = f"/usr/lib/systemd/system.conf.d/{tuning.OUR_FILE}"

@@ -120,7 +120,7 @@ def test_an_agent_has_in_memory_from_its_start_on_what_a_refusal_needs() -> None
     """In the middle of a dist-upgrade nothing more can be imported."""
     program = """
 import sys
-from infoscreen_reboot.agent import app
+from infoscreen_reboot.client.agent import app
 from infoscreen_reboot.contract import command, wire
 loaded = set(sys.modules)
 assert "jsonschema" in loaded

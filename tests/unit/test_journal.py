@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from infoscreen_reboot.agent import journal as module
-from infoscreen_reboot.agent.boots import Boot
-from infoscreen_reboot.agent.journal import Journal, JournalBusy, JournalError, JournalUnusable, Letter
-from infoscreen_reboot.agent.lifecycle import Record, State
+from infoscreen_reboot.client.agent import store as module
+from infoscreen_reboot.client.agent.boot_report import Boot
+from infoscreen_reboot.client.agent.lifecycle import Record, State
+from infoscreen_reboot.client.agent.store import Journal, JournalBusy, JournalError, JournalUnusable, Letter
 from infoscreen_reboot.contract.command import Action
 from infoscreen_reboot.contract.telemetry import Cause
 

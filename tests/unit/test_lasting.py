@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from infoscreen_reboot.agent import config, lasting
-from infoscreen_reboot.agent.config import ConfigError
-from infoscreen_reboot.agent.lasting import Mount, fault, find_mount, is_given
+from infoscreen_reboot.client import config, lasting
+from infoscreen_reboot.client.config import ConfigError
+from infoscreen_reboot.client.lasting import Mount, fault, find_mount, is_given
 from tests.world import CLIENT
 
 # /proc/self/mountinfo of a Raspberry Pi whose root raspi-config made read-only (overlayroot), and more.

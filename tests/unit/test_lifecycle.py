@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from infoscreen_reboot.agent.lifecycle import (
+from infoscreen_reboot.client.agent.lifecycle import (
     TABLE,
     Accepted,
     ChecksPassed,

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from infoscreen_reboot.agent import log
+from infoscreen_reboot.client import log
 from systemd import journal
 
 

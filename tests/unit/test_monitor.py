@@ -8,17 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from infoscreen_reboot.agent import boots, disk
-from infoscreen_reboot.agent.boots import Boot
-from infoscreen_reboot.agent.health import About, Facts, LockoutAge, health, should_ask_helper
-from infoscreen_reboot.agent.journal import Journal
-from infoscreen_reboot.agent.lifecycle import Record, State
-from infoscreen_reboot.agent.monitor import open_boot, recall_statistics
+from infoscreen_reboot.client import disk
+from infoscreen_reboot.client.agent import boot_report
+from infoscreen_reboot.client.agent.boot_report import Boot
+from infoscreen_reboot.client.agent.health import About, Facts, LockoutAge, health, should_ask_helper
+from infoscreen_reboot.client.agent.lifecycle import Record, State
+from infoscreen_reboot.client.agent.monitor import open_boot, recall_statistics
+from infoscreen_reboot.client.agent.store import Journal
 from infoscreen_reboot.contract import ack, telemetry
 from infoscreen_reboot.contract.ack import Ack, AckStatus
 from infoscreen_reboot.contract.command import Action
 from infoscreen_reboot.contract.telemetry import BrokerConnection, Cause, Executor, LastCommand, Lockout, StateDirectory
-from infoscreen_reboot.mqtt import Statistics
+from infoscreen_reboot.mqtt.session import Statistics
 from tests.world import BOOTS, CLIENT, COMMAND_ID, OTHER_ID, START
 
 SEEN = "2026-04-03T12:48:11.204Z"
@@ -40,18 +41,18 @@ def a_boot(shutdown_began: bool) -> Boot:
     ],
 )
 def test_the_cause_is_what_was_written_down(began: bool, executed: str | None, was_down: bool, cause: Cause) -> None:
-    boot = boots.follow(a_boot(began), BOOTS[1], START, executed, was_down)
+    boot = boot_report.follow(a_boot(began), BOOTS[1], START, executed, was_down)
     assert (boot.cause, boot.clean_shutdown, boot.previous_boot_id) == (cause, began, BOOTS[0])
     assert boot.command_id == (COMMAND_ID if cause is Cause.COMMAND else None)
-    report = boots.report(boot, CLIENT, START, START)
+    report = boot_report.report(boot, CLIENT, START, START)
     assert report.previous_boot_last_seen_at == datetime.fromisoformat(SEEN)
     assert telemetry.encode_boot_report(report)
 
 
 def test_of_a_first_boot_nothing_is_known() -> None:
-    boot = boots.follow(None, BOOTS[0], START, None, False)
+    boot = boot_report.follow(None, BOOTS[0], START, None, False)
     assert (boot.cause, boot.clean_shutdown, boot.previous_boot_id) == (Cause.UNKNOWN, False, None)
-    assert telemetry.encode_boot_report(boots.report(boot, CLIENT, START, START))
+    assert telemetry.encode_boot_report(boot_report.report(boot, CLIENT, START, START))
 
 
 class FixedClock:

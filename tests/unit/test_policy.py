@@ -5,8 +5,8 @@ from datetime import timedelta
 
 import pytest
 
-from infoscreen_reboot.agent.lifecycle import Failed
-from infoscreen_reboot.agent.policy import ALLOWED_SKEW, Facts, Hold, Yes, decide
+from infoscreen_reboot.client.agent.lifecycle import Failed
+from infoscreen_reboot.client.agent.policy import ALLOWED_SKEW, Facts, Hold, Yes, decide
 from infoscreen_reboot.contract.ack import ErrorCode
 from infoscreen_reboot.contract.command import Action
 from tests.world import CLIENT, OTHER_ID, START, a_command

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from infoscreen_reboot.agent import disk, recovery
-from infoscreen_reboot.agent.journal import Journal, JournalBusy, Letter
-from infoscreen_reboot.agent.lifecycle import Record, State
-from infoscreen_reboot.agent.monitor import recall_statistics
-from infoscreen_reboot.mqtt import Statistics
+from infoscreen_reboot.client import disk
+from infoscreen_reboot.client.agent import recovery
+from infoscreen_reboot.client.agent.lifecycle import Record, State
+from infoscreen_reboot.client.agent.monitor import recall_statistics
+from infoscreen_reboot.client.agent.store import Journal, JournalBusy, Letter
+from infoscreen_reboot.mqtt.session import Statistics
 from tests import world as w
 from tests.world import World
 

@@ -11,12 +11,12 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
-from infoscreen_reboot.agent import config
-from infoscreen_reboot.agent.config import ConfigError
+from infoscreen_reboot.client import config
+from infoscreen_reboot.client.config import ConfigError
 from infoscreen_reboot.contract import signature
 from infoscreen_reboot.contract.signature import Signature, SignatureError
 from infoscreen_reboot.contract.topics import Topics
-from infoscreen_reboot.mqtt import Delivery
+from infoscreen_reboot.mqtt.messages import Delivery
 from infoscreen_reboot.signing import KeyRing, Signer
 from tests.world import CLIENT, COMMAND_ID, OTHER_ID, START, TOPICS, World, payload, run
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from infoscreen_reboot.agent.journal import Journal
+from infoscreen_reboot.client.agent.store import Journal
 from tests import world as w
 from tests.world import World
 

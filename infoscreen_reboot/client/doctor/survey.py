@@ -11,8 +11,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from infoscreen_reboot.agent import boot, disk, lasting, tuning
-from infoscreen_reboot.agent.doctor import (
+from infoscreen_reboot.client import disk, kernel, lasting
+from infoscreen_reboot.client.doctor import tuning
+from infoscreen_reboot.client.doctor.finding import Finding, Verdict
+from infoscreen_reboot.client.doctor.firmware import RaspberryPi
+from infoscreen_reboot.client.doctor.judgement import (
     LOSSES_COUNT_FOR_MIN,
     TIME_DAEMONS,
     Account,
@@ -24,10 +27,8 @@ from infoscreen_reboot.agent.doctor import (
     Room,
     Watchdog,
 )
-from infoscreen_reboot.agent.finding import Finding, Verdict
-from infoscreen_reboot.agent.firmware import RaspberryPi
-from infoscreen_reboot.agent.tuning import Setting
-from infoscreen_reboot.broker import CLOSED, TAKEN_OVER
+from infoscreen_reboot.client.doctor.tuning import Setting
+from infoscreen_reboot.mqtt.messages import CLOSED, TAKEN_OVER
 
 UNIT = "infoscreen-simclient.service"
 _PROGRAM = "/usr/libexec/infoscreen-reboot/infoscreen-simclient"
@@ -53,8 +54,8 @@ def gather() -> Facts:
         reboot=_preview("reboot_host"),
         shutdown=_preview("shutdown_host"),
         consent=_consent(int(unit["MainPID"])),
-        clock_is_synchronised=boot.timesyncd_says_synchronised() or _timedated_says_synchronised(),
-        clock_took_s=boot.clock_took_s(),
+        clock_is_synchronised=kernel.timesyncd_says_synchronised() or _timedated_says_synchronised(),
+        clock_took_s=kernel.clock_took_s(),
         time_daemons=[name for name in TIME_DAEMONS if show(name, "ActiveState")["ActiveState"] == "active"],
         bus=show("dbus.service", "Id")["Id"].removesuffix(".service"),
         account=_account(),
@@ -196,7 +197,7 @@ def _watchdog() -> Watchdog:
     device = "/dev/watchdog0" if Path("/dev/watchdog0").exists() else ""
     told = show("", "RuntimeWatchdogUSec", "WatchdogLastPingTimestampMonotonic")
     is_fed = told["WatchdogLastPingTimestampMonotonic"] not in ("", "0")
-    return Watchdog(device, boot.watchdog_is_software(), is_fed, told["RuntimeWatchdogUSec"])
+    return Watchdog(device, kernel.watchdog_is_software(), is_fed, told["RuntimeWatchdogUSec"])
 
 
 def _disk_timeouts_s() -> dict[str, int]:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from infoscreen_reboot.agent.lifecycle import Failed
+from infoscreen_reboot.client.agent.lifecycle import Failed
 from infoscreen_reboot.contract import wire
 from infoscreen_reboot.contract.ack import ErrorCode
 from infoscreen_reboot.contract.command import Action, Command

@@ -10,18 +10,20 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from infoscreen_reboot import __version__
-from infoscreen_reboot.agent import boots, disk
-from infoscreen_reboot.agent.alerts import AGENT_UNIT, Alerts
-from infoscreen_reboot.agent.config import Settings
-from infoscreen_reboot.agent.health import About, Facts, LockoutAge, health, should_ask_helper
-from infoscreen_reboot.agent.host import SystemHost
-from infoscreen_reboot.agent.journal import Journal, JournalError, JournalUnusable, Letter
-from infoscreen_reboot.agent.outbox import Outbox
-from infoscreen_reboot.agent.ports import Clock
+from infoscreen_reboot.client import disk
+from infoscreen_reboot.client.agent import boot_report
+from infoscreen_reboot.client.agent.health import About, Facts, LockoutAge, health, should_ask_helper
+from infoscreen_reboot.client.agent.host import SystemHost
+from infoscreen_reboot.client.agent.outbox import Outbox
+from infoscreen_reboot.client.agent.ports import Clock
+from infoscreen_reboot.client.agent.store import Journal, JournalError, JournalUnusable, Letter
+from infoscreen_reboot.client.alerts import AGENT_UNIT, Alerts
+from infoscreen_reboot.client.config import Settings
 from infoscreen_reboot.contract import telemetry, wire
 from infoscreen_reboot.contract.telemetry import BrokerConnection, Executor, FailureAlert, Lockout, StateDirectory
 from infoscreen_reboot.contract.topics import Topics
-from infoscreen_reboot.mqtt import Message, NotDelivered, Session, Statistics
+from infoscreen_reboot.mqtt.messages import Message, NotDelivered
+from infoscreen_reboot.mqtt.session import Session, Statistics
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +60,7 @@ def open_boot(journal: Journal, clock: Clock, not_running_in: Path) -> None:
     if last is None or last.boot_id != clock.boot_id():
         executed = journal.executed_in(last.boot_id) if last else None
         was_down = last is not None and _was_not_running(not_running_in, last.boot_id)
-        journal.open_boot(boots.follow(last, clock.boot_id(), clock.now(), executed, was_down))
+        journal.open_boot(boot_report.follow(last, clock.boot_id(), clock.now(), executed, was_down))
     if not journal.is_in_memory:
         _remove(not_running_in)
 
@@ -160,7 +162,7 @@ class Monitor:
                         await asyncio.sleep(_CLOCK_POLL_S)
         uptime = timedelta(seconds=await self._host.uptime_s())
         now = self._clock.now()
-        report = telemetry.encode_boot_report(boots.report(boot, self._settings.client_uuid, now - uptime, now))
+        report = telemetry.encode_boot_report(boot_report.report(boot, self._settings.client_uuid, now - uptime, now))
         while not self._owes(boot.boot_id, Letter(self._topics.boot, report, retain=True)):
             await asyncio.sleep(INTERVAL_S)
         self._outbox.nudge()

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from infoscreen_reboot.agent import boot, lasting
+from infoscreen_reboot.client import kernel, lasting
 from infoscreen_reboot.contract import wire
 from infoscreen_reboot.contract.command import Action
 from infoscreen_reboot.contract.telemetry import Executor
-from infoscreen_reboot.mqtt import BrokerSettings, TlsSettings, tls_context
+from infoscreen_reboot.mqtt.messages import BrokerSettings
+from infoscreen_reboot.mqtt.tls import TlsSettings, tls_context
 
 # LSB's code for "program is not configured": by it the units know that they were skipped and have not failed.
 EX_NOT_CONFIGURED = 6
@@ -254,7 +255,7 @@ class _Reader:
                 text = Path(path).read_text("utf-8").strip()
             elif text is None:
                 name = str(_MACHINE_ID)
-                text = boot.client_uuid_of_machine(_MACHINE_ID.read_text("ascii").strip())
+                text = kernel.client_uuid_of_machine(_MACHINE_ID.read_text("ascii").strip())
                 if why := lasting.machine_id_fault(_MACHINE_ID):
                     self.problems.append(f"{name}: {why}; set CLIENT_UUID, or this client has another name each time")
         except (OSError, ValueError) as error:

@@ -5,8 +5,8 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
-from infoscreen_reboot.agent import disk
-from infoscreen_reboot.agent.journal import (
+from infoscreen_reboot.client import disk
+from infoscreen_reboot.client.agent.store import (
     KEPT_RECORDS,
     OWED_BOUND,
     Journal,

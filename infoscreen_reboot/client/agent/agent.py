@@ -10,21 +10,21 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 
-from infoscreen_reboot.agent import policy
-from infoscreen_reboot.agent.checks import PostBootChecks
-from infoscreen_reboot.agent.config import Settings
-from infoscreen_reboot.agent.journal import Journal, JournalError, JournalUnusable
-from infoscreen_reboot.agent.ledger import Ledger, log_field
-from infoscreen_reboot.agent.lifecycle import Accepted, Due, Failed, GoingDown, Held, Mocked, Record, State, Woke
-from infoscreen_reboot.agent.outbox import Outbox
-from infoscreen_reboot.agent.ports import HELPER_S, Clock, Departure, Host, NoReply, Post, Refusal, Signatures
+from infoscreen_reboot.client.agent import policy
+from infoscreen_reboot.client.agent.ledger import Ledger, log_field
+from infoscreen_reboot.client.agent.lifecycle import Accepted, Due, Failed, GoingDown, Held, Mocked, Record, State, Woke
+from infoscreen_reboot.client.agent.outbox import Outbox
+from infoscreen_reboot.client.agent.ports import HELPER_S, Clock, Departure, Host, NoReply, Post, Refusal, Signatures
+from infoscreen_reboot.client.agent.post_boot import PostBootChecks
+from infoscreen_reboot.client.agent.store import Journal, JournalError, JournalUnusable
+from infoscreen_reboot.client.config import Settings
 from infoscreen_reboot.contract import command, wire
 from infoscreen_reboot.contract.ack import ErrorCode
 from infoscreen_reboot.contract.command import Action, Command
 from infoscreen_reboot.contract.telemetry import Executor, PresenceReason
 from infoscreen_reboot.contract.topics import Topics
 from infoscreen_reboot.contract.wire import ContractError
-from infoscreen_reboot.mqtt import Delivery, Message, Redeliver
+from infoscreen_reboot.mqtt.messages import Delivery, Message, Redeliver
 
 log = logging.getLogger(__name__)
 

@@ -6,9 +6,9 @@ import logging
 import os
 import signal
 
-from infoscreen_reboot.agent.config import POST_BOOT_DIRECTORY, Settings
-from infoscreen_reboot.agent.lifecycle import ChecksPassed, Failed
-from infoscreen_reboot.agent.ports import Host
+from infoscreen_reboot.client.agent.lifecycle import ChecksPassed, Failed
+from infoscreen_reboot.client.agent.ports import Host
+from infoscreen_reboot.client.config import POST_BOOT_DIRECTORY, Settings
 from infoscreen_reboot.contract.ack import ErrorCode
 
 log = logging.getLogger(__name__)

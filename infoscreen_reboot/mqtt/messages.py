@@ -5,8 +5,8 @@ from __future__ import annotations
 import ssl
 from dataclasses import dataclass, field
 
-from infoscreen_reboot import paho_client
-from infoscreen_reboot.tls import TlsSettings, tls_trouble
+from infoscreen_reboot.mqtt import paho_client
+from infoscreen_reboot.mqtt.tls import TlsSettings, tls_trouble
 
 TOO_NEW = (1, 132)
 # By CONNACK code of MQTT 3.1.1 (paho 1.6) and by the reason code which paho 2 and MQTT 5 have for it.

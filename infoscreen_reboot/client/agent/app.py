@@ -10,20 +10,22 @@ import uuid
 from datetime import UTC, datetime
 from pathlib import Path
 
+import infoscreen_reboot.client.doctor.probe
 from infoscreen_reboot import __version__
-from infoscreen_reboot.agent import boot, config, disk, lasting, log, recovery
-from infoscreen_reboot.agent.agent import Agent
-from infoscreen_reboot.agent.alerts import Alerts
-from infoscreen_reboot.agent.host import SystemHost
-from infoscreen_reboot.agent.journal import Journal, JournalError, JournalFull, JournalUnusable
-from infoscreen_reboot.agent.monitor import Monitor, open_boot, recall_statistics
-from infoscreen_reboot.agent.outbox import Outbox
-from infoscreen_reboot.agent.ports import Signatures
-from infoscreen_reboot.agent.presence import StatusWriter
+from infoscreen_reboot.client import config, disk, kernel, lasting, log
+from infoscreen_reboot.client.agent import recovery
+from infoscreen_reboot.client.agent.agent import Agent
+from infoscreen_reboot.client.agent.host import SystemHost
+from infoscreen_reboot.client.agent.monitor import Monitor, open_boot, recall_statistics
+from infoscreen_reboot.client.agent.outbox import Outbox
+from infoscreen_reboot.client.agent.ports import Signatures
+from infoscreen_reboot.client.agent.presence import StatusWriter
+from infoscreen_reboot.client.agent.store import Journal, JournalError, JournalFull, JournalUnusable
+from infoscreen_reboot.client.alerts import Alerts
 from infoscreen_reboot.contract import wire
 from infoscreen_reboot.contract.telemetry import Executor
 from infoscreen_reboot.contract.topics import Topics
-from infoscreen_reboot.mqtt import Session
+from infoscreen_reboot.mqtt.session import Session
 from systemd.daemon import notify
 
 EX_CONFIG = 78  # sysexits.h; the unit does not restart after it
@@ -49,7 +51,7 @@ class SystemClock:
         return self._boot_id
 
     def boot_clock_s(self) -> float:
-        return boot.boot_clock_s()
+        return kernel.boot_clock_s()
 
     def now(self) -> datetime:
         return datetime.now(UTC)
@@ -230,14 +232,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--probe", action="store_true", help=argparse.SUPPRESS)  # for `infoscreen-reboot doctor`
     # PID 1 knows it better (%b): a service's own /proc may be one that its sandbox has made, and in a container of
     # systemd 252 that one shows the boot id of the machine underneath.
-    parser.add_argument("--boot-id", type=uuid.UUID, default=boot.boot_id(), help="default: what /proc says")
+    parser.add_argument("--boot-id", type=uuid.UUID, default=kernel.boot_id(), help="default: what /proc says")
     arguments = parser.parse_args(argv)
     if arguments.check_config:
         return _check_config()
     if arguments.probe:
-        from infoscreen_reboot.agent import probe  # not what the agent's own start should wait for
-
-        return probe.main(os.environ)
+        return infoscreen_reboot.client.doctor.probe.main(os.environ)
     return _serve(SystemClock(str(arguments.boot_id)))
 
 

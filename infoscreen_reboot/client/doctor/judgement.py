@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from infoscreen_reboot.agent import firmware, tuning
-from infoscreen_reboot.agent.finding import Finding, Verdict, ok, problem, warning
-from infoscreen_reboot.agent.firmware import RaspberryPi
-from infoscreen_reboot.agent.tuning import Setting
+from infoscreen_reboot.client.doctor import firmware, tuning
+from infoscreen_reboot.client.doctor.finding import Finding, Verdict, ok, problem, warning
+from infoscreen_reboot.client.doctor.firmware import RaspberryPi
+from infoscreen_reboot.client.doctor.tuning import Setting
 
 AGENT, HELPER = "infoscreen-simclient", "infoscreen-reboot-helper"
 # The agent's own, each resting on those before; it goes as far as it can.

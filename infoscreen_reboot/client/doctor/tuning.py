@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from infoscreen_reboot.agent.finding import Finding, ok, warning
+from infoscreen_reboot.client.doctor.finding import Finding, ok, warning
 
 CHECK = "tuning"
 OUR_FILE = "90-infoscreen-reboot.conf"

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from infoscreen_reboot.agent.lifecycle import Record, State
+from infoscreen_reboot.client.agent.lifecycle import Record, State
 from infoscreen_reboot.contract import ack
 from infoscreen_reboot.contract.command import Action
 from infoscreen_reboot.contract.telemetry import (

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from infoscreen_reboot.agent.finding import Finding, ok, warning
+from infoscreen_reboot.client.doctor.finding import Finding, ok, warning
 
 CHECK = "firmware"
 _CMDLINE = "/boot/firmware/cmdline.txt"

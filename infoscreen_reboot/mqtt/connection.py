@@ -10,8 +10,8 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from infoscreen_reboot import paho_client
-from infoscreen_reboot.broker import (
+from infoscreen_reboot.mqtt import paho_client
+from infoscreen_reboot.mqtt.messages import (
     CLOSED,
     FAREWELLS,
     LEFT,
@@ -26,8 +26,8 @@ from infoscreen_reboot.broker import (
     Redeliver,
     words,
 )
-from infoscreen_reboot.paho_client import PahoClient, Protocol
-from infoscreen_reboot.tls import tls_context
+from infoscreen_reboot.mqtt.paho_client import PahoClient, Protocol
+from infoscreen_reboot.mqtt.tls import tls_context
 
 log = logging.getLogger(__name__)
 

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
-from infoscreen_reboot.agent import boot
-from infoscreen_reboot.agent.bus import BUS, CONNECT_TIMEOUT_S, LOST, Bus, ErrorReply, Signal, address
-from infoscreen_reboot.agent.ports import HELPER_S, Departure, NoReply, Refusal
+from infoscreen_reboot.client import kernel
+from infoscreen_reboot.client.agent.bus import BUS, CONNECT_TIMEOUT_S, LOST, Bus, ErrorReply, Signal, address
+from infoscreen_reboot.client.agent.ports import HELPER_S, Departure, NoReply, Refusal
 from infoscreen_reboot.contract.ack import ErrorCode
 from infoscreen_reboot.contract.command import Action
 from infoscreen_reboot.contract.telemetry import Lockout
@@ -233,7 +233,7 @@ class SystemHost:
 
     async def clock_is_synchronised(self) -> bool:
         """timesyncd's mark, else timedated's word, which is the kernel's own whichever NTP daemon keeps the clock."""
-        if boot.timesyncd_says_synchronised():
+        if kernel.timesyncd_says_synchronised():
             return True
         return bool(await self._property(_TIMEDATED, "/org/freedesktop/timedate1", _TIMEDATED, "NTPSynchronized"))
 
@@ -249,7 +249,7 @@ class SystemHost:
         if self._started_s is None:
             started_us = await self._of_systemd("UserspaceTimestampMonotonic")
             if started_us is None:
-                return boot.boot_clock_s()
+                return kernel.boot_clock_s()
             self._started_s = started_us / 1e6
         return time.monotonic() - self._started_s
 
@@ -279,7 +279,7 @@ class SystemHost:
 
     async def watchdog_is_armed(self) -> bool:
         """Whether PID 1 has fed a hardware watchdog within the time after which that would reset the host."""
-        if boot.watchdog_is_software():
+        if kernel.watchdog_is_software():
             return False
         timeout_us = await self._of_systemd("RuntimeWatchdogUSec")
         fed_at_us = await self._of_systemd("WatchdogLastPingTimestampMonotonic")

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from infoscreen_reboot.contract.ack import ErrorCode
 from infoscreen_reboot.contract.command import Action
-from infoscreen_reboot.mqtt import Delivery, Message
+from infoscreen_reboot.mqtt.messages import Delivery, Message
 
 # How long a request may be under way: 10 s until there is a bus, 25 s until that has started the helper, four questions
 # of the helper's own for each of which it waits 10 s, and a margin. Nothing that it does comes later.

@@ -4,9 +4,9 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from infoscreen_reboot.agent.journal import Journal, Letter
-from infoscreen_reboot.agent.lifecycle import Event, Failed, Record, State, step
-from infoscreen_reboot.agent.ports import Clock
+from infoscreen_reboot.client.agent.lifecycle import Event, Failed, Record, State, step
+from infoscreen_reboot.client.agent.ports import Clock
+from infoscreen_reboot.client.agent.store import Journal, Letter
 from infoscreen_reboot.contract import ack
 from infoscreen_reboot.contract.ack import Ack, ErrorCode
 from infoscreen_reboot.contract.topics import Topics

@@ -12,14 +12,14 @@ import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 
-from infoscreen_reboot.agent import config, lasting
-from infoscreen_reboot.agent.config import Settings
-from infoscreen_reboot.agent.finding import Finding, ok, problem, warning
-from infoscreen_reboot.broker import REFUSALS, BrokerSettings
+from infoscreen_reboot.client import config, lasting
+from infoscreen_reboot.client.config import Settings
+from infoscreen_reboot.client.doctor.finding import Finding, ok, problem, warning
 from infoscreen_reboot.contract.command import Action
 from infoscreen_reboot.contract.telemetry import Executor
 from infoscreen_reboot.contract.topics import Topics
-from infoscreen_reboot.tls import tls_context, tls_trouble
+from infoscreen_reboot.mqtt.messages import REFUSALS, BrokerSettings
+from infoscreen_reboot.mqtt.tls import tls_context, tls_trouble
 
 _PATIENCE_S = 5.0
 _CLOSED = "the broker closed the connection without an answer; is TLS expected on this port?"

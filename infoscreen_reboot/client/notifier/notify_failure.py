@@ -15,13 +15,13 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from infoscreen_reboot.agent import boot, config, log
-from infoscreen_reboot.agent.alerts import Alert, Alerts
-from infoscreen_reboot.broker import BrokerSettings, Message, NotDelivered
-from infoscreen_reboot.connection import Connection
+from infoscreen_reboot.client import config, kernel, log
+from infoscreen_reboot.client.alerts import Alert, Alerts
 from infoscreen_reboot.contract.telemetry import MAX_LOG_LINES, FailureAlert, encode_failure_alert
 from infoscreen_reboot.contract.topics import Topics
-from infoscreen_reboot.mqtt import PATIENCE, back_off_s
+from infoscreen_reboot.mqtt.connection import Connection
+from infoscreen_reboot.mqtt.messages import BrokerSettings, Message, NotDelivered
+from infoscreen_reboot.mqtt.session import PATIENCE, back_off_s
 from systemd.daemon import notify
 
 # A unit that is restarted again and again is up, or down, for a moment now and then.
@@ -223,7 +223,7 @@ async def send(broker: BrokerSettings, client_id: str, message: Message) -> None
 def main(argv: list[str] | None = None) -> int:
     """The notifier as systemd starts it; returns the exit code."""
     parser = argparse.ArgumentParser(prog="infoscreen-notify-failure", description=__doc__)
-    parser.add_argument("--boot-id", type=uuid.UUID, default=boot.boot_id(), help="default: what /proc says")
+    parser.add_argument("--boot-id", type=uuid.UUID, default=kernel.boot_id(), help="default: what /proc says")
     parser.add_argument("unit", help="the full name of the unit that failed")
     arguments = parser.parse_args(argv)
     log.set_up("infoscreen-notify-failure")

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
 
-from infoscreen_reboot.agent import disk
-from infoscreen_reboot.agent.boots import Boot
-from infoscreen_reboot.agent.lifecycle import Record, State
+from infoscreen_reboot.client import disk
+from infoscreen_reboot.client.agent.boot_report import Boot
+from infoscreen_reboot.client.agent.lifecycle import Record, State
 from infoscreen_reboot.contract.command import Action
 from infoscreen_reboot.contract.telemetry import Cause
 

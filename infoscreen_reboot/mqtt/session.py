@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from infoscreen_reboot.broker import LEFT, BrokerSettings, Delivery, Message, NotDelivered, Redeliver
-from infoscreen_reboot.connection import Connection
-from infoscreen_reboot.paho_client import IN_FLIGHT
-from infoscreen_reboot.tls import TlsSettings, tls_context
+from infoscreen_reboot.mqtt.connection import Connection
+from infoscreen_reboot.mqtt.messages import LEFT, BrokerSettings, Delivery, Message, NotDelivered, Redeliver
+from infoscreen_reboot.mqtt.paho_client import IN_FLIGHT
+from infoscreen_reboot.mqtt.tls import TlsSettings, tls_context
 
 __all__ = [
     "IN_FLIGHT",

@@ -2,10 +2,11 @@
 
 import uuid
 
-from infoscreen_reboot.agent.ports import Clock
+from infoscreen_reboot.client.agent.ports import Clock
 from infoscreen_reboot.contract.telemetry import PresenceReason, Status, encode_status
 from infoscreen_reboot.contract.topics import Topics
-from infoscreen_reboot.mqtt import Message, Presence
+from infoscreen_reboot.mqtt.messages import Message
+from infoscreen_reboot.mqtt.session import Presence
 
 
 class StatusWriter:

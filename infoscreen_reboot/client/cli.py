@@ -10,12 +10,13 @@ from dataclasses import asdict
 from pathlib import Path
 
 from infoscreen_reboot import __version__
-from infoscreen_reboot.agent import boot, doctor, survey
-from infoscreen_reboot.agent.app import JOURNAL_NAME
-from infoscreen_reboot.agent.boots import Boot
-from infoscreen_reboot.agent.finding import Finding, Verdict
-from infoscreen_reboot.agent.journal import Journal, JournalError
-from infoscreen_reboot.agent.lifecycle import Record
+from infoscreen_reboot.client import kernel
+from infoscreen_reboot.client.agent.app import JOURNAL_NAME
+from infoscreen_reboot.client.agent.boot_report import Boot
+from infoscreen_reboot.client.agent.lifecycle import Record
+from infoscreen_reboot.client.agent.store import Journal, JournalError
+from infoscreen_reboot.client.doctor import judgement, survey
+from infoscreen_reboot.client.doctor.finding import Finding, Verdict
 from infoscreen_reboot.contract import ack, wire
 from infoscreen_reboot.contract.command import MAX_BYTES
 
@@ -68,7 +69,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _status(as_json: bool) -> int:
     unit = survey.show(survey.UNIT, "ActiveState", "SubState", "Result", "StatusText")
-    report: dict[str, object] = {"unit": unit, "boot_id": boot.boot_id()}
+    report: dict[str, object] = {"unit": unit, "boot_id": kernel.boot_id()}
     lines = [f"{survey.UNIT}: {unit['ActiveState']} ({unit['SubState']})"]
     lines += [f"  {unit['StatusText']}"] if unit["StatusText"] else []
     try:
@@ -160,7 +161,7 @@ def _printable(text: str) -> str:
 
 
 def _doctor(as_json: bool) -> int:
-    findings = doctor.diagnose(survey.gather())
+    findings = judgement.diagnose(survey.gather())
     verdict = max((finding.verdict for finding in findings), key=list(Verdict).index)
     if as_json:
         print(json.dumps({"verdict": verdict, "findings": [asdict(finding) for finding in findings]}, indent=2))

@@ -6,9 +6,10 @@ import logging
 from collections import deque
 from collections.abc import Sequence
 
-from infoscreen_reboot.agent.journal import OWED_BOUND, Journal, JournalError, JournalUnusable, Letter
-from infoscreen_reboot.agent.ports import Post
-from infoscreen_reboot.mqtt import IN_FLIGHT, Message, NotDelivered
+from infoscreen_reboot.client.agent.ports import Post
+from infoscreen_reboot.client.agent.store import OWED_BOUND, Journal, JournalError, JournalUnusable, Letter
+from infoscreen_reboot.mqtt.messages import Message, NotDelivered
+from infoscreen_reboot.mqtt.paho_client import IN_FLIGHT
 
 log = logging.getLogger(__name__)
 

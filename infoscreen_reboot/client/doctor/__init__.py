@@ -1,0 +1,9 @@
+"""Would a remote reboot work on this host?
+
+judgement  what is wrong, and what to do about it             pure
+finding    one line of the report                             pure
+tuning     whether systemd goes by the package's values       pure
+firmware   what only the owner of a Raspberry Pi may set      pure
+survey     asks systemd, the bus, /proc and /sys
+probe      asks the broker, as the agent's user
+"""
