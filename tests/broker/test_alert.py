@@ -9,8 +9,8 @@ import pytest
 
 from infoscreen_reboot.client.notifier.notify_failure import send
 from infoscreen_reboot.mqtt.messages import BrokerSettings, Message, NotDelivered
-from tests.broker.client import plain
 from tests.broker.conftest import Broker, MakeBroker, Run
+from tests.broker.inbox import plain
 
 TOPIC = "screen/service_failed"
 ALERT = Message(TOPIC, b'{"unit":"player.service"}', retain=True)

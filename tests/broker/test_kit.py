@@ -24,8 +24,8 @@ from infoscreen_reboot.contract.telemetry import MAX_LOG_LINES, FailureAlert, en
 from infoscreen_reboot.contract.topics import Topics
 from infoscreen_reboot.mqtt.messages import Delivery, Message
 from infoscreen_reboot.mqtt.session import Presence, Session
-from tests.broker.client import trouble_of
 from tests.broker.conftest import PATIENCE_S, Run
+from tests.broker.inbox import trouble_of
 from tests.broker.kit import (
     ADMIN,
     CLIENT,

@@ -11,8 +11,8 @@ import pytest
 
 from infoscreen_reboot.mqtt.messages import BrokerSettings, Delivery, Message
 from infoscreen_reboot.mqtt.paho_client import MAX_PACKET_BYTES
-from tests.broker.client import COMMANDS, Client, at, plain
 from tests.broker.conftest import PATIENCE_S, Broker, Run
+from tests.broker.inbox import COMMANDS, Client, at, plain
 
 MQTT_5 = b"\x00\x04MQTT\x05"
 TOO_NEW = b"\x20\x02\x00\x01"  # MQTT 3.1.1, 3.2.2.3: unacceptable protocol version

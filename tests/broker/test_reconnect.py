@@ -12,8 +12,8 @@ import pytest
 
 from infoscreen_reboot.mqtt.messages import Delivery, Redeliver
 from infoscreen_reboot.mqtt.session import Statistics, back_off_s
-from tests.broker.client import COMMANDS, FAREWELL, STATUS, Client, child, plain, secure
 from tests.broker.conftest import AT_ONCE_S, PATIENCE_S, Authority, Broker, Run, Seen
+from tests.broker.inbox import COMMANDS, FAREWELL, STATUS, Client, child, plain, secure
 
 
 @pytest.mark.parametrize("forgetful", [False, True], ids=["remembers", "forgets"])

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from infoscreen_reboot.mqtt.tls import TlsSettings, tls_context
-from tests.broker.client import COMMANDS, Client, plain, secure, trouble_of
 from tests.broker.conftest import Authority, Broker, MakeBroker, Run, tls_listener
+from tests.broker.inbox import COMMANDS, Client, plain, secure, trouble_of
 
 
 def test_an_authority_made_as_mosquittos_manual_says_is_good_on_every_release(

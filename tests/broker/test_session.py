@@ -10,8 +10,8 @@ import time
 import pytest
 
 from infoscreen_reboot.mqtt.messages import Delivery, Message, NotDelivered, Redeliver
-from tests.broker.client import COMMANDS, Client, child, plain, secure
 from tests.broker.conftest import PATIENCE_S, Authority, Broker, Run
+from tests.broker.inbox import COMMANDS, Client, child, plain, secure
 
 
 def test_a_process_killed_while_it_stores_a_delivery_gets_it_again_and_one_that_stored_it_does_not(

@@ -21,8 +21,8 @@ from infoscreen_reboot.mqtt.connection import Connection
 from infoscreen_reboot.mqtt.messages import BrokerSettings, Delivery, Message, NotDelivered
 from infoscreen_reboot.mqtt.session import Statistics
 from infoscreen_reboot.mqtt.tls import TlsSettings
-from tests.broker.client import FAREWELL, Client, at, child, plain, trouble_of
 from tests.broker.conftest import AT_ONCE_S, PATIENCE_S, Authority, Broker, Run
+from tests.broker.inbox import FAREWELL, Client, at, child, plain, trouble_of
 
 
 @contextlib.contextmanager

@@ -11,8 +11,8 @@ import pytest
 
 from infoscreen_reboot.mqtt import session
 from infoscreen_reboot.mqtt.messages import Delivery, Message, NotDelivered, Redeliver
-from tests.broker.client import COMMANDS, FAREWELL, STATUS, Client, plain
 from tests.broker.conftest import Broker, MakeBroker, Run
+from tests.broker.inbox import COMMANDS, FAREWELL, STATUS, Client, plain
 from tests.played_broker import Immortal, PlayedBroker, PlayedConnection
 
 

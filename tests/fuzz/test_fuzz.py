@@ -17,9 +17,9 @@ from infoscreen_reboot.contract import command
 from infoscreen_reboot.contract.wire import ContractError
 from tests.bus.conftest import HELPER
 from tests.bus.fakes import Answer, Behaviour, Fail, Fake, Loop, PrivateBus, connect, disconnect
-from tests.fuzz import messages, payloads, stage
-from tests.fuzz.calls import Storm, reveals
-from tests.fuzz.outcome import Outcome
+from tools.fuzzing import arena, messages, payloads
+from tools.fuzzing.calls import Storm, reveals
+from tools.fuzzing.outcome import Outcome
 
 SEED = 20261124
 GOOD = Outcome("nothing", wanted=10, may_grow_mb=5, done=10, before_mb=30, after_mb=35)
@@ -33,12 +33,12 @@ def test_every_payload_is_a_command_or_a_refusal(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("as_agent", [False, True], ids=["stranger", "agent"])
 def test_no_call_does_the_helper_any_harm(tmp_path: Path, as_agent: bool) -> None:
-    outcome = stage.fuzz_helper(tmp_path, 3000, SEED, as_agent=as_agent)
+    outcome = arena.fuzz_helper(tmp_path, 3000, SEED, as_agent=as_agent)
     assert outcome.faults == [], outcome
 
 
 def test_no_call_does_the_agent_any_harm(tmp_path: Path) -> None:
-    assert stage.fuzz_agent(tmp_path, 1000, SEED).faults == []
+    assert arena.fuzz_agent(tmp_path, 1000, SEED).faults == []
 
 
 def test_no_message_does_the_agent_any_harm_and_the_next_right_command_is_executed(tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ def test_each_fault_is_told(change: dict[str, Any], fault: str) -> None:
 PLANTED = """
 import sys
 from infoscreen_reboot.contract import command
-from tests.fuzz import payloads
+from tools.fuzzing import payloads
 
 def read(payload):
     if b'"reason"' in payload and payload.startswith(b"{") and payload.endswith(b"}"):
@@ -139,18 +139,18 @@ def test_a_traceback_over_the_wire_is_seen(loop: Loop, bus: PrivateBus) -> None:
 
 
 def test_a_helper_that_is_gone_is_seen(tmp_path: Path) -> None:
-    with stage.stage(tmp_path) as at:
+    with arena.stage(tmp_path) as at:
         outcome = replace(GOOD, complaints=[])
         at.helper.kill()
-        stage.check_still_right(at, Storm(HELPER[0], SEED), outcome)
+        arena.check_still_right(at, Storm(HELPER[0], SEED), outcome)
         assert outcome.faults == ["1 crashes"]
 
 
 def test_an_execution_that_nobody_ordered_is_seen(tmp_path: Path) -> None:
-    with stage.stage(tmp_path) as at:
+    with arena.stage(tmp_path) as at:
         outcome, storm = replace(GOOD, complaints=[]), Storm(HELPER[0], SEED, may_order=True)
-        stage.check_still_right(at, storm, outcome)
+        arena.check_still_right(at, storm, outcome)
         assert outcome.executions == 0
         assert at.agent.ask("Reboot", "5d1f8b4b-7e85-44fb-8f38-3f5d5da5e2e4").error == ""
-        stage.check_still_right(at, storm, outcome)
+        arena.check_still_right(at, storm, outcome)
         assert outcome.executions == 2, "the one that nobody ordered, and the earlier right call, for this was another"

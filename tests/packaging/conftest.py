@@ -16,9 +16,9 @@ from tests.system.conftest import (
     pytest_runtest_setup,
     suite,
 )
-from tools.machine import Machine
-from tools.packaging import Bench
-from tools.roots import layers_of_testbed
+from tools.lab.debian import Bench
+from tools.lab.machine import Machine
+from tools.lab.roots import layers_of_testbed
 
 __all__ = ["bare", "deb", "pytest_addoption", "pytest_runtest_makereport", "pytest_runtest_setup", "suite"]
 

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.story import DONE
-from tools import lab
-from tools.machine import Machine
-from tools.patience import slow
+from tests.system.hands import DONE
+from tools.lab import tree
+from tools.lab.machine import Machine
+from tools.lab.patience import slow
 
-KIT = lab.TREE / "docs/examples/mosquitto"
+KIT = tree.TREE / "docs/examples/mosquitto"
 CLIENT = "9b8d1856-ff34-4864-a726-12de072d0f77"
 CONTROLLER = ["-h", "broker.example", "-p", "8883", "--cafile", "/root/kit/ca.crt", "-u", "infoscreen-controller"]
 CONTROLLER += ["-P", "infoscreen-controller-secret", "-q", "1"]
@@ -31,7 +31,7 @@ def commands(section: str) -> list[str]:
 
 def readme(section: str) -> list[str]:
     """The blocks of a section of the project's README."""
-    text = (lab.TREE / "README.md").read_text().partition(f"\n## {section}")[2].partition("\n## ")[0]
+    text = (tree.TREE / "README.md").read_text().partition(f"\n## {section}")[2].partition("\n## ")[0]
     return re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 

@@ -6,10 +6,10 @@ import re
 import shutil
 from pathlib import Path
 
-from tools import lab
-from tools.roots import layers_of_builder
+from tools.lab import tree
+from tools.lab.roots import layers_of_builder
 
-CONTROL = lab.TREE / "debian/control"
+CONTROL = tree.TREE / "debian/control"
 # The lintian of bookworm is older than the Standards-Version that we follow.
 NO_FAULTS = "newer-standards-version"
 
@@ -19,7 +19,7 @@ def build(suite: str, into: Path, profile: str = "") -> str:
     into.mkdir()
     chosen = [f"--build-profiles={profile}"] if profile else []
     log = into / "log"
-    with lab.Workshop(suite, lab.sources(), layers_of_builder(suite, CONTROL.read_text(), profile)) as builder:
+    with tree.Workshop(suite, tree.sources(), layers_of_builder(suite, CONTROL.read_text(), profile)) as builder:
         builder.run("dpkg-buildpackage", "-us", "-uc", *chosen, log=log)
         for product in (builder.root / "build").glob("infoscreen-reboot_*"):
             shutil.copy(product, into)
@@ -27,7 +27,7 @@ def build(suite: str, into: Path, profile: str = "") -> str:
 
 
 def check_with_lintian(suite: str, products: Path) -> None:
-    with lab.Workshop(suite, []) as workshop:
+    with tree.Workshop(suite, []) as workshop:
         shutil.copytree(products, workshop.source)
         (changes,) = workshop.source.glob("*.changes")
         judge = "lintian", "--fail-on=error,warning", f"--suppress-tags={NO_FAULTS}"

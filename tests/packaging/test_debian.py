@@ -6,11 +6,11 @@ import re
 import shutil
 from pathlib import Path
 
-from tools import lab
-from tools.machine import Machine
-from tools.packaging import SSH_KEY, Bench
-from tools.roots import layers_of_bench, layers_of_testbed
-from tools.scratch import Scratch
+from tools.lab import tree
+from tools.lab.debian import SSH_KEY, Bench
+from tools.lab.machine import Machine
+from tools.lab.roots import layers_of_bench, layers_of_testbed
+from tools.lab.scratch import Scratch
 
 # They need root or FUSE: who builds, the order of files in a folder, the name of the host.
 NOT_VARIED = "user_group", "fileordering", "domain_host"
@@ -36,7 +36,7 @@ def test_piuparts_finds_nothing_left_behind_by_install_upgrade_and_purge(bench: 
             *("piuparts", "--existing-chroot=/base", "--keep-sources-list", f"--distribution={suite}"),
             # polkitd of bookworm makes systemd's directory its own and does not give it back.
             "--ignore=/usr/share/polkit-1/rules.d/",
-            *("--no-eatmydata", "--warn-on-others", "--log-level=info", bench.take(lab.build(suite, "+1"))),
+            *("--no-eatmydata", "--warn-on-others", "--log-level=info", bench.take(tree.build(suite, "+1"))),
             options=bind(chroot),
         )
     assert "PASS: Installation and purging test." in told
@@ -51,7 +51,7 @@ def test_a_build_elsewhere_and_at_another_time_gives_the_same_package(suite: str
     build = "dpkg-buildpackage --build=binary --no-sign"
     varied = f"--variations=+all,{','.join(f'-{name}' for name in NOT_VARIED)}"
     argv = "reprotest", varied, f"--build-command={build}", ".", "../*.deb", "--", "null"
-    with lab.Workshop(suite, lab.package_sources(), layers_of_bench(suite)) as shop:
+    with tree.Workshop(suite, tree.package_sources(), layers_of_bench(suite)) as shop:
         log = shop.directory / "log"
         shop.run(*argv, env={"DEB_BUILD_OPTIONS": "nocheck"}, log=log)
         told = log.read_text()

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from tests.system.story import DONE, refused, story, unit
-from tools import lab
-from tools.machine import AGENT, Machine
-from tools.packaging import Bench
-from tools.scratch import LabError
+from tests.system.hands import DONE, refused, story, unit
+from tools.lab import tree
+from tools.lab.debian import Bench
+from tools.lab.machine import AGENT, Machine
+from tools.lab.scratch import LabError
 
-EXAMPLES = lab.TREE / "docs/examples"
+EXAMPLES = tree.TREE / "docs/examples"
 PASSWORD = 'p"w\\d $HOME'
 ENV_FILE = "/etc/infoscreen-reboot/agent.env.d/50-site.env"
 PASSWORD_FILE = "/etc/credstore/mqtt-password-broker"

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from tests.broker.conftest import Authority
-from tests.system.story import start
-from tools import lab
-from tools.machine import AGENT, HELPER, Machine, bare_machine
+from tests.system.hands import start
+from tools.lab import tree
+from tools.lab.machine import AGENT, HELPER, Machine, bare_machine
 
 MACHINES = pytest.StashKey[list[Machine]]()
 TLS_PORT = 8883
@@ -29,7 +29,7 @@ keyfile {key}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--suite", choices=lab.SUITES, default="trixie", help="the Debian release of the machines")
+    parser.addoption("--suite", choices=tree.SUITES, default="trixie", help="the Debian release of the machines")
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool:
@@ -45,8 +45,8 @@ def suite(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="session")
 def deb(suite: str) -> Path:
     """Our package, built for the suite from the work tree."""
-    lab.ensure_host()
-    return lab.build(suite)
+    tree.ensure_host()
+    return tree.build(suite)
 
 
 @pytest.fixture

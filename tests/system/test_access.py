@@ -7,9 +7,9 @@ from uuid import uuid4
 
 import pytest
 
-from tests.system.story import HELPER_CALL, check_stays_up, recorded, start, unit
-from tools.machine import HELPER, Machine
-from tools.patience import Patience
+from tests.system.hands import HELPER_CALL, check_stays_up, recorded, start, unit
+from tools.lab.machine import HELPER, Machine
+from tools.lab.patience import Patience
 
 AGENT_USER = "infoscreen-reboot"
 LOGIND = "org.freedesktop.login1", "/org/freedesktop/login1", "org.freedesktop.login1.Manager"

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from infoscreen_reboot.contract import wire
-from tests.system.story import drop_in, kill_agent, unit
-from tools.broker import Message
-from tools.machine import AGENT, Machine
-from tools.patience import Patience
+from tests.system.hands import drop_in, kill_agent, unit
+from tools.lab.machine import AGENT, Machine
+from tools.lab.mosquitto import Message
+from tools.lab.patience import Patience
 
 TROUBLE = "cannot start: no screen today"
 ALERTS = "/run/infoscreen-reboot-alerts"

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tools.faults import SEEDS, Campaign
-from tools.ground import Ground
-from tools.plan import Plan, Sending
-from tools.trial import Trial
+from tools.campaign.ground import Ground
+from tools.campaign.plan import Plan, Sending
+from tools.campaign.runs import SEEDS, Campaign
+from tools.campaign.trial import Trial
 
 RUNS = 15
 CODE = "usr/share/infoscreen-reboot/infoscreen_reboot/client/agent"

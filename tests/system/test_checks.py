@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from tests.system.story import DONE, check_stays_up, play, refused, start, story, unit
-from tools.machine import AGENT, Machine
-from tools.patience import slow
+from tests.system.hands import DONE, check_stays_up, play, refused, start, story, unit
+from tools.lab.machine import AGENT, Machine
+from tools.lab.patience import slow
 
 PLAYER = "/etc/systemd/system/player.service"
 PROGRAM = "/etc/infoscreen-reboot/post-boot.d/screen-is-lit"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 
-from tests.system.story import drop_in, refused, status, unit
-from tools.machine import AGENT, Machine
+from tests.system.hands import drop_in, refused, status, unit
+from tools.lab.machine import AGENT, Machine
 
 SECRET = "open sesame"
 

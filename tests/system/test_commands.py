@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from tests.system.story import DONE, check_one_right_end, check_stays_up, first_heard, play, status, story
-from tools.machine import POWER_CUT, POWERED_OFF, REBOOTED, Machine
+from tests.system.hands import DONE, check_one_right_end, check_stays_up, first_heard, play, status, story
+from tools.lab.machine import POWER_CUT, POWERED_OFF, REBOOTED, Machine
 
 
 def test_a_reboot_goes_down_comes_back_and_is_proved_by_the_new_boot_id(

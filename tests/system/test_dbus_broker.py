@@ -9,10 +9,10 @@ from uuid import uuid4
 import pytest
 
 from tests.system.conftest import MACHINES
-from tests.system.story import DONE, HELPER_CALL, check_stays_up, play, rebooted, refused, start, story
+from tests.system.hands import DONE, HELPER_CALL, check_stays_up, play, rebooted, refused, start, story
 from tests.system.test_access import AGENT_USER, call
-from tools.machine import HELPER, POWERED_OFF, Machine, installed_layers
-from tools.roots import layer_of_dbus_broker
+from tools.lab.machine import HELPER, POWERED_OFF, Machine, installed_layers
+from tools.lab.roots import layer_of_dbus_broker
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from tests.system.story import (
+from tests.system.hands import (
     DONE,
     THROUGH_S,
     check_one_right_end,
@@ -21,9 +21,9 @@ from tests.system.story import (
 )
 from tests.system.test_faults import freeze, thaw
 from tests.system.test_telemetry import boot_report
-from tools.broker import Message
-from tools.machine import AGENT, HELPER, POWERED_OFF, Machine
-from tools.patience import slow
+from tools.lab.machine import AGENT, HELPER, POWERED_OFF, Machine
+from tools.lab.mosquitto import Message
+from tools.lab.patience import slow
 
 ONLINE_AGAIN_S = 10.0
 TIMEOUT_S = 15

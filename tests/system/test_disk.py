@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.system.story import (
+from tests.system.hands import (
     check_one_right_end,
     first_heard,
     kill_agent,
@@ -29,9 +29,9 @@ from tests.system.story import (
 )
 from tests.system.test_alerts import ALERTS, wait_alert, wait_until
 from tests.system.test_telemetry import health_of
-from tools.container import POWER_CUT
-from tools.machine import AGENT, HELPER, Machine
-from tools.scratch import command
+from tools.lab.container import POWER_CUT
+from tools.lab.machine import AGENT, HELPER, Machine
+from tools.lab.scratch import command
 
 SIZE_MB = 24
 STATE = {"/var/lib/infoscreen-reboot": "agent", "/var/lib/infoscreen-reboot-helper": "helper"}

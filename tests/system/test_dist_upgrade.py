@@ -9,11 +9,11 @@ from collections.abc import Iterator
 import pytest
 
 from tests.system.conftest import MACHINES
-from tests.system.story import DONE, rebooted, refused, story, unit
+from tests.system.hands import DONE, rebooted, refused, story, unit
 from tests.system.test_access import call
-from tools import lab
-from tools.machine import AGENT, Machine
-from tools.roots import layers_of_upgrade
+from tools.lab import tree
+from tools.lab.machine import AGENT, Machine
+from tools.lab.roots import layers_of_upgrade
 
 UNIT = "the-upgrade.service"
 OVER = "/run/upgrade-ended-with"
@@ -28,8 +28,8 @@ LOCK = "systemd-inhibit --what=shutdown --mode=block --who=the-test --why=to-be-
 @pytest.fixture
 def bookworm(request: pytest.FixtureRequest) -> Iterator[Machine]:
     """A client at work, which has all of trixie in apt's cache."""
-    lab.ensure_host()
-    deb = lab.build("bookworm")
+    tree.ensure_host()
+    deb = tree.build("bookworm")
     with Machine("bookworm", deb, layers=layers_of_upgrade(deb)) as machine:
         request.node.stash[MACHINES].append(machine)
         machine.broker.start()
@@ -44,7 +44,7 @@ def bookworm(request: pytest.FixtureRequest) -> Iterator[Machine]:
 
 
 def test_a_client_obeys_before_amid_and_after_a_dist_upgrade(bookworm: Machine) -> None:
-    machine, deb = bookworm, lab.build("trixie")
+    machine, deb = bookworm, tree.build("trixie")
     rebooted(machine, machine.command())
     machine.wait_online()
     known = machine.command("format_disk")

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from tests.system.conftest import CA
-from tests.system.story import HELPER_CALL, start
-from tools.machine import AGENT, HELPER, Machine
+from tests.system.hands import HELPER_CALL, start
+from tools.lab.machine import AGENT, HELPER, Machine
 
 RULE = "/usr/share/polkit-1/rules.d/50-infoscreen-reboot.rules"
 HISTORY = "/var/lib/infoscreen-reboot-helper/history.jsonl"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.system.story import (
+from tests.system.hands import (
     DONE,
     THROUGH_S,
     check_one_right_end,
@@ -17,8 +17,8 @@ from tests.system.story import (
     story,
     unit,
 )
-from tools.machine import AGENT, HELPER, POWERED_OFF, Machine
-from tools.patience import slow
+from tools.lab.machine import AGENT, HELPER, POWERED_OFF, Machine
+from tools.lab.patience import slow
 
 RECONNECT_S = 90  # after a broker outage the agent's back-off is up to 60 s
 # An agent that was killed does not know what the helper has answered: it waits for the longest that this can take.

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tests.fuzz.outcome import resident_mb
-from tests.system.story import HELPER_CALL, check_stays_up, rebooted, recorded, unit
-from tools.machine import AGENT, HELPER, Machine
+from tests.system.hands import HELPER_CALL, check_stays_up, rebooted, recorded, unit
+from tools.fuzzing.outcome import resident_mb
+from tools.lab.machine import AGENT, HELPER, Machine
 
 CALLS = Path(__file__).parents[1] / "fuzz/calls.py"
 DENIED = "org.freedesktop.DBus.Error.AccessDenied"

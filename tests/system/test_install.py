@@ -7,11 +7,11 @@ import os
 import stat
 from pathlib import Path
 
-from tests.system.story import unit
+from tests.system.hands import unit
 from tests.system.test_alerts import wait_state
-from tools import lab
-from tools.machine import AGENT, HELPER, Machine
-from tools.scratch import command
+from tools.lab import tree
+from tools.lab.machine import AGENT, HELPER, Machine
+from tools.lab.scratch import command
 
 OURS = (AGENT, HELPER)
 # What apt, dpkg, the journal and systemd write down about any package, and caches.
@@ -91,7 +91,7 @@ def test_an_upgrade_restarts_the_agent_at_work_and_forgets_nothing(machine: Mach
     heard, boot_id = len(machine.broker.messages), machine.boot_id
     old_agent = machine.run("systemctl", "show", "-P", "MainPID", AGENT)
 
-    newer = lab.build(suite, "+1")
+    newer = tree.build(suite, "+1")
     machine.install(newer)
     machine.wait_online(after=heard)
 
@@ -111,7 +111,7 @@ def test_an_upgrade_restarts_the_agent_at_work_and_forgets_nothing(machine: Mach
 def test_an_upgrade_restarts_a_helper_that_runs(machine: Machine, suite: str) -> None:
     machine.run("systemctl", "start", HELPER)
     old_helper = machine.run("systemctl", "show", "-P", "MainPID", HELPER)
-    machine.install(lab.build(suite, "+1"))
+    machine.install(tree.build(suite, "+1"))
     assert machine.run("systemctl", "show", "-P", "MainPID", HELPER) != old_helper
     assert state_of(machine, HELPER) != "failed"
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.story import rebooted, start
-from tools.machine import Machine
+from tests.system.hands import rebooted, start
+from tools.lab.machine import Machine
 
 TUNING = (Path(__file__).parents[2] / "docs/ssd-tuning.md").read_text("utf-8")
 # In place of the package's 45 s and of an upgrade of minutes.

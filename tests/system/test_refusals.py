@@ -6,7 +6,7 @@ import json
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
-from tests.system.story import (
+from tests.system.hands import (
     DONE,
     RECORD,
     check_stays_up,
@@ -21,8 +21,8 @@ from tests.system.story import (
     unit,
     wait_helper_started,
 )
-from tools.machine import AGENT, HELPER, Machine, timestamp
-from tools.patience import slow
+from tools.lab.machine import AGENT, HELPER, Machine, timestamp
+from tools.lab.patience import slow
 
 
 def test_what_breaks_the_contract_is_refused_by_code_or_counted_and_the_agent_stays_up(machine: Machine) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from tests.system.story import drop_in, refused, unit
+from tests.system.hands import drop_in, refused, unit
 from tests.system.test_alerts import GIVES_UP_SOON, notifier_of, wait_alert, wait_state
-from tools.client import SETTINGS
-from tools.machine import AGENT, Machine
+from tools.lab.machine import AGENT, Machine
+from tools.lab.screen import SETTINGS
 
 RIGHT, WRONG = "screen-opens-sesame", "a-slip-of-the-pen"
 STORE = "/etc/credstore/mqtt-password-broker"

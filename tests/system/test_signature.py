@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.system.story import DONE, check_stays_up, start, status, story, unit
-from tools.machine import AGENT, Machine
+from tests.system.hands import DONE, check_stays_up, start, status, story, unit
+from tools.lab.machine import AGENT, Machine
 
 KEYS = "/etc/infoscreen-reboot/command-keys.d"
 

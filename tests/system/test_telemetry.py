@@ -8,10 +8,10 @@ from datetime import datetime
 from typing import Any
 
 from infoscreen_reboot.contract import wire
-from tests.system.story import HELPER_CALL, kill_agent, rebooted, refused, start, unit
-from tools.broker import Message
-from tools.machine import AGENT, HELPER, POWERED_OFF, Machine
-from tools.patience import slow
+from tests.system.hands import HELPER_CALL, kill_agent, rebooted, refused, start, unit
+from tools.lab.machine import AGENT, HELPER, POWERED_OFF, Machine
+from tools.lab.mosquitto import Message
+from tools.lab.patience import slow
 
 SCHEMAS = {"status": "status", "health": "health", "boot": "boot"}
 RECONNECT_S = 90

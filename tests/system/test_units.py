@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.system.story import drop_in, unit
+from tests.system.hands import drop_in, unit
 from tests.system.test_alerts import (
     ALERTS,
     GIVES_UP_SOON,
@@ -21,7 +21,7 @@ from tests.system.test_alerts import (
     wait_until,
 )
 from tools.benchmarks.machines import memory
-from tools.machine import AGENT, HELPER, Machine
+from tools.lab.machine import AGENT, HELPER, Machine
 
 STATE = "/var/lib/infoscreen-reboot"
 NOTIFIER = "infoscreen-notify-failure@.service"

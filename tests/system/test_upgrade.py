@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.story import DONE, HELPER_CALL, drop_in, refused, start, story, unit
+from tests.system.hands import DONE, HELPER_CALL, drop_in, refused, start, story, unit
 from tests.system.test_signature import KEYS, Key, send_signed
-from tools.machine import AGENT, HELPER, Machine
+from tools.lab.machine import AGENT, HELPER, Machine
 
 UPGRADES = Path(__file__).parents[1] / "upgrades"
 STATE = "/var/lib/infoscreen-reboot"

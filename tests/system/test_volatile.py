@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from tests.system.story import DONE, check_stays_up, first_heard, play, rebooted, refused, start, status, story, unit
+from tests.system.hands import DONE, check_stays_up, first_heard, play, rebooted, refused, start, status, story, unit
 from tests.system.test_doctor import problems
-from tools.machine import AGENT, POWERED_OFF, Machine
+from tools.lab.machine import AGENT, POWERED_OFF, Machine
 
 FLEET = (Path(__file__).parents[2] / "docs/fleet.md").read_text("utf-8")
 STATE_UNIT = "infoscreen-state.service"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 
 from tools.benchmarks.machines import LIBRARIES, memory, processes, spent
-from tools.machine import AGENT, HELPER, Machine
-from tools.patience import slow
+from tools.lab.machine import AGENT, HELPER, Machine
+from tools.lab.patience import slow
 
 HEALTHS, HEALTH_S = 2, 30
 

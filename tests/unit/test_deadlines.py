@@ -61,14 +61,14 @@ def test_the_documents_name_the_least_execution_timeout() -> None:
 
 
 def test_the_campaign_and_the_tests_on_machines_set_what_is_allowed() -> None:
-    for path in [*ROOT.glob("tools/*.py"), *ROOT.glob("tests/system/*.py")]:
+    for path in [*ROOT.glob("tools/*/*.py"), *ROOT.glob("tests/system/*.py")]:
         for number in re.findall(r'EXECUTION_TIMEOUT_S="(\d+)"', path.read_text()):
             assert int(number) >= config.LEAST_EXECUTION_TIMEOUT_S, path
 
 
 def test_the_tests_on_machines_know_when_the_helper_must_be_through() -> None:
-    story = (ROOT / "tests/system/story.py").read_text()
-    assert f"\nTHROUGH_S = {DELIVERY_S + HELPER_S:.0f}\n" in story
+    hands = (ROOT / "tests/system/hands.py").read_text()
+    assert f"\nTHROUGH_S = {DELIVERY_S + HELPER_S:.0f}\n" in hands
 
 
 def test_the_last_words_fit_into_loginds_delay() -> None:

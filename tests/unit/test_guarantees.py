@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from tools.guarantees import Ack, Evidence, Kept, Life, Order, broken
+from tools.campaign.guarantees import Ack, Evidence, Kept, Life, Order, broken
 
 ID, OTHER = "5d1f8b4b-7e85-44fb-8f38-3f5d5da5e2e4", "11111111-7e85-44fb-8f38-3f5d5da5e2e4"
 BEFORE, AFTER = "boot-before", "boot-after"

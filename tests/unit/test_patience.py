@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from tools import patience
-from tools.patience import MOST, Patience
+from tools.lab import patience
+from tools.lab.patience import MOST, Patience
 
 
 @dataclass

@@ -1,7 +1,7 @@
 """What a run of the campaign does: everything there is comes up, and a seed says all."""
 
-from tools.mischief import FAULTS
-from tools.plan import KINDS, MOMENTS, WEIGHTS, draw
+from tools.campaign.mischief import FAULTS
+from tools.campaign.plan import KINDS, MOMENTS, WEIGHTS, draw
 
 PLANS = [draw(seed) for seed in range(2000)]
 

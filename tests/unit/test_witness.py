@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from tools.witness import _parse_publish, _read_packet
+from tools.campaign.witness import _parse_publish, _read_packet
 
 TOPIC, PAYLOAD = "infoscreen/x/commands", b"{}"
 NAMED = len(TOPIC).to_bytes(2) + TOPIC.encode()

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from tests.system.conftest import deb, pytest_addoption, suite
-from tests.vm.story import Normal, normal_reboot
-from tools.client import AGENT
-from tools.vm import VirtualMachine
+from tests.vm.hands import Normal, normal_reboot
+from tools.lab.screen import AGENT
+from tools.lab.vm import VirtualMachine
 
 __all__ = ["deb", "pytest_addoption", "suite"]
 

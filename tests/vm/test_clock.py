@@ -6,9 +6,9 @@ import subprocess
 from pathlib import Path
 
 from tests.vm.conftest import STARTED, deb, suite
-from tests.vm.story import SLOW_S, diagnosis
-from tools.client import AGENT, CLOCK_FLAG, CLOCK_SNIPPET, new_command
-from tools.vm import VirtualMachine
+from tests.vm.hands import SLOW_S, diagnosis
+from tools.lab.screen import AGENT, CLOCK_FLAG, CLOCK_SNIPPET, new_command
+from tools.lab.vm import VirtualMachine
 
 __all__ = ["deb", "suite"]
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from tests.tuning import BOOT_S, CEILING_S, COMMAND_S, MANAGER, REBOOT, SYSCTL, seconds, shipped
-from tests.vm.story import SLOW_S, Normal
-from tools.vm import Boot, VirtualMachine
+from tests.vm.hands import SLOW_S, Normal
+from tools.lab.vm import Boot, VirtualMachine
 
 STUBBORN = """\
 [Service]

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from tests.tuning import BASELINE_S, BOOT_S, BUDGET_S
-from tests.vm.story import Normal
+from tests.vm.hands import Normal
 
 IN_FORCE = {
     "DefaultTimeoutStopUSec": "15s",

@@ -12,10 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tools import lab
 from tools.benchmarks import machines, report
 from tools.benchmarks.hall import Hall
-from tools.scratch import LabError, command, sweep
+from tools.lab import tree
+from tools.lab.scratch import LabError, command, sweep
 
 Samples = dict[str, list[float]]
 IN_HALL = ("accepted", "throughput", "drain", "logind", "start", "imports")
@@ -25,7 +25,7 @@ ON_MACHINES: dict[str, Callable[[str, Path, bool], Samples]] = {
     "idle": machines.idle,
     "size": machines.size,
 }
-RAW = lab.TREE / "docs" / "benchmarks"
+RAW = tree.TREE / "docs" / "benchmarks"
 
 
 def _circumstances(suite: str, quick: bool) -> dict[str, Any]:
@@ -38,7 +38,7 @@ def _circumstances(suite: str, quick: bool) -> dict[str, Any]:
         "suite": suite,
         "quick": quick,
         "commit": command(
-            "git", "-c", f"safe.directory={lab.TREE}", "-C", lab.TREE, "describe", "--always", "--dirty"
+            "git", "-c", f"safe.directory={tree.TREE}", "-C", tree.TREE, "describe", "--always", "--dirty"
         ).strip(),
         "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "machine": f"{len(cpu)} x {cpu[0] if cpu else platform.machine()}, Linux {platform.release()}",
@@ -47,7 +47,7 @@ def _circumstances(suite: str, quick: bool) -> dict[str, Any]:
 
 
 def _measure(suite: str, names: list[str], quick: bool) -> dict[str, Samples]:
-    deb = lab.build(suite)
+    deb = tree.build(suite)
     found: dict[str, Samples] = {}
     inside = [name for name in names if name in IN_HALL]
     if inside:
@@ -66,7 +66,7 @@ def main() -> int:
     names = [*IN_HALL, *ON_MACHINES]
     parser = argparse.ArgumentParser(prog="tools/bench", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="name", help=f"only these, of {', '.join(names)}")
-    parser.add_argument("--suite", action="append", choices=lab.SUITES, help="only this Debian release")
+    parser.add_argument("--suite", action="append", choices=tree.SUITES, help="only this Debian release")
     parser.add_argument("--quick", action="store_true", help="few rounds: to try it, not to judge by it")
     parser.add_argument("--show", action="store_true", help="measure nothing, print what is kept")
     parser.add_argument("--into", type=Path, default=RAW, help="where the raw figures go (default: docs/benchmarks)")
@@ -77,10 +77,10 @@ def main() -> int:
     kept = True
     try:
         if options.show:
-            kept_files = [options.into / f"{suite}.json" for suite in options.suite or lab.SUITES]
+            kept_files = [options.into / f"{suite}.json" for suite in options.suite or tree.SUITES]
             return 0 if all([report.show(report.kept(path)) for path in kept_files if path.exists()]) else 1
-        lab.ensure_host()
-        for suite in options.suite or lab.SUITES:
+        tree.ensure_host()
+        for suite in options.suite or tree.SUITES:
             found = _circumstances(suite, options.quick)
             found["benchmarks"] = _measure(suite, options.names or names, options.quick)
             options.into.mkdir(parents=True, exist_ok=True)

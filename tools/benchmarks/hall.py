@@ -6,19 +6,19 @@ import json
 import shutil
 from pathlib import Path
 
-from tools import lab
-from tools.roots import peers, workshop_root
-from tools.scratch import LabError
+from tools.lab import tree
+from tools.lab.roots import peers, workshop_root
+from tools.lab.scratch import LabError
 
 Samples = dict[str, list[float]]
 _MINUTES = 20
 
 
-class Hall(lab.Workshop):
+class Hall(tree.Workshop):
     """The agent is what dpkg has put there; the disk is the host's, under an overlay."""
 
     def __init__(self, suite: str, deb: Path) -> None:
-        super().__init__(suite, lab.sources(), [*peers(suite), workshop_root(suite)])
+        super().__init__(suite, tree.sources(), [*peers(suite), workshop_root(suite)])
         shutil.copy(deb, self.root / "root" / "client.deb")
         self._run("dpkg", "--install", "/root/client.deb")
 

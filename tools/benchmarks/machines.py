@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tools.machine import AGENT, HELPER, Machine, installed_layers
-from tools.roots import larder, machine_root, peers
-from tools.scratch import Scratch
+from tools.lab.machine import AGENT, HELPER, Machine, installed_layers
+from tools.lab.roots import larder, machine_root, peers
+from tools.lab.scratch import Scratch
 
 Samples = dict[str, list[float]]
 # What the agent imports from outside of it, as it imports it, and nothing else.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from tools.machine import AGENT, HELPER, Machine
+from tools.lab.machine import AGENT, HELPER, Machine
 
 ORDER = ["accepted", "execution_started", "completed", "failed"]
 DONE = ["accepted", "execution_started", "completed"]

@@ -120,7 +120,8 @@ def child(settings: BrokerSettings, body: str) -> subprocess.Popen[str]:
     """A process of its own with a session; it says what it does on its standard output."""
     program = f"""
         import asyncio, os, signal, socket, sys, time
-        from infoscreen_reboot.mqtt import *
+        from infoscreen_reboot.mqtt.messages import BrokerSettings, Message
+        from infoscreen_reboot.mqtt.session import Presence, Session
         settings = BrokerSettings({settings.host!r}, {settings.port}, None, None, None)
         presence = Presence(Message("{STATUS}", b"lost child"), Message("{STATUS}", b"online child"))
         def session(on_message):

@@ -13,11 +13,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import IO
 
-from tools.roots import digest, layer, log, workshop_root
-from tools.scratch import LabError, Scratch, command
+from tools.lab.roots import digest, layer, log, workshop_root
+from tools.lab.scratch import LabError, Scratch, command
 
 SUITES = ("bookworm", "trixie")
-TREE = Path(__file__).resolve().parent.parent
+TREE = Path(__file__).resolve().parents[2]
 HOST_PACKAGES = (
     "debian-archive-keyring e2fsprogs git iproute2 mmdebstrap mosquitto mosquitto-clients python3-jsonschema"
     " openssl python3-pip python3-pytest qemu-system-x86 systemd-container util-linux"

@@ -6,11 +6,11 @@ import shutil
 import time
 from pathlib import Path
 
-from tools.machine import AGENT, HELPER, Machine, installed_layers
-from tools.patience import Patience, slow
-from tools.roots import layer_of_faketime
-from tools.scratch import LabError, command
-from tools.witness import PORT, Witness
+from tools.campaign.witness import PORT, Witness
+from tools.lab.machine import AGENT, HELPER, Machine, installed_layers
+from tools.lab.patience import Patience, slow
+from tools.lab.roots import layer_of_faketime
+from tools.lab.scratch import LabError, command
 
 STATE = {"/var/lib/infoscreen-reboot": "agent", "/var/lib/infoscreen-reboot-helper": "helper"}
 CLOCK_FILE, FAKE_CLOCK = "/etc/lab-clock", "/etc/infoscreen-reboot/agent.env.d/90-clock.env"

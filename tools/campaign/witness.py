@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tools.scratch import LabError
+from tools.lab.scratch import LabError
 
 PORT = 1884
 CONNECT, PUBLISH, PUBACK = 1, 3, 4

@@ -11,9 +11,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tools import lab
-from tools.checks import LOGS
-from tools.scratch import LabError
+from tools.lab import tree
+from tools.lab.runner import LOGS
+from tools.lab.scratch import LabError
 
 COLUMNS = ("suite", "what", "how many", "seconds", "crashes", "tracebacks", "executions", "memory, MB (may grow)")
 
@@ -21,8 +21,9 @@ COLUMNS = ("suite", "what", "how many", "seconds", "crashes", "tracebacks", "exe
 def fuzz(suite: str, into: Path, options: list[str]) -> list[dict[str, Any]]:
     """What each stretch came to; an empty list where not even the first was over."""
     shutil.rmtree(into, ignore_errors=True)
-    with lab.Workshop(suite, lab.sources()) as shop:
-        status = shop.start("/usr/bin/python3", "-B", "-m", "tests.fuzz", "--into=/build/fuzz", *options).wait()
+    with tree.Workshop(suite, tree.sources()) as shop:
+        inside = "/usr/bin/python3", "-B", "-m", "tools.fuzzing.inside", "--into=/build/fuzz"
+        status = shop.start(*inside, *options).wait()
         if (shop.root / "build/fuzz").exists():
             shutil.copytree(shop.root / "build/fuzz", into, ignore=shutil.ignore_patterns("bus", "corpus", "*.sock"))
     report = into / "outcomes.jsonl"
@@ -47,7 +48,7 @@ def table(rows: list[tuple[str, ...]]) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="tools/fuzz", description=__doc__)
-    parser.add_argument("--suite", action="append", choices=lab.SUITES, help="only this release (may be repeated)")
+    parser.add_argument("--suite", action="append", choices=tree.SUITES, help="only this release (may be repeated)")
     parser.add_argument("--payloads", type=int, default=1_000_000, help="for parse (default: %(default)s; 0 for none)")
     parser.add_argument("--calls", type=int, default=100_000, help="on D-Bus, of the helper (default: %(default)s)")
     parser.add_argument("--messages", type=int, default=50_000, help="over MQTT, to the agent (default: %(default)s)")
@@ -62,8 +63,8 @@ def main() -> int:
     rows: list[tuple[str, ...]] = [COLUMNS]
     notes, faults = list[str](), list[str]()
     try:
-        lab.ensure_host()
-        for suite in given.suite or lab.SUITES:
+        tree.ensure_host()
+        for suite in given.suite or tree.SUITES:
             print(f"=== {suite}", flush=True)
             for outcome in fuzz(suite, LOGS / f"fuzz-{suite}-{seed}", options):
                 rows.append(row(suite, outcome))

@@ -8,8 +8,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tools.patience import Patience
-from tools.scratch import LabError
+from tools.lab.patience import Patience
+from tools.lab.scratch import LabError
 
 
 class Readiness:

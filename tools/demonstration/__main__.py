@@ -14,11 +14,11 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from tools import lab
-from tools.machine import AGENT, HELPER, POWERED_OFF, Machine, bare_machine, timestamp
-from tools.roots import larder
-from tools.scratch import LabError
-from tools.story import Event, Story
+from tools.demonstration.narrative import Event, Story
+from tools.lab import tree
+from tools.lab.machine import AGENT, HELPER, POWERED_OFF, Machine, bare_machine, timestamp
+from tools.lab.roots import larder
+from tools.lab.scratch import LabError
 
 DEADLINE_S = 180
 FRAME_S = 0.02
@@ -57,7 +57,7 @@ def play(suite: str, action: str, keep: bool) -> bool:
     """The whole demonstration; whether the command was completed as it should be."""
     say(f"infoscreen-reboot: {action} on Debian {suite}\n", BOLD)
     with step("building the package (the first time: and the workshop, a minute)"):
-        deb = lab.build(suite)
+        deb = tree.build(suite)
     with step("getting what it depends on (the first time: and a plain Debian)"):
         larder(suite, deb)
     with bare_machine(suite, deb) as machine:
@@ -154,14 +154,14 @@ def main() -> int:
         "sends it a command through a real broker and shows what happens. What is started is stopped.",
     )
     parser.add_argument(
-        "--suite", choices=lab.SUITES, default="trixie", help="the machine's Debian (default: %(default)s)"
+        "--suite", choices=tree.SUITES, default="trixie", help="the machine's Debian (default: %(default)s)"
     )
     parser.add_argument("--action", choices=ACTIONS, default=ACTIONS[0], help="the command (default: %(default)s)")
     parser.add_argument("--keep", action="store_true", help="leave machine and broker running to try it oneself")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        lab.ensure_host()
+        tree.ensure_host()
         return 0 if play(options.suite, options.action, options.keep) else 1
     except LabError as error:
         say(f"\ntools/demo: {error}", RED)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-from tools.vm import VirtualMachine
+from tools.lab.vm import VirtualMachine
 
 # A booting guest without KVM; where the host is busy the wait is longer by itself.
 SLOW_S = 300

@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tools.notify import Readiness
-from tools.patience import MOST, Patience, slow
-from tools.scratch import LabError, Scratch
+from tools.lab.notify import Readiness
+from tools.lab.patience import MOST, Patience, slow
+from tools.lab.scratch import LabError, Scratch
 
 CONFIGURATION = """\
 listener 1883 127.0.0.1

@@ -20,12 +20,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from tools.broker import Broker
-from tools.client import Client, timestamp
-from tools.machine import Machine, installed_layers
-from tools.patience import MOST, Patience
-from tools.roots import digest, layer, vm_root
-from tools.scratch import LabError, Scratch, command
+from tools.lab.machine import Machine, installed_layers
+from tools.lab.mosquitto import Broker
+from tools.lab.patience import MOST, Patience
+from tools.lab.roots import digest, layer, vm_root
+from tools.lab.scratch import LabError, Scratch, command
+from tools.lab.screen import Client, timestamp
 
 LABEL, PORT = "infoscreen", "lab"
 DISK_SIZE = "2G"

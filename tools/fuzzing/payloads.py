@@ -19,7 +19,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from tests.fuzz.outcome import Outcome, resident_mb
+from tools.fuzzing.outcome import Outcome, resident_mb
 
 CLIENT = "9b8d1856-ff34-4864-a726-12de072d0f77"
 MAY_GROW_MB = 16
@@ -159,7 +159,7 @@ def judge(read: Callable[[bytes], Any], payload: bytes) -> str:
     return "commands"
 
 
-def fuzz(directory: Path, runs: int, seed: int, program: Sequence[str] = ("-m", "tests.fuzz.payloads")) -> Outcome:
+def fuzz(directory: Path, runs: int, seed: int, program: Sequence[str] = ("-m", "tools.fuzzing.payloads")) -> Outcome:
     """In a process of its own, since libFuzzer ends its process; `directory` is empty and keeps what crashed."""
     options = [f"--runs={runs}", f"--seed={seed}", f"--directory={directory}"]
     with (directory / "log").open("wb") as log:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from tools.broker import Message
-from tools.container import POWERED_OFF, REBOOTED, Life
-from tools.machine import Machine
+from tools.lab.container import POWERED_OFF, REBOOTED, Life
+from tools.lab.machine import Machine
+from tools.lab.mosquitto import Message
 
 MEANING = {
     "accepted": "on disk, before the broker was told that it arrived",

@@ -15,9 +15,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tools.notify import Readiness
-from tools.patience import Patience
-from tools.scratch import LabError, Scratch, command, kill_group, kill_members, remove_group
+from tools.lab.notify import Readiness
+from tools.lab.patience import Patience
+from tools.lab.scratch import LabError, Scratch, command, kill_group, kill_members, remove_group
 
 REBOOTED, POWERED_OFF, POWER_CUT = 133, 0, 1
 

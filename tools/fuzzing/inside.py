@@ -9,8 +9,8 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from tests.fuzz import messages, payloads, stage
-from tests.fuzz.outcome import Outcome
+from tools.fuzzing import arena, messages, payloads
+from tools.fuzzing.outcome import Outcome
 
 
 def main() -> None:
@@ -24,9 +24,9 @@ def main() -> None:
     half, seed = given.calls // 2, given.seed
     stretches: list[tuple[int, Callable[[Path], Outcome]]] = [
         (given.payloads, lambda here: payloads.fuzz(here, given.payloads, seed)),
-        (given.calls, lambda here: stage.fuzz_helper(here, half, seed, as_agent=False)),
-        (given.calls, lambda here: stage.fuzz_helper(here, given.calls - half, seed + 1, as_agent=True)),
-        (given.calls, lambda here: stage.fuzz_agent(here, given.calls // 10, seed + 2)),
+        (given.calls, lambda here: arena.fuzz_helper(here, half, seed, as_agent=False)),
+        (given.calls, lambda here: arena.fuzz_helper(here, given.calls - half, seed + 1, as_agent=True)),
+        (given.calls, lambda here: arena.fuzz_agent(here, given.calls // 10, seed + 2)),
         (given.messages, lambda here: messages.fuzz_messages(here, given.messages, seed)),
         (given.packets, lambda _: messages.fuzz_packets(given.packets, seed)),
     ]

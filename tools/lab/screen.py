@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from tools.broker import Broker, Message
+from tools.lab.mosquitto import Broker, Message
 
 AGENT, HELPER = "infoscreen-simclient.service", "infoscreen-reboot-helper.service"
 SETTINGS = "/etc/infoscreen-reboot/agent.env.d/50-test.env"

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
-from tools.patience import Patience
+from tools.lab.patience import Patience
 
 CACHE = Path(os.environ.get("INFOSCREEN_CACHE", "/var/cache/infoscreen-reboot-dev"))
 SCRATCH = CACHE / "scratch"

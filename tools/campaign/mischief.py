@@ -11,9 +11,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 
-from tools.ground import UPGRADE, Ground
-from tools.machine import AGENT, HELPER
-from tools.scratch import LabError, command
+from tools.campaign.ground import UPGRADE, Ground
+from tools.lab.machine import AGENT, HELPER
+from tools.lab.scratch import LabError, command
 
 Fault = Callable[[Ground, random.Random], "Iterator[None]"]
 FAULTS: dict[str, Fault] = {}

@@ -6,10 +6,10 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from tools.broker import Broker
-from tools.client import AGENT, CLOCK_FLAG, CLOCK_SNIPPET, HELPER, Client, new_command, timestamp
-from tools.container import POWER_CUT, POWERED_OFF, REBOOTED, Container
-from tools.roots import digest, larder, layer, machine_root
+from tools.lab.container import POWER_CUT, POWERED_OFF, REBOOTED, Container
+from tools.lab.mosquitto import Broker
+from tools.lab.roots import digest, larder, layer, machine_root
+from tools.lab.screen import AGENT, CLOCK_FLAG, CLOCK_SNIPPET, HELPER, Client, new_command, timestamp
 
 __all__ = [
     "AGENT",

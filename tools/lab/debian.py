@@ -7,20 +7,20 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from tools import lab
-from tools.machine import Machine
-from tools.patience import MOST
-from tools.roots import layers_of_bench
-from tools.scratch import LabError
+from tools.lab import tree
+from tools.lab.machine import Machine
+from tools.lab.patience import MOST
+from tools.lab.roots import layers_of_bench
+from tools.lab.scratch import LabError
 
 SSH_KEY = "/root/.ssh/id_ed25519"
 
 
-class Bench(lab.Workshop):
+class Bench(tree.Workshop):
     """The tools of one suite, with the tree in /build/src."""
 
     def __init__(self, suite: str) -> None:
-        super().__init__(suite, lab.sources(), layers_of_bench(suite))
+        super().__init__(suite, tree.sources(), layers_of_bench(suite))
         self._runs = 0
 
     def take(self, file: Path) -> str:

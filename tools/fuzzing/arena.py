@@ -35,9 +35,9 @@ from tests.bus.fakes import (
     disconnect,
     eventually,
 )
-from tests.fuzz.calls import HELPER, Storm
-from tests.fuzz.outcome import Outcome, resident_mb
-from tests.fuzz.payloads import CLIENT
+from tools.fuzzing.calls import HELPER, Storm
+from tools.fuzzing.outcome import Outcome, resident_mb
+from tools.fuzzing.payloads import CLIENT
 
 # Also answers that nobody has asked for, which the system's own bus keeps back.
 NO_RULES = (

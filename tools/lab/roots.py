@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tools.scratch import CACHE, LabError, Scratch, command, kill_group, locked
+from tools.lab.scratch import CACHE, LabError, Scratch, command, kill_group, locked
 
 # What takes time is said here, for whoever is waiting.
 log = logging.getLogger("lab")

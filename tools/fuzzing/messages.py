@@ -27,9 +27,9 @@ from infoscreen_reboot.mqtt.messages import BrokerSettings, Message, NotDelivere
 from infoscreen_reboot.mqtt.paho_client import MAX_PACKET_BYTES
 from tests.broker.conftest import Broker
 from tests.bus.fakes import eventually
-from tests.fuzz.outcome import Outcome, resident_mb
-from tests.fuzz.payloads import CLIENT, a_command, judge, nearly
-from tests.fuzz.stage import AGENT_MAY_GROW_MB, AgentProcess, Stage, stage
+from tools.fuzzing.arena import AGENT_MAY_GROW_MB, AgentProcess, Stage, stage
+from tools.fuzzing.outcome import Outcome, resident_mb
+from tools.fuzzing.payloads import CLIENT, a_command, judge, nearly
 
 TOPICS = Topics(CLIENT)
 SIZES = (4095, 4096, 4097, 65_536, 262_144, 1_048_576)

@@ -17,16 +17,16 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from tools.broker import Message
-from tools.client import timestamp
-from tools.ground import Ground
-from tools.guarantees import TERMINAL, Ack, Evidence, Kept, Life, Order, broken
-from tools.machine import HELPER, POWERED_OFF, REBOOTED
-from tools.mischief import FAULTS, FLOOD, flood_line
-from tools.patience import Patience, slow
-from tools.plan import FOR_GOOD, MOMENTS, Plan, Sending, Trouble
-from tools.scratch import LabError
-from tools.witness import Passed
+from tools.campaign.ground import Ground
+from tools.campaign.guarantees import TERMINAL, Ack, Evidence, Kept, Life, Order, broken
+from tools.campaign.mischief import FAULTS, FLOOD, flood_line
+from tools.campaign.plan import FOR_GOOD, MOMENTS, Plan, Sending, Trouble
+from tools.campaign.witness import Passed
+from tools.lab.machine import HELPER, POWERED_OFF, REBOOTED
+from tools.lab.mosquitto import Message
+from tools.lab.patience import Patience, slow
+from tools.lab.scratch import LabError
+from tools.lab.screen import timestamp
 
 # How long a moment is waited for that may never come.
 MOMENT_S = 4.0

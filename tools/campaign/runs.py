@@ -15,13 +15,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tools import lab
-from tools.ground import Ground
-from tools.machine import AGENT
-from tools.mischief import has_netem
-from tools.plan import WEIGHTS, Plan, draw
-from tools.scratch import CACHE, LabError, sweep
-from tools.trial import Result, Trial
+from tools.campaign.ground import Ground
+from tools.campaign.mischief import has_netem
+from tools.campaign.plan import WEIGHTS, Plan, draw
+from tools.campaign.trial import Result, Trial
+from tools.lab import tree
+from tools.lab.machine import AGENT
+from tools.lab.scratch import CACHE, LabError, sweep
 
 # In turn and side by side: most of a run is waiting.
 MACHINES = 4
@@ -45,7 +45,7 @@ class Campaign:
     results: list[Result] = field(default_factory=list)
 
     def play(self) -> list[Result]:
-        deb, other = lab.build(self.suite), lab.build(self.suite, "+1")
+        deb, other = tree.build(self.suite), tree.build(self.suite, "+1")
         seeds: queue.SimpleQueue[int] = queue.SimpleQueue()
         for number in range(self.runs):
             seeds.put(self.seed + number)
@@ -176,7 +176,7 @@ def main() -> int:
         description="Crosses random commands with random faults on real machines; ends with a table, and with 1 if "
         "any guarantee was broken.",
     )
-    parser.add_argument("--suite", choices=lab.SUITES, default="trixie", help="the release (default: %(default)s)")
+    parser.add_argument("--suite", choices=tree.SUITES, default="trixie", help="the release (default: %(default)s)")
     parser.add_argument("--runs", type=int, default=50, help="how many runs at most (default: %(default)s)")
     parser.add_argument("--minutes", type=float, default=60, help="start no run after that time (default: %(default)s)")
     parser.add_argument("--seed", type=int, help="of the first run, the next one has the next number (default: chance)")
@@ -187,7 +187,7 @@ def main() -> int:
     campaign = Campaign(options.suite, seed, options.runs, options.minutes, lambda text: print(text, flush=True))
     started = time.monotonic()
     try:
-        lab.ensure_host()
+        tree.ensure_host()
         print(f"a slow link is made by {'tc netem' if has_netem() else 'the witness: this kernel has no netem'}")
         campaign.play()
     except LabError as error:

@@ -19,8 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, NoReturn
 
-from tools import lab
-from tools.scratch import CACHE, LabError, sweep
+from tools.lab import tree
+from tools.lab.scratch import CACHE, LabError, sweep
 
 IN_WORKSHOP = ("tests/unit", "tests/crash", "tests/bus", "tests/broker", "tests/fuzz")
 WORKSHOP = "workshop"
@@ -39,7 +39,7 @@ LOOK_S = 1.0
 # One more than CI has processors: the tests in tests/system wait for most of their time.
 JOBS_AT_ONCE = 3
 # Of this checkout: another one on the same machine may run its tests at the same time.
-LOGS = CACHE / "logs" / str(lab.TREE).strip("/").replace("/", "-")
+LOGS = CACHE / "logs" / str(tree.TREE).strip("/").replace("/", "-")
 # nspawn says so where /run is not a tmpfs, and it means nothing.
 NOISE = "Attempted to remove disk file system under"
 
@@ -80,7 +80,7 @@ class Job:
         self.is_over.set()
 
     def _in_workshop(self, report: Path, output: IO[bytes]) -> int:
-        with lab.Workshop(self.suite, lab.sources()) as shop:
+        with tree.Workshop(self.suite, tree.sources()) as shop:
             argv = *PYTEST, "--junitxml=/build/report.xml", *self.options, *self.targets
             status = self._wait(shop.start(*argv, output=output))
             shutil.copy(shop.root / "build/report.xml", report)
@@ -89,7 +89,7 @@ class Job:
     def _on_host(self, report: Path, output: IO[bytes]) -> int:
         argv = [*PYTEST, f"--junitxml={report}", f"--suite={self.suite}", *self.options, *self.targets]
         both, nothing = subprocess.STDOUT, subprocess.DEVNULL
-        return self._wait(subprocess.Popen(argv, cwd=lab.TREE, stdin=nothing, stdout=output, stderr=both))
+        return self._wait(subprocess.Popen(argv, cwd=tree.TREE, stdin=nothing, stdout=output, stderr=both))
 
     def _wait(self, process: subprocess.Popen[bytes]) -> int:
         self.process = process
@@ -138,7 +138,7 @@ def _file(dotted: str) -> str:
     """The file of a test by the name that pytest reports, with or without a class at its end."""
     path = Path(*dotted.split("."))
     found = (parent.with_suffix(".py") for parent in (path, *path.parents) if parent.name)
-    return str(next((file for file in found if (lab.TREE / file).is_file()), path))
+    return str(next((file for file in found if (tree.TREE / file).is_file()), path))
 
 
 def _folder(path: str) -> str:
@@ -157,7 +157,7 @@ def plan(suites: Sequence[str], fast: bool, arguments: Sequence[str]) -> list[Jo
     chosen = [argument for argument in arguments if argument.startswith("tests/")]
     options = [argument for argument in arguments if argument not in chosen]
     chosen = [target for target in chosen if target != "tests/"]
-    everything = sorted(str(path.relative_to(lab.TREE)) for path in lab.TREE.glob("tests/test_*.py"))
+    everything = sorted(str(path.relative_to(tree.TREE)) for path in tree.TREE.glob("tests/test_*.py"))
     everything += [*IN_WORKSHOP, *([] if fast else ON_MACHINES)]
     LOGS.mkdir(parents=True, exist_ok=True)
     jobs = []
@@ -226,16 +226,16 @@ def main() -> int:
     parser.add_argument("--fast", action="store_true", help="leave out what boots machines")
     parser.add_argument("--packaging", action="store_true", help="only Debian's own tests and the fleet's tools")
     parser.add_argument(
-        "--suite", action="append", choices=lab.SUITES, help="only this Debian release (may be repeated)"
+        "--suite", action="append", choices=tree.SUITES, help="only this Debian release (may be repeated)"
     )
     options, arguments = parser.parse_known_args()
     logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
     started = time.monotonic()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        lab.ensure_host()
+        tree.ensure_host()
         arguments += [PACKAGING] if options.packaging else []
-        jobs = plan(options.suite or lab.SUITES, options.fast, arguments)
+        jobs = plan(options.suite or tree.SUITES, options.fast, arguments)
     except LabError as error:
         print(f"tools/test: {error}", file=sys.stderr)
         return 2

@@ -1,0 +1,1 @@
+"""A command's whole life on a machine, live."""
