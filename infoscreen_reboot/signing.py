@@ -9,7 +9,6 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key, l
 
 from infoscreen_reboot.contract import signature
 from infoscreen_reboot.contract.signature import Signature, SignatureError
-from infoscreen_reboot.mqtt.messages import Delivery
 
 _SUFFIX = ".pem"
 
@@ -23,11 +22,14 @@ class KeyRing:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def fault(self, delivery: Delivery) -> str | None:
-        """Why nobody whom we trust has sent this, in a sentence for its sender; None where its signature is good."""
+    def fault(self, topic: str, payload: bytes, properties: Sequence[tuple[str, str]]) -> str | None:
+        """Why nobody whom we trust has sent this, in a sentence for its sender; None where its signature is good.
+
+        `properties` are the user properties of the message, in their order.
+        """
         try:
-            signed = signature.read(delivery.properties)
-            self._key(signed.key_id).verify(signed.value, signature.signed_bytes(delivery.topic, delivery.payload))
+            signed = signature.read(properties)
+            self._key(signed.key_id).verify(signed.value, signature.signed_bytes(topic, payload))
         except SignatureError as error:
             return str(error)
         except InvalidSignature:

@@ -41,6 +41,7 @@ PROGRAMS = {
     "usr/libexec/infoscreen-reboot/infoscreen-notify-failure",
     "usr/libexec/infoscreen-reboot/infoscreen-simclient",
     "usr/libexec/infoscreen-reboot/infoscreen-reboot-helper",
+    "usr/libexec/infoscreen-reboot/infoscreen-reboot-probe",
 }
 # Plain sh, run by systemd.
 SCRIPTS = {"usr/libexec/infoscreen-reboot/infoscreen-reboot-clock"}

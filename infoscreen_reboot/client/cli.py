@@ -11,10 +11,9 @@ from pathlib import Path
 
 from infoscreen_reboot import __version__
 from infoscreen_reboot.client import kernel
-from infoscreen_reboot.client.agent.app import JOURNAL_NAME
 from infoscreen_reboot.client.agent.boot_report import Boot
 from infoscreen_reboot.client.agent.lifecycle import Record
-from infoscreen_reboot.client.agent.store import Journal, JournalError
+from infoscreen_reboot.client.agent.store import JOURNAL_NAME, Journal, JournalError
 from infoscreen_reboot.client.doctor import judgement, survey
 from infoscreen_reboot.client.doctor.finding import Finding, Verdict
 from infoscreen_reboot.contract import ack, wire
@@ -54,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         match arguments.command:
             case "check-config":
-                return subprocess.run(survey.as_agent("--check-config"), check=False).returncode
+                return subprocess.run(survey.as_agent(survey.AGENT_PROGRAM, "--check-config"), check=False).returncode
             case "doctor":
                 return _doctor(arguments.json)
             case "history":

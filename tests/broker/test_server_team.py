@@ -106,7 +106,7 @@ def test_a_command_signed_as_the_text_does_it_is_trusted(
         finally:
             client.close("seen")
         assert command.parse(delivery.payload).client_uuid == CLIENT
-        assert keys.fault(delivery) is None
+        assert keys.fault(delivery.topic, delivery.payload, delivery.properties) is None
 
     run(story())
 

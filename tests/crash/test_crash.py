@@ -5,7 +5,7 @@ killed, and then once for each point: killed there, and started again in the sam
 """
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
@@ -30,7 +30,6 @@ from infoscreen_reboot.contract import ack
 from infoscreen_reboot.contract.ack import AckStatus, ErrorCode
 from infoscreen_reboot.contract.command import Action
 from infoscreen_reboot.contract.telemetry import Executor
-from infoscreen_reboot.mqtt.messages import Delivery
 from tests import world as w
 from tests.world import OTHER_ID, World
 
@@ -126,7 +125,7 @@ def stage(path: tuple[Move, ...], world: World) -> Play:
 
 
 class _NobodyIsTrusted:
-    def fault(self, delivery: Delivery) -> str | None:
+    def fault(self, topic: str, payload: bytes, properties: Sequence[tuple[str, str]]) -> str | None:
         return "the command is not signed"
 
 

@@ -150,7 +150,7 @@ def core_limit(machine: Machine, pid: str) -> list[str]:
 def test_while_the_doctor_asks_a_broker_neither_its_process_nor_its_unit_shows_the_password(secured: Machine) -> None:
     pid = asking(secured)
     told = secured.run("sh", "-c", PRYING + ASKING, user="visitor", check=False, timeout_s=120)
-    assert "infoscreen-simclient --probe" in told and "Id=run-" in told
+    assert "infoscreen-reboot-probe" in told and "Id=run-" in told
     check_nothing_shows(told)
     # It knows the password, or this would be no test.
     assert RIGHT in secured.read(f"/proc/{pid}/environ")

@@ -16,7 +16,6 @@ from infoscreen_reboot.client.config import ConfigError
 from infoscreen_reboot.contract import signature
 from infoscreen_reboot.contract.signature import Signature, SignatureError
 from infoscreen_reboot.contract.topics import Topics
-from infoscreen_reboot.mqtt.messages import Delivery
 from infoscreen_reboot.signing import KeyRing, Signer
 from tests.world import CLIENT, COMMAND_ID, OTHER_ID, START, TOPICS, World, payload, run
 
@@ -43,22 +42,23 @@ def signer(folder: Path, key_id: str = "2026a") -> Signer:
     return made
 
 
-def delivery(pairs: Pairs, topic: str = TOPICS.commands, content: bytes | None = None) -> Delivery:
-    return Delivery(topic, content or payload(), False, tuple(pairs))
+def signed(pairs: Pairs, topic: str = TOPICS.commands, content: bytes | None = None) -> tuple[str, bytes, Pairs]:
+    """Topic, payload and user properties."""
+    return topic, content or payload(), pairs
 
 
 def test_a_good_signature_is_no_fault(tmp_path: Path) -> None:
     pairs = signer(tmp_path).properties(TOPICS.commands, payload())
-    assert KeyRing(tmp_path / "keys").fault(delivery(pairs)) is None
-    assert KeyRing(tmp_path / "keys").fault(delivery([("other", "property"), *pairs])) is None
+    assert KeyRing(tmp_path / "keys").fault(*signed(pairs)) is None
+    assert KeyRing(tmp_path / "keys").fault(*signed([("other", "property"), *pairs])) is None
 
 
 def test_each_topic_has_a_signature_of_its_own(tmp_path: Path) -> None:
     pairs = signer(tmp_path).properties(TOPICS.commands, payload())
     keys = KeyRing(tmp_path / "keys")
     does_not_fit = "the signature does not fit the topic and the payload"
-    assert keys.fault(delivery(pairs, TOPICS.transitional_command)) == does_not_fit
-    assert keys.fault(delivery(pairs, Topics(OTHER_CLIENT).commands)) == does_not_fit
+    assert keys.fault(*signed(pairs, TOPICS.transitional_command)) == does_not_fit
+    assert keys.fault(*signed(pairs, Topics(OTHER_CLIENT).commands)) == does_not_fit
 
 
 def test_every_byte_of_the_payload_counts(tmp_path: Path) -> None:
@@ -67,9 +67,9 @@ def test_every_byte_of_the_payload_counts(tmp_path: Path) -> None:
     keys = KeyRing(tmp_path / "keys")
     for at in range(len(content)):
         altered = content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
-        assert keys.fault(delivery(pairs, content=altered)) is not None
+        assert keys.fault(*signed(pairs, content=altered)) is not None
     for altered in (content + b" ", b" " + content, content[:-1]):
-        assert keys.fault(delivery(pairs, content=altered)) is not None
+        assert keys.fault(*signed(pairs, content=altered)) is not None
 
 
 def test_every_bit_of_the_signature_counts(tmp_path: Path) -> None:
@@ -79,24 +79,24 @@ def test_every_bit_of_the_signature_counts(tmp_path: Path) -> None:
     for bit in range(8 * len(value)):
         altered = bytearray(value)
         altered[bit // 8] ^= 1 << bit % 8
-        assert keys.fault(delivery([key_id, (name, base64.b64encode(altered).decode())])) is not None
+        assert keys.fault(*signed([key_id, (name, base64.b64encode(altered).decode())])) is not None
 
 
 def test_a_key_counts_as_long_as_its_file_is_there(tmp_path: Path) -> None:
     old, new = signer(tmp_path, "2026a"), signer(tmp_path, "2026b")
     keys = KeyRing(tmp_path / "keys")
     for one in (old, new):
-        assert keys.fault(delivery(one.properties(TOPICS.commands, payload()))) is None
+        assert keys.fault(*signed(one.properties(TOPICS.commands, payload()))) is None
     (tmp_path / "keys/2026a.pem").unlink()
-    assert keys.fault(delivery(old.properties(TOPICS.commands, payload()))) == "this client has no key 2026a"
-    assert keys.fault(delivery(new.properties(TOPICS.commands, payload()))) is None
+    assert keys.fault(*signed(old.properties(TOPICS.commands, payload()))) == "this client has no key 2026a"
+    assert keys.fault(*signed(new.properties(TOPICS.commands, payload()))) is None
 
 
 def test_a_key_under_anothers_name_signs_nothing(tmp_path: Path) -> None:
     stranger = signer(tmp_path, "stranger")
     signer(tmp_path, "2026a")
     ((name, _), value) = stranger.properties(TOPICS.commands, payload())
-    assert "does not fit" in (KeyRing(tmp_path / "keys").fault(delivery([(name, "2026a"), value])) or "")
+    assert "does not fit" in (KeyRing(tmp_path / "keys").fault(*signed([(name, "2026a"), value])) or "")
 
 
 GOOD = base64.b64encode(bytes(64)).decode()

@@ -130,7 +130,7 @@ class Agent:
                 log.warning("unreadable payload of %d bytes: %s (%d so far)", len(delivery.payload), error, total)
                 return
             command_id, fault = error.command_id, error
-        distrust = self._signatures.fault(delivery) if self._signatures is not None else None
+        distrust = self._distrust(delivery)
         if distrust is not None:
             total = self._journal.count("bad_signatures")
             log.warning("command %s cannot be trusted: %s (%d so far)", command_id, distrust, total)
@@ -152,6 +152,11 @@ class Agent:
         else:
             self._ledger.apply(record, Failed(ErrorCode.INVALID_SCHEMA, str(fault)))
         self._changed.set()
+
+    def _distrust(self, delivery: Delivery) -> str | None:
+        if self._signatures is None:
+            return None
+        return self._signatures.fault(delivery.topic, delivery.payload, delivery.properties)
 
     def _repeat(self, known: Record, again: Record) -> None:
         """The same command once more: the same answer once more, and nothing else."""

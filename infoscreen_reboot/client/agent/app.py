@@ -10,7 +10,6 @@ import uuid
 from datetime import UTC, datetime
 from pathlib import Path
 
-import infoscreen_reboot.client.doctor.probe
 from infoscreen_reboot import __version__
 from infoscreen_reboot.client import config, disk, kernel, lasting, log
 from infoscreen_reboot.client.agent import recovery
@@ -20,7 +19,7 @@ from infoscreen_reboot.client.agent.monitor import Monitor, open_boot, recall_st
 from infoscreen_reboot.client.agent.outbox import Outbox
 from infoscreen_reboot.client.agent.ports import Signatures
 from infoscreen_reboot.client.agent.presence import StatusWriter
-from infoscreen_reboot.client.agent.store import Journal, JournalError, JournalFull, JournalUnusable
+from infoscreen_reboot.client.agent.store import JOURNAL_NAME, Journal, JournalError, JournalFull, JournalUnusable
 from infoscreen_reboot.client.alerts import Alerts
 from infoscreen_reboot.contract import wire
 from infoscreen_reboot.contract.telemetry import Executor
@@ -30,7 +29,6 @@ from systemd.daemon import notify
 
 EX_CONFIG = 78  # sysexits.h; the unit does not restart after it
 EX_TEMPFAIL = 75  # after this one it does
-JOURNAL_NAME = "journal.sqlite3"
 NOT_RUNNING_NAME = "not-running-in"  # written by ExecStopPost= of the unit
 # The session's own timer runs at least every 10 s, be the broker there or not.
 _SESSION_STALE_S = 30.0
@@ -229,15 +227,12 @@ def main(argv: list[str] | None = None) -> int:
     """The agent as systemd starts it; returns the exit code."""
     parser = argparse.ArgumentParser(prog="infoscreen-simclient", description=__doc__)
     parser.add_argument("--check-config", action="store_true", help="only tell whether the environment is good")
-    parser.add_argument("--probe", action="store_true", help=argparse.SUPPRESS)  # for `infoscreen-reboot doctor`
     # PID 1 knows it better (%b): a service's own /proc may be one that its sandbox has made, and in a container of
     # systemd 252 that one shows the boot id of the machine underneath.
     parser.add_argument("--boot-id", type=uuid.UUID, default=kernel.boot_id(), help="default: what /proc says")
     arguments = parser.parse_args(argv)
     if arguments.check_config:
         return _check_config()
-    if arguments.probe:
-        return infoscreen_reboot.client.doctor.probe.main(os.environ)
     return _serve(SystemClock(str(arguments.boot_id)))
 
 

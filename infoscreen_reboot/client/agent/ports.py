@@ -1,13 +1,14 @@
 """What the agent needs of the world, and the words in which the world answers."""
 
 import asyncio
+from collections.abc import Sequence
 from datetime import datetime
 from enum import Enum
 from typing import Protocol
 
 from infoscreen_reboot.contract.ack import ErrorCode
 from infoscreen_reboot.contract.command import Action
-from infoscreen_reboot.mqtt.messages import Delivery, Message
+from infoscreen_reboot.mqtt.messages import Message
 
 # How long a request may be under way: 10 s until there is a bus, 25 s until that has started the helper, four questions
 # of the helper's own for each of which it waits 10 s, and a margin. Nothing that it does comes later.
@@ -93,8 +94,8 @@ class Clock(Protocol):
 class Signatures(Protocol):
     """Who may command: `signing.KeyRing`."""
 
-    def fault(self, delivery: Delivery) -> str | None:
-        """Why a delivery counts as not signed, in a sentence for its sender; None where its signature is good."""
+    def fault(self, topic: str, payload: bytes, properties: Sequence[tuple[str, str]]) -> str | None:
+        """Why a message counts as not signed, in a sentence for its sender; None where its signature is good."""
 
 
 class Post(Protocol):

@@ -24,6 +24,8 @@ from infoscreen_reboot.contract.telemetry import Cause
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
+# In the state directory; the same since the first version.
+JOURNAL_NAME = "journal.sqlite3"
 # Of the commands that have ended and expired, so many are kept for `history`; the others are kept until they expire.
 KEPT_RECORDS = 1_000
 # Of the refusals that the same message would get again at any time, so many.

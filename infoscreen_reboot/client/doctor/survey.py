@@ -31,7 +31,8 @@ from infoscreen_reboot.client.doctor.tuning import Setting
 from infoscreen_reboot.mqtt.messages import CLOSED, TAKEN_OVER
 
 UNIT = "infoscreen-simclient.service"
-_PROGRAM = "/usr/libexec/infoscreen-reboot/infoscreen-simclient"
+AGENT_PROGRAM = "/usr/libexec/infoscreen-reboot/infoscreen-simclient"
+_PROBE = "/usr/libexec/infoscreen-reboot/infoscreen-reboot-probe"
 _PROBE_TIMEOUT_S = 60
 _SYSTEMD = "org.freedesktop.systemd1"
 _HELPER = "org.infoscreen.RebootHelper1", "/org/infoscreen/RebootHelper1", "org.infoscreen.RebootHelper1"
@@ -76,8 +77,8 @@ def show(unit: str, *names: str) -> dict[str, str]:
     return dict.fromkeys(names, "") | dict(line.split("=", 1) for line in shown.splitlines())
 
 
-def as_agent(option: str) -> list[str]:
-    """The command that runs the agent's program as its unit would: its user, environment, credentials and view."""
+def as_agent(*program: str) -> list[str]:
+    """The command that runs a program as the agent's unit would: its user, environment, credentials and view."""
     properties = [f"{name}={_unit_property(name)}" for name in ("User", "ProtectHome", "PrivateTmp")]
     properties += [f"EnvironmentFile={'-' * may_miss}{path}" for path, may_miss in _unit_property("EnvironmentFiles")]
     properties += [f"LoadCredential={name}:{path}" for name, path in _unit_property("LoadCredential")]
@@ -85,7 +86,7 @@ def as_agent(option: str) -> list[str]:
     words = [f"--setenv={assignment}" for assignment in _unit_property("Environment")]
     properties += [f"RuntimeMaxSec={_PROBE_TIMEOUT_S}", "LimitCORE=0"]
     words += [f"--property={line}" for line in properties]
-    return ["systemd-run", "--quiet", "--wait", "--pipe", "--collect", *words, "--", _PROGRAM, option]
+    return ["systemd-run", "--quiet", "--wait", "--pipe", "--collect", *words, "--", *program]
 
 
 def _unit_property(name: str) -> Any:
@@ -112,7 +113,7 @@ def _call(*call: str) -> list[Any]:
 
 
 def _probe() -> Probe:
-    done = subprocess.run(as_agent("--probe"), capture_output=True, text=True, check=False)
+    done = subprocess.run(as_agent(_PROBE), capture_output=True, text=True, check=False)
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     findings = [Finding(**line | {"verdict": Verdict(line["verdict"])}) for line in lines if "check" in line]
     settings: Mapping[str, bool] = next((line["settings"] for line in lines if "settings" in line), {})
