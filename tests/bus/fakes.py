@@ -15,14 +15,14 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, TypeVar
 
-from dbus_next.aio.message_bus import MessageBus
-from dbus_next.constants import MessageFlag, MessageType, NameFlag, RequestNameReply
-from dbus_next.message import Message
-from dbus_next.signature import Variant
-
-from tools.fuzzing.calls import patient
-
 sys.modules.setdefault("gi", None)  # type: ignore[arg-type]  # None keeps dbus-next's GLib back end out
+
+from dbus_next.aio.message_bus import MessageBus  # noqa: E402
+from dbus_next.constants import MessageFlag, MessageType, NameFlag, RequestNameReply  # noqa: E402
+from dbus_next.message import Message  # noqa: E402
+from dbus_next.signature import Variant  # noqa: E402
+
+from tools.fuzzing.calls import patient  # noqa: E402
 
 T = TypeVar("T")
 

@@ -14,13 +14,13 @@ import sqlite3
 import sys
 from typing import Any
 
+sys.path.insert(0, "/usr/share/infoscreen-reboot")
+
 from infoscreen_reboot.client.agent import host
 from infoscreen_reboot.client.agent.ports import Refusal
 from infoscreen_reboot.contract.command import Action
 from infoscreen_reboot.mqtt.connection import Connection
 from infoscreen_reboot.mqtt.messages import BrokerSettings, Delivery, Message
-
-sys.path.insert(0, "/usr/share/infoscreen-reboot")
 
 NAME = host._HELPER = "org.infoscreen.Least"  # beside the real helper
 LINE = b"x" * 230 + b"\n"

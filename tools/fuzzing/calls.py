@@ -16,12 +16,12 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from dbus_next.aio.message_bus import MessageBus
-from dbus_next.constants import BusType, MessageFlag, MessageType
-from dbus_next.message import Message
-from dbus_next.signature import Variant
-
 sys.modules.setdefault("gi", None)  # type: ignore[arg-type]  # None keeps dbus-next's GLib back end out
+
+from dbus_next.aio.message_bus import MessageBus  # noqa: E402
+from dbus_next.constants import BusType, MessageFlag, MessageType  # noqa: E402
+from dbus_next.message import Message  # noqa: E402
+from dbus_next.signature import Variant  # noqa: E402
 
 HELPER, PATH = "org.infoscreen.RebootHelper1", "/org/infoscreen/RebootHelper1"
 FDO = "org.freedesktop.DBus"
