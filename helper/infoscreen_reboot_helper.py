@@ -1,5 +1,8 @@
 #!/usr/bin/python3 -I
-"""Reboots or shuts down this host on a D-Bus call, if polkit, the lockout and logind's locks allow it."""
+"""Reboots or shuts down this host on a D-Bus call, if polkit, the lockout and logind's locks allow it.
+
+Five sections: names, lockout, history, bus, start. A call goes through Helper.on_message, answer, gate and order.
+"""
 
 import asyncio
 import errno
@@ -10,7 +13,6 @@ import math
 import os
 import re
 import signal
-import struct
 import sys
 import time
 from collections.abc import Iterable
@@ -19,55 +21,94 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, NoReturn
 
-sys.modules["gi"] = None  # type: ignore[assignment]  # None keeps dbus-next's GLib back end out: 3.7 MB
+# None keeps dbus-next from loading its GLib back end, which takes 3.7 MB and is not used here.
+sys.modules["gi"] = None  # type: ignore[assignment]
 
 from dbus_next.aio.message_bus import MessageBus  # noqa: E402
 from dbus_next.constants import MessageFlag, MessageType, NameFlag, RequestNameReply  # noqa: E402
 from dbus_next.message import Message  # noqa: E402
 from dbus_next.signature import SignatureTree, Variant  # noqa: E402
 
-NAME, PATH, FDO = "org.infoscreen.RebootHelper1", "/org/infoscreen/RebootHelper1", "org.freedesktop"
-BUS = f"{FDO}.DBus", "/org/freedesktop/DBus", f"{FDO}.DBus"
-LOGIND = f"{FDO}.login1", "/org/freedesktop/login1", f"{FDO}.login1.Manager"
-POLKIT = f"{FDO}.PolicyKit1", "/org/freedesktop/PolicyKit1/Authority", f"{FDO}.PolicyKit1.Authority"
-SYSTEMD = f"{FDO}.systemd1", "/org/freedesktop/systemd1", f"{FDO}.DBus.Properties"
-NO_REPLY, UNKNOWN_METHOD = f"{FDO}.DBus.Error.NoReply", f"{FDO}.DBus.Error.UnknownMethod"
-UNANSWERED = NO_REPLY, *(f"{FDO}.DBus.Error.{word}" for word in ("Timeout", "TimedOut", "Disconnected"))
-BLOCKED = f"{FDO}.DBus.Error.AccessDenied", f"{FDO}.login1.BlockedByInhibitorLock"
-IDLE_S, ANSWER_TIMEOUT_S, IDS_KEPT, AT_ONCE, HEADER = 30.0, 10.0, 1000, 32, b'{"version": 1}\n'
-# The bus's own default goes by /var/run, which need not be a link to /run.
-BUS_ADDRESS = "unix:path=/run/dbus/system_bus_socket"
-# Some 3 KB each: what is wrong with a call by itself is not kept until its turn.
-CALLS_WAITING = 5000
-# Room for some 250 orders that a full disk still has to take.
-RESERVE = 65536
-RESERVE_LOW = RESERVE // 4
-# A line ends on such a boundary: no line lies in two sectors of a disk, which may be written in either order.
-SLOT = 256
-PROC = Path("/proc/self")
-IN_MEMORY = ("tmpfs", "ramfs", "rootfs")
-FIEMAP = 0xC020660B  # ioctl_fiemap(2)
-WHOLE_FILE = struct.pack("=QQIIII", 0, 2**64 - 1, 0, 0, 0, 0)  # with room for no answer: whether there is one is enough
-EX_CONFIG = 78  # sysexits.h; the unit does not start us again after it
-UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE | re.ASCII)
-UUID_BYTES = re.compile(UUID.pattern.replace("(", "(?:").encode(), re.IGNORECASE)
-CODES = {"NotAuthorized": "not_authorized", "Lockout": "lockout", "Inhibited": "inhibited"}  # for Preview
-PERMISSION, REBOOT, SHUTDOWN = "org.infoscreen.reboothelper1", "reboot", "shutdown"
-ACTIONS = {"reboot_host": REBOOT, "shutdown_host": SHUTDOWN}
-ORDERS, ROOT_CHECK_INHIBITORS = {REBOOT: "RebootWithFlags", SHUTDOWN: "PowerOffWithFlags"}, 1  # sd-login's flag
-# All that can be called: the answer's signature, whose permission it takes, which arguments mean something.
-MEMBERS: dict[tuple[str, str, str], tuple[str, str, Any]] = {
-    (NAME, "Reboot", "s"): ("", REBOOT, UUID.fullmatch),
-    (NAME, "Shutdown", "s"): ("", SHUTDOWN, UUID.fullmatch),
-    (NAME, "Preview", "s"): ("bss", REBOOT, ACTIONS.get),
-    (f"{FDO}.DBus.Properties", "Get", "ss"): ("v", REBOOT, lambda *of: of == (NAME, "Lockout")),
+# --- Names: who is who on the bus, what can be called, and the two kinds of refusal -----------------------------------
+
+# Our own, as the files for D-Bus, polkit and systemd in this package have them.
+NAME = "org.infoscreen.RebootHelper1"
+PATH = "/org/infoscreen/RebootHelper1"
+
+# What can be ordered, in the words of the agent and of the history.
+REBOOT = "reboot_host"
+SHUTDOWN = "shutdown_host"
+# The same in the words of polkit, and of logind.
+PERMISSIONS = {REBOOT: "org.infoscreen.reboothelper1.reboot", SHUTDOWN: "org.infoscreen.reboothelper1.shutdown"}
+ORDERS = {REBOOT: "RebootWithFlags", SHUTDOWN: "PowerOffWithFlags"}
+ROOT_CHECK_INHIBITORS = 1  # the flag of sd-login.h for both: locks are to count although root asks
+
+# Whom we ask: name, path, interface.
+BUS = ("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus")
+LOGIND = ("org.freedesktop.login1", "/org/freedesktop/login1", "org.freedesktop.login1.Manager")
+POLKIT = (
+    "org.freedesktop.PolicyKit1",
+    "/org/freedesktop/PolicyKit1/Authority",
+    "org.freedesktop.PolicyKit1.Authority",
+)
+SYSTEMD = ("org.freedesktop.systemd1", "/org/freedesktop/systemd1", "org.freedesktop.DBus.Properties")
+
+# The standard errors that we answer. NoReply means that logind was asked, and nobody knows whether it obeyed.
+NO_REPLY = "org.freedesktop.DBus.Error.NoReply"
+UNKNOWN_METHOD = "org.freedesktop.DBus.Error.UnknownMethod"
+# With these errors the bus tells us that nobody answered.
+UNANSWERED = (
+    NO_REPLY,
+    "org.freedesktop.DBus.Error.Timeout",
+    "org.freedesktop.DBus.Error.TimedOut",
+    "org.freedesktop.DBus.Error.Disconnected",
+)
+# With these errors logind tells us that a lock stands in the way.
+BLOCKED = ("org.freedesktop.DBus.Error.AccessDenied", "org.freedesktop.login1.BlockedByInhibitorLock")
+# Our errors in the words of Preview; all others are helper_failed.
+CODES = {"NotAuthorized": "not_authorized", "Lockout": "lockout", "Inhibited": "inhibited"}
+
+IDLE_S = 30.0  # after so long without a call the helper ends; the next call starts it again
+ANSWER_TIMEOUT_S = 10.0  # for each question to others; how long the agent waits for the helper rests on it
+AT_ONCE = 32  # calls in work; so many fit into the socket: dbus-next gives a connection up whose buffer is full
+CALLS_WAITING = 5000  # some 3 KB each: what is wrong with a call by itself is not kept until its turn
+UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE | re.ASCII)  # a command's id
+
+
+@dataclass(frozen=True)
+class Member:
+    answer: str  # its D-Bus signature
+    action: str  # for which polkit has to allow the call
+    arguments: tuple[re.Pattern[str], ...]  # what each of them must be, from its first character to its last
+
+
+# All that can be called, by interface, name and signature.
+MEMBERS = {
+    (NAME, "Reboot", "s"): Member("", REBOOT, (UUID,)),
+    (NAME, "Shutdown", "s"): Member("", SHUTDOWN, (UUID,)),
+    (NAME, "Preview", "s"): Member("bss", REBOOT, (re.compile(f"{REBOOT}|{SHUTDOWN}"),)),
+    ("org.freedesktop.DBus.Properties", "Get", "ss"): Member(
+        "v", REBOOT, (re.compile(re.escape(NAME)), re.compile("Lockout"))
+    ),
 }
 
 
+# A refusal of our own: `error` is one word.
 class Refused(Exception):
+    prefix = f"{NAME}.Error."  # with that word behind it this is the name of the D-Bus error
+
     def __init__(self, error: str, sentence: str) -> None:
+        # One line, and a short one, whatever others have put into it.
         super().__init__("".join(c if c.isprintable() else " " for c in sentence)[:500])
-        self.error = error  # a bare word is one of our own errors
+        self.error = error
+
+
+# A refusal in the words of D-Bus or of a service that we asked: `error` is the whole name of the D-Bus error.
+class BusRefused(Refused):
+    prefix = ""
+
+
+# --- Lockout: how many of the last reboots count, and when the next one is possible -----------------------------------
 
 
 class Now(NamedTuple):
@@ -90,42 +131,51 @@ class Entry:
     counted: bool
 
     def age_s(self, now: Now) -> float:
-        """In the boot in which it was made only the kernel's clock counts: nobody can set that one.
-
-        In a later boot nobody knows how long the host was off. The wall clock may be wrong after a boot: of it and the
-        time since the boot, that which says "longer ago" is taken.
-        """
         wall_s = now.wall_s - datetime.fromisoformat(self.at).timestamp()
         if self.boot_id == now.boot_id:
+            # Only the kernel's clock counts: nobody can set that one.
             return max(now.monotonic_s - self.monotonic_s, 0.0)
+        # After a boot nobody knows how long the host was off, and the wall clock may be wrong. So the longer one of two
+        # times is taken: by the wall clock, and since the boot.
         return max(wall_s, now.since_boot_s, 0.0)
 
 
 def lockout(entries: Iterable[Entry], now: Now, limit: int, window_s: int) -> tuple[int, str]:
-    """How many reboots count, and when the next is possible ("" for now); the limit may have been lowered since."""
+    # Returns how many reboots count, and when the next one is possible ("" means now).
     left_s = sorted(window_s - e.age_s(now) for e in entries if e.counted and e.age_s(now) < window_s)
-    return len(left_s), now.at(left_s[-limit]) if len(left_s) >= limit else ""
+    # More than the limit may count: it may have been lowered since.
+    unlocks_at = now.at(left_s[-limit]) if len(left_s) >= limit else ""
+    return len(left_s), unlocks_at
+
+
+# --- History: what was executed, on the disk before logind is asked ---------------------------------------------------
+
+# The file begins with this line. Then comes one JSON object per line. If a command id appears more than once, its last
+# line is valid. An entry is written over zeros at the end: so a full disk has room for it, and it takes one flush.
+# Rewriting the file takes several.
+HEADER = b'{"version": 1}\n'
+IDS_KEPT = 1000  # besides what counts; the agent keeps a record of its own, and this is for where that is lost
+RESERVE = 65536  # room for some 250 orders that a full disk still has to take
+SLOT = 256  # a line ends on such a boundary: none lies in two sectors of a disk, which may be written in either order
+IN_MEMORY = ("tmpfs", "ramfs", "rootfs")  # the file systems that a reboot empties
+FIEMAP = 0xC020660B  # ioctl_fiemap(2): on which blocks a file lies
+WHOLE_FILE = bytes(8) + b"\xff" * 8 + bytes(16)  # from 0 to the end, no room for an answer: to get one is enough
 
 
 class History:
-    """One JSON object per line. If a command id appears more than once, its last line is valid.
-
-    An entry is written over zeros at the end of the file, so a full disk has room for it, and it takes one flush;
-    rewriting the file takes several.
-    """
-
     def __init__(self, directory: Path, limit: int, window_s: int) -> None:
-        self.path, self.limit, self.window_s = directory / "history.jsonl", limit, window_s
+        self.path = directory / "history.jsonl"
+        self.limit = limit
+        self.window_s = window_s
         self.entries: dict[str, Entry] = {}
-        self.is_whole = False  # what is on the disk is all of it, so that a line may be added
-        self.end = 0  # where the next line begins
+        self.end = 0  # where the next line begins; 0 if the file has to be rewritten first
         self.does_not_last = ""  # why the record is lost with a reboot; empty where it is kept
 
     def load(self, now: Now) -> None:
-        """An unreadable history is set aside and counts as full from now on: not as empty, not for ever."""
+        # An unreadable history is set aside and counts as full from now on: not as empty, not for ever.
         self.does_not_last = does_not_last(self.path.parent)
         try:
-            content, is_of_ours = self.read()
+            content, end = self.read()
             header, *lines = content.splitlines(keepends=True)
             entries = [Entry(**json.loads(line)) for line in lines]
             if header != HEADER or not all(math.isfinite(e.age_s(now) + e.monotonic_s) for e in entries):
@@ -135,44 +185,45 @@ class History:
             logging.error("cannot read %s (%r): set aside, a full lockout starts now", self.path, error)
             self.begin_anew(now)
             return
-        self.is_whole = is_of_ours
-        self.end = len(content)
+        self.end = end
         self.make_room(now)
 
-    def read(self) -> tuple[bytes, bool]:
-        """The lines, and whether one can be added to the file; without a file, those of the format before this one."""
+    def read(self) -> tuple[bytes, int]:
+        # Returns the lines, and where the next one begins. Without a file they are those of the format before this one.
         if self.path.exists():
             content = self.path.read_bytes()
-            rest = content[content.rfind(b"\n") + 1 :].strip(b"\0")  # a line without an end was not flushed
-            return content[: content.rfind(b"\n") + 1], rest == b""
+            end = content.rfind(b"\n") + 1
+            # A line without an end was not flushed: it does not count, and the file has to be rewritten.
+            return content[:end], end if content[end:].strip(b"\0") == b"" else 0
         older = self.path.with_suffix(".json")
         if older.exists():
             document = json.loads(older.read_bytes())
             if document["version"] != 1:
                 raise ValueError("an unknown version")
-            return HEADER + b"".join(json.dumps(entry).encode() + b"\n" for entry in document["entries"]), False
-        return HEADER, False
+            return HEADER + b"".join(json.dumps(entry).encode() + b"\n" for entry in document["entries"]), 0
+        return HEADER, 0
 
     def begin_anew(self, now: Now) -> None:
-        """Any id that can still be found in what cannot be read counts as executed."""
+        # Any id that can still be found in what cannot be read counts as executed.
         broken = self.path if self.path.exists() else self.path.with_suffix(".json")
-        unknown = Entry("", "unreadable", now.boot_id, now.at(), now.monotonic_s, counted=True)
-        found: list[bytes] = []
         try:
-            found = UUID_BYTES.findall(broken.read_bytes())
+            text = broken.read_text("latin-1")
         except OSError as error:
             logging.error("no command id can be found in %s: %s", broken, error.strerror)
-        known = [replace(unknown, command_id=word.decode().lower(), counted=False) for word in found]
+            text = ""
+        unknown = Entry("", "unreadable", now.boot_id, now.at(), now.monotonic_s, counted=True)
+        known = [replace(unknown, command_id=word.lower(), counted=False) for word in UUID.findall(text)]
         full = [replace(unknown, command_id=f"unreadable {number}") for number in range(self.limit)]
         self.entries = {entry.command_id: entry for entry in known + full}
         try:
             self.rewrite(self.entries, now, aside=broken)
-        except OSError as error:  # it locks again at the next start
+        except OSError as error:
+            # It is not set aside then, and locks again at the next start.
             logging.error("cannot write %s: %s", self.path, error.strerror)
 
     def make_room(self, now: Now) -> None:
-        """While there is some: an order needs none on the disk then."""
-        if self.is_whole and self.path.stat().st_size - self.end >= RESERVE_LOW:
+        # A new file, with all of the reserve, when three quarters of it are used; on a full disk the rest has to do.
+        if self.end > 0 and self.path.stat().st_size - self.end >= RESERVE // 4:
             return
         try:
             self.rewrite(self.entries, now)
@@ -183,35 +234,42 @@ class History:
         return lockout(self.entries.values(), now, self.limit, self.window_s)
 
     def commit(self, entry: Entry, now: Now) -> None:
+        # Returns when the entry is on the disk; else it raises Refused, and nothing may be executed.
         entries = self.entries | {entry.command_id: entry}
-        can_add, self.is_whole = self.is_whole and self.path.exists() and len(entries) <= 2 * IDS_KEPT, False
+        can_add = self.end > 0 and self.path.exists() and len(entries) <= 2 * IDS_KEPT
         try:
-            if not can_add:
-                return self.rewrite(entries, now)
-            with self.path.open("r+b") as file:
-                file.seek(self.end)
-                self.end = write(file, entry)
+            if can_add:
+                with self.path.open("r+b") as file:
+                    file.seek(self.end)
+                    self.end = write(file, entry)
+                self.entries = entries
+            else:
+                self.rewrite(entries, now)
         except OSError as error:
+            # Part of a line may stand in the file: the next commit rewrites it.
+            self.end = 0
             raise Refused("Failed", f"cannot write {self.path}: {error.strerror}") from error
-        self.entries, self.is_whole = entries, True
 
     def rewrite(self, entries: dict[str, Entry], now: Now, *, aside: Path | None = None) -> None:
-        every, new = list(entries.values()), self.path.with_suffix(".new")
+        # `aside` is a file to be set aside when the new one has been written.
+        every = list(entries.values())
         kept = [e for e in every[:-IDS_KEPT] if e.counted and e.age_s(now) < self.window_s] + every[-IDS_KEPT:]
+        new = self.path.with_suffix(".new")
         with new.open("wb") as file:
             file.write(HEADER)
             end = write(file, *kept, reserve=RESERVE)
         if aside is not None:
             aside.replace(aside.with_suffix(f"{aside.suffix}.corrupt"))
         new.replace(self.path)
-        os.fsync(directory := os.open(self.path.parent, os.O_RDONLY))
+        directory = os.open(self.path.parent, os.O_RDONLY)
+        os.fsync(directory)
         os.close(directory)
-        self.entries, self.is_whole = {entry.command_id: entry for entry in kept}, True
+        self.entries = {entry.command_id: entry for entry in kept}
         self.end = end
 
 
 def write(file: BinaryIO, *entries: Entry, reserve: int = 0) -> int:
-    """Where the last line ends; all is on the disk then."""
+    # Returns where the last line ends; all is on the disk then.
     for entry in entries:
         line = json.dumps(vars(entry)).encode()
         padding = -(file.tell() + len(line) + 1) % SLOT
@@ -224,22 +282,19 @@ def write(file: BinaryIO, *entries: Entry, reserve: int = 0) -> int:
 
 
 def does_not_last(directory: Path) -> str:
-    """Why what is written there is gone after a reboot, or may be; empty where it is kept."""
+    # Returns why what is written there is gone after a reboot, or may be; "" where it is kept.
     try:
         # For writing, else it may be a file of a lower layer. It stays: a full disk may have no room for another.
-        probe = os.open(directory / "lasting-probe", os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            why = lies_in_memory(probe)
-        finally:
-            os.close(probe)
+        with os.fdopen(os.open(directory / "lasting-probe", os.O_RDWR | os.O_CREAT, 0o600), "r+b") as probe:
+            why = lies_in_memory(probe.fileno())
     except (OSError, ValueError) as error:
         why = f"cannot tell where it lies: {error}"
     return f"{directory} does not outlive a reboot: {why}; see fleet.md" if why else ""
 
 
 def lies_in_memory(file: int) -> str:
-    [mount_id] = re.findall(r"^mnt_id:\s*(\d+)$", (PROC / f"fdinfo/{file}").read_text(), re.MULTILINE)
-    mounts = (PROC / "mountinfo").read_text(errors="surrogateescape")
+    [mount_id] = re.findall(r"^mnt_id:\s*(\d+)$", Path(f"/proc/self/fdinfo/{file}").read_text(), re.MULTILINE)
+    mounts = Path("/proc/self/mountinfo").read_text(errors="surrogateescape")
     [kind] = re.findall(rf"^{mount_id} .* - (\S+) ", mounts, re.MULTILINE)
     if kind == "overlay":
         # It passes the question on which blocks a file lies to the layer that holds it; a tmpfs knows no blocks.
@@ -252,16 +307,24 @@ def lies_in_memory(file: int) -> str:
     return f"it lies in memory ({kind})" if kind in IN_MEMORY else ""
 
 
+# --- Bus: calls come in, pass one gate and are answered; others are asked ---------------------------------------------
+
+
 class Helper:
     def __init__(self, bus: MessageBus, boot_id: str, history: History) -> None:
-        self.bus, self.boot_id, self.history, self.started_s = bus, boot_id, history, 0.0
-        self.work: set[asyncio.Task[None]] = set()
+        self.bus = bus
+        self.boot_id = boot_id
+        self.history = history
+        self.started_s = 0.0  # when the host came up, by time.monotonic()
+        self.work: set[asyncio.Task[None]] = set()  # one for each call that is not answered yet
         self.is_dropping = False
-        self.one_at_a_time, self.room, self.stopping = asyncio.Lock(), asyncio.Semaphore(AT_ONCE), asyncio.Event()
+        self.room = asyncio.Semaphore(AT_ONCE)
+        self.one_at_a_time = asyncio.Lock()
+        self.stopping = asyncio.Event()
         self.idle = asyncio.get_running_loop().call_later(IDLE_S, self.stopping.set)
 
     def on_message(self, message: Message) -> bool:
-        """Takes every method call, so that dbus-next's own handlers (Peer, ObjectManager) answer no one."""
+        # It takes every method call, so that dbus-next's own handlers (Peer, ObjectManager) answer no one.
         SignatureTree._cache.clear()  # else dbus-next would keep each signature that it has ever met
         if message.message_type is not MessageType.METHOD_CALL:
             return False
@@ -287,67 +350,78 @@ class Helper:
             self.idle = asyncio.get_running_loop().call_later(IDLE_S, self.stopping.set)
 
     async def in_turn(self, message: Message, fault: Refused | None) -> None:
-        async with self.room:  # that many fit into the socket: dbus-next gives a connection up whose buffer is full
+        async with self.room:
             await self.answer(message, fault)
 
     async def answer(self, message: Message, fault: Refused | None) -> None:
-        command_id = next((a.lower() for a in message.body if isinstance(a, str) and UUID.fullmatch(a)), "")
-        caller, outcome = str(message.sender), "done"
+        command_id = next((word.lower() for word in message.body if isinstance(word, str) and UUID.fullmatch(word)), "")
+        caller = str(message.sender)
         try:
-            [who] = await self.ask(BUS, "GetConnectionCredentials", "s", [message.sender], "NotAuthorized")
+            [who] = await self.ask_or_refuse("NotAuthorized", BUS, "GetConnectionCredentials", "s", [message.sender])
             if "ProcessID" not in who:
                 # It handed its connection to another and ended: polkit could not tell in which unit it was.
                 raise Refused("NotAuthorized", "the process that made this connection has ended")
             caller = f"uid {who['UnixUserID'].value}, pid {who['ProcessID'].value}"
-            reply = Message.new_method_return(message, *await self.gate(message, fault))
+            reply = await self.gate(message, fault)
+            outcome = "done"
         except Refused as no:
-            error = no.error if "." in no.error else f"{NAME}.Error.{no.error}"
-            outcome, reply = f"{no.error}: {no}", Message.new_error(message, error, str(no))
-        except Exception as bug:  # the boundary: whatever goes wrong inside, no traceback crosses the bus
+            reply = Message.new_error(message, f"{no.prefix}{no.error}", str(no))
+            outcome = f"{no.error}: {no}"
+        except Exception as bug:
+            # The boundary: whatever goes wrong inside, no traceback crosses the bus.
             logging.exception("cannot answer %s", message.member)
             outcome = f"internal error: {type(bug).__name__}"
             reply = Message.new_error(message, f"{NAME}.Error.Failed", outcome)
-        called, fields = f"{message.member} {command_id}".strip(), {"COMMAND_ID": command_id} if command_id else None
-        logging.info("%s by %s: %s", called, caller, outcome, extra=fields)
+        logging.info(
+            "%s by %s: %s",
+            f"{message.member} {command_id}".strip(),
+            caller,
+            outcome,
+            extra={"COMMAND_ID": command_id} if command_id else None,
+        )
         if not message.flags & MessageFlag.NO_REPLY_EXPECTED:
             await self.bus.send(reply)
 
-    async def gate(self, message: Message, fault: Refused | None) -> tuple[str, list[Any]]:
-        """The one way in: no fault in the call itself, and polkit's yes to this sender."""
+    async def gate(self, message: Message, fault: Refused | None) -> Message:
+        # The one way in: no fault in the call itself, and polkit's yes to this sender.
         if fault is not None:
             raise fault
-        gives, permission, _ = MEMBERS[str(message.interface), message.member, message.signature]
-        await self.authorise(message.sender, permission)
+        member = MEMBERS[str(message.interface), message.member, message.signature]
+        await self.authorise(message.sender, member.action)
+        body: list[Any] = []
         if message.member in ("Reboot", "Shutdown"):
-            return gives, await self.order(permission, message.body[0].lower())
-        if message.member == "Preview":
-            return gives, await self.preview(message.sender, ACTIONS[message.body[0]])
-        used, unlocks_at = self.history.lockout(self.now())
-        return gives, [Variant("(uuus)", [used, self.history.limit, self.history.window_s, unlocks_at])]
+            await self.order(member.action, message.body[0].lower())
+        elif message.member == "Preview":
+            body = await self.preview(message.sender, message.body[0])
+        else:
+            used, unlocks_at = self.history.lockout(self.now())
+            body = [Variant("(uuus)", [used, self.history.limit, self.history.window_s, unlocks_at])]
+        return Message.new_method_return(message, member.answer, body)
 
     async def authorise(self, sender: str, action: str) -> None:
-        about = [["system-bus-name", {"name": Variant("s", sender)}], f"{PERMISSION}.{action}", {}, 0, ""]
-        reply = await self.ask(POLKIT, "CheckAuthorization", "(sa{sv})sa{ss}us", about, "NotAuthorized")
+        # About this connection and this action: no details, no interaction, no way to cancel the question.
+        about = [["system-bus-name", {"name": Variant("s", sender)}], PERMISSIONS[action], {}, 0, ""]
+        reply = await self.ask_or_refuse("NotAuthorized", POLKIT, "CheckAuthorization", "(sa{sv})sa{ss}us", about)
         if reply[0][0] is not True:
-            raise Refused("NotAuthorized", f"polkit does not allow {PERMISSION}.{action}")
+            raise Refused("NotAuthorized", f"polkit does not allow {PERMISSIONS[action]}")
 
-    async def order(self, action: str, command_id: str) -> list[Any]:
+    async def order(self, action: str, command_id: str) -> None:
         async with self.one_at_a_time:
             if command_id in self.history.entries:
                 raise Refused("AlreadyExecuted", f"command {command_id} was executed before")
             now = await self.check(action)
-            entry = Entry(command_id, f"{action}_host", now.boot_id, now.at(), now.monotonic_s, action == REBOOT)
+            entry = Entry(command_id, action, now.boot_id, now.at(), now.monotonic_s, counted=action == REBOOT)
             self.history.commit(entry, now)
-            self.set_wall_message(f"{action.capitalize()} by remote command {command_id}")
+            self.set_wall_message(f"{action.removesuffix('_host').capitalize()} by remote command {command_id}")
             try:
                 await self.ask(LOGIND, ORDERS[action], "t", [ROOT_CHECK_INHIBITORS])
-            except Refused as no:
-                if no.error == NO_REPLY:  # the host may be going down: stays counted, is not called a failure
+            except BusRefused as no:
+                if no.error == NO_REPLY:
+                    # The host may be going down: this stays counted, and is not called a failure.
                     raise
                 self.set_wall_message("")
                 self.history.commit(replace(entry, counted=False), now)
                 raise Refused("Inhibited" if no.error in BLOCKED else "Failed", str(no)) from no
-        return []
 
     async def preview(self, sender: str, action: str) -> list[Any]:
         try:
@@ -358,84 +432,105 @@ class Helper:
         return [True, "", ""]
 
     async def check(self, action: str) -> Now:
-        """What time it is, if neither the lockout (of reboots) nor an inhibitor stands in the way."""
+        # Returns what time it is, if neither the lockout (of reboots) nor an inhibitor stands in the way.
         if self.history.does_not_last:
             raise Refused("Failed", self.history.does_not_last)
-        now, s = self.now(), self.history.window_s
+        now = self.now()
         used, unlocks_at = self.history.lockout(now)
         if action == REBOOT and unlocks_at:
-            window = f"{s // 60} minutes" if s >= 120 and s % 60 == 0 else f"{s} seconds"
+            window_s = self.history.window_s
+            window = f"{window_s // 60} minutes" if window_s >= 120 and window_s % 60 == 0 else f"{window_s} seconds"
             reboots = "1 reboot" if used == 1 else f"{used} reboots"
             raise Refused("Lockout", f"{reboots} in the last {window}; next possible at {unlocks_at}")
-        [locks] = await self.ask(LOGIND, "ListInhibitors", "", [], "Failed")
+        [locks] = await self.ask_or_refuse("Failed", LOGIND, "ListInhibitors", "", [])
         # systemd 252 lets root through such a lock whatever the flags say (PR 30307): so we look ourselves.
         blocking = [lock for lock in locks if lock[3] == "block" and "shutdown" in lock[0].split(":")]
         if blocking:
-            holders = (f"{who}: {why} (pid {pid})" for _, who, why, _, _, pid in blocking)
-            raise Refused("Inhibited", "blocked by " + "; ".join(holders))
+            holders = "; ".join(f"{who}: {why} (pid {pid})" for _, who, why, _, _, pid in blocking)
+            raise Refused("Inhibited", f"blocked by {holders}")
         return now
 
     async def start(self) -> None:
-        about = [f"{FDO}.systemd1.Manager", "UserspaceTimestampMonotonic"]  # in a container, /proc/uptime is the host's
-        [started_us] = await self.ask(SYSTEMD, "Get", "ss", about, "Failed")
+        # In a container /proc/uptime is the host's.
+        [started_us] = await self.ask(
+            SYSTEMD, "Get", "ss", ["org.freedesktop.systemd1.Manager", "UserspaceTimestampMonotonic"]
+        )
         self.started_s = started_us.value / 1e6
         self.history.load(self.now())
 
     def now(self) -> Now:
-        boot_clock_s = time.clock_gettime(time.CLOCK_BOOTTIME)
-        return Now(time.time(), self.boot_id, boot_clock_s, time.monotonic() - self.started_s)
+        return Now(
+            wall_s=time.time(),
+            boot_id=self.boot_id,
+            monotonic_s=time.clock_gettime(time.CLOCK_BOOTTIME),
+            since_boot_s=time.monotonic() - self.started_s,
+        )
 
     def set_wall_message(self, text: str) -> None:
         # Best effort, no answer wanted: the bus keeps the order of what we send to logind.
-        no_reply = MessageFlag.NO_REPLY_EXPECTED
-        self.bus.send(Message(*LOGIND, "SetWallMessage", flags=no_reply, signature="sb", body=[text, True]))
+        self.bus.send(
+            Message(*LOGIND, "SetWallMessage", flags=MessageFlag.NO_REPLY_EXPECTED, signature="sb", body=[text, True])
+        )
 
-    async def ask(self, whom: tuple[str, str, str], member: str, takes: str, body: list[Any], or_else: str = "") -> Any:
-        """Raises Refused, as `or_else` or as the error answered; NO_REPLY means: it may have been done."""
+    async def ask_or_refuse(
+        self, error: str, whom: tuple[str, str, str], member: str, takes: str, body: list[Any]
+    ) -> Any:
+        # For a question without whose answer nothing is done: raises Refused with this error.
+        try:
+            return await self.ask(whom, member, takes, body)
+        except BusRefused as no:
+            raise Refused(error, str(no)) from no
+
+    async def ask(self, whom: tuple[str, str, str], member: str, takes: str, body: list[Any]) -> Any:
+        # Raises BusRefused with the error that was answered; NO_REPLY means that it may have been done all the same.
         try:
             async with asyncio.timeout(ANSWER_TIMEOUT_S):
                 reply: Any = await self.bus.call(Message(*whom, member, signature=takes, body=body))
         except (TimeoutError, OSError, EOFError):
-            raise Refused(or_else or NO_REPLY, f"{whom[0]} did not answer {member}") from None
+            raise BusRefused(NO_REPLY, f"{whom[0]} did not answer {member}") from None
         if reply.message_type is MessageType.ERROR:
             error = NO_REPLY if reply.error_name in UNANSWERED else reply.error_name
             text = reply.body[0] if reply.signature[:1] == "s" else reply.error_name
-            raise Refused(or_else or error, f"{whom[0]} answered: {text}")
+            raise BusRefused(error, f"{whom[0]} answered: {text}")
         return reply.body
 
 
 def fault_of(message: Message) -> Refused | None:
-    """What is wrong with a call by itself, whoever sent it."""
-    member = (str(message.interface), message.member, message.signature)
-    if message.path != PATH or member not in MEMBERS:
-        return Refused(UNKNOWN_METHOD, "there is no such method here")
-    _, _, means_something = MEMBERS[member]
-    if not means_something(*message.body):
+    # Returns what is wrong with a call by itself, whoever sent it.
+    member = MEMBERS.get((str(message.interface), message.member, message.signature))
+    if message.path != PATH or member is None:
+        return BusRefused(UNKNOWN_METHOD, "there is no such method here")
+    if not all(what.fullmatch(word) for what, word in zip(member.arguments, message.body, strict=True)):
         return Refused("InvalidArgument", f"{message.member} cannot take {', '.join(message.body)!r}")
     return None
 
 
 def close_descriptors(message: Message) -> bool:
-    """Of every message: dbus-broker sends some with its answers, and anyone may with a call; we have no use for any."""
+    # Of every message: dbus-broker sends some with its answers, and anyone may with a call; we have no use for any.
     for descriptor in message.unix_fds:
         os.close(descriptor)
     return False
 
 
+# --- Start: the settings, the connection, and the end -----------------------------------------------------------------
+
+
 def setting(name: str, default: str, most: int) -> int:
-    if re.fullmatch(r"[0-9]{1,9}", text := os.environ.get(name, default)) and 1 <= int(text) <= most:
+    text = os.environ.get(name, default)
+    if re.fullmatch(r"[0-9]{1,9}", text) and 1 <= int(text) <= most:
         return int(text)
     refuse_to_start(f"{name} is {text!r}, but must be a whole number from 1 to {most}")
 
 
 def refuse_to_start(why: str) -> NoReturn:
-    """For what another start does not mend."""
+    # For what another start does not mend: after this exit code the unit does not try again.
     logging.error("cannot start: %s", why)
-    sys.exit(EX_CONFIG)
+    sys.exit(os.EX_CONFIG)
 
 
 async def serve(boot_id: str, history: History) -> None:
-    address = os.environ.get("DBUS_SYSTEM_BUS_ADDRESS") or BUS_ADDRESS
+    # D-Bus's own default goes by /var/run, which need not be a link to /run.
+    address = os.environ.get("DBUS_SYSTEM_BUS_ADDRESS") or "unix:path=/run/dbus/system_bus_socket"
     # dbus-broker puts a descriptor into the answer about a caller, and drops a connection that takes none.
     try:
         bus = await MessageBus(address, negotiate_unix_fd=True).connect()
@@ -448,10 +543,11 @@ async def serve(boot_id: str, history: History) -> None:
     bus.add_message_handler(helper.on_message)
     if await bus.request_name(NAME, NameFlag.DO_NOT_QUEUE) is not RequestNameReply.PRIMARY_OWNER:
         sys.exit(f"cannot start: someone else owns {NAME}")
-    ends = [asyncio.ensure_future(end) for end in (bus.wait_for_disconnect(), helper.stopping.wait())]
-    await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-    if ends[0].done():
-        raise EOFError("the system bus is gone") from ends[0].exception()
+    bus_is_gone = asyncio.ensure_future(bus.wait_for_disconnect())
+    is_stopping = asyncio.ensure_future(helper.stopping.wait())
+    await asyncio.wait((bus_is_gone, is_stopping), return_when=asyncio.FIRST_COMPLETED)
+    if bus_is_gone.done():
+        raise EOFError("the system bus is gone") from bus_is_gone.exception()
     # A call that came before the bus took the name away is still ours; a later one starts the next helper.
     await bus.release_name(NAME)
     while helper.work:
@@ -460,12 +556,13 @@ async def serve(boot_id: str, history: History) -> None:
 
 def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    stderr = os.fstat(2)
-    if os.environ.get("JOURNAL_STREAM") == f"{stderr.st_dev}:{stderr.st_ino}":
+    if os.environ.get("JOURNAL_STREAM") == f"{os.fstat(2).st_dev}:{os.fstat(2).st_ino}":
         from systemd.journal import JournalHandler
 
         logging.getLogger().handlers = [JournalHandler(SYSLOG_IDENTIFIER="infoscreen-reboot-helper")]
-    if not (directory := os.environ.get("STATE_DIRECTORY")) or not (boot_id := os.environ.get("BOOT_ID")):
+    directory = os.environ.get("STATE_DIRECTORY")
+    boot_id = os.environ.get("BOOT_ID")
+    if not directory or not boot_id:
         refuse_to_start("infoscreen-reboot-helper.service sets STATE_DIRECTORY and BOOT_ID, which are missing")
     history = History(Path(directory), setting("LOCKOUT_LIMIT", "3", 100), setting("LOCKOUT_WINDOW_S", "900", 86400))
     try:

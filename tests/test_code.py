@@ -138,6 +138,34 @@ def test_a_planted_import_is_found(where: str, line: str, tmp_path: Path) -> Non
     assert [sentence for sentence in broken_walls(package) if sentence.startswith(f"{name} imports ")]
 
 
+# Part of an expression. An expression that stands in anything else is a whole one.
+PARTS = ast.expr | ast.comprehension | ast.keyword
+COMPREHENSIONS = ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp
+
+
+def dense_places(source: str) -> list[str]:
+    """Where `source` does several things at once, as "line: what"."""
+    found: list[tuple[int, str]] = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Assign) and any(_width(target) > 2 for target in node.targets):
+            found.append((node.lineno, "an assignment to more than two"))
+        if isinstance(node, ast.Lambda):
+            found.append((node.lineno, "a lambda"))
+        if isinstance(node, COMPREHENSIONS) and _walruses(node):
+            found.append((node.lineno, "a walrus in a comprehension"))
+        wholes = [] if isinstance(node, PARTS) else [x for x in ast.iter_child_nodes(node) if isinstance(x, ast.expr)]
+        found += [(whole.lineno, "a walrus beside another") for whole in wholes if _walruses(whole) > 1]
+    return [f"{line}: {what}" for line, what in sorted(found)]
+
+
+def _width(target: ast.expr) -> int:
+    return sum(map(_width, target.elts)) if isinstance(target, ast.Tuple | ast.List) else 1
+
+
+def _walruses(node: ast.expr) -> int:
+    return sum(isinstance(part, ast.NamedExpr) for part in ast.walk(node))
+
+
 def test_the_helper_is_one_file_that_shares_nothing_with_the_agent() -> None:
     (helper,) = TOP.joinpath("helper").glob("*.py")
     assert {name.split(".")[0] for name in imports(helper, PACKAGE)} - STDLIB <= {"dbus_next", "systemd"}
@@ -146,6 +174,66 @@ def test_the_helper_is_one_file_that_shares_nothing_with_the_agent() -> None:
     assert sum(isinstance(node, ast.stmt) for node in nodes) <= 380
     branches = ast.If | ast.IfExp | ast.For | ast.While | ast.ExceptHandler | ast.BoolOp | ast.comprehension
     assert sum(isinstance(node, branches) for node in nodes) <= 95
+    # These would be a way round the first bound.
+    assert dense_places(helper.read_text("utf-8")) == []
+
+
+PLANTED = {
+    "an assignment to more than two": [
+        "a, b, c = 1, 2, 3",
+        "self.a, self.b, c[0] = values",
+        "[a, b, c] = values",
+        "a, *b, c = values",
+        "(a, b), c = values",
+        "a = b, c, d = values",
+        "def f():\n    if True:\n        a, b, c = values",
+    ],
+    "a walrus beside another": [
+        "if (a := f()) and (b := g()): pass",
+        "print(f(a := 1), g(b := 2))",
+        "f(x, key=(a := (b := 1)))",
+        "with f(a := 1, b := 2): pass",
+        "def f(x=g(a := 1, b := 2)): pass",
+        "try: pass\nexcept f(a := 1, b := 2): pass",
+    ],
+    "a walrus in a comprehension": [
+        "[a for x in y if (a := f(x))]",
+        "{a: 1 for x in y if (a := f(x))}",
+        "any((a := x) for x in y)",
+        "print({f(a := x) for x in y})",
+    ],
+    "a lambda": [
+        "f = lambda: 1",
+        "sorted(x, key=lambda y: -y)",
+        "class A:\n    b = {1: lambda: 2}",
+    ],
+}
+
+
+@pytest.mark.parametrize(("what", "source"), [(what, source) for what in PLANTED for source in PLANTED[what]])
+def test_a_dense_place_is_found_and_told_by_its_line(what: str, source: str) -> None:
+    line = 2 + source.count("\n")
+    assert dense_places(f"import os\n{source}\nprint(os)\n") == [f"{line}: {what}"]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "a, b = values",
+        "[a] = values",
+        "header, *lines = values",
+        "a = b = c = 1",
+        "a = 1, 2, 3",
+        "for a, b, c in values: pass",
+        "print(a for a, b, c in values)",
+        "if (a := f()) and b: pass",
+        "if (a := f()): b = (c := g())",
+        "while (a := f()):\n    while (b := g()): pass",
+        "def f(x): return x",
+    ],
+)
+def test_a_plain_place_is_left_alone(source: str) -> None:
+    assert dense_places(source) == []
 
 
 @pytest.mark.parametrize(

@@ -16,18 +16,15 @@ HELPER = ROOT / "helper/infoscreen_reboot_helper.py"
 ACTIVATION_S = 25
 # The functions of the helper through which an order goes, one after the other.
 ON_THE_WAY = ("answer", "gate", "authorise", "order", "check")
+# With these it asks.
+QUESTIONS = ("ask", "ask_or_refuse")
 LOGIND_DELAY_S = host._DELAY_MAX_S
 
 
 def helper_answer_timeout_s() -> float:
-    for node in ast.walk(ast.parse(HELPER.read_text())):
-        if isinstance(node, ast.Assign):
-            for target in node.targets:
-                names = target.elts if isinstance(target, ast.Tuple) else [target]
-                values = node.value.elts if isinstance(node.value, ast.Tuple) else [node.value]
-                for name, value in zip(names, values, strict=False):
-                    if isinstance(name, ast.Name) and name.id == "ANSWER_TIMEOUT_S":
-                        return float(ast.literal_eval(value))
+    for node in ast.parse(HELPER.read_text()).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "ANSWER_TIMEOUT_S":
+            return float(ast.literal_eval(node.value))
     raise AssertionError("the helper no longer says how long it waits for an answer")
 
 
@@ -38,7 +35,7 @@ def questions_on_the_way() -> int:
     for function in functions:
         if function.name in ON_THE_WAY:
             calls = [node.func for node in ast.walk(function) if isinstance(node, ast.Call)]
-            found += sum(isinstance(call, ast.Attribute) and call.attr == "ask" for call in calls)
+            found += sum(isinstance(call, ast.Attribute) and call.attr in QUESTIONS for call in calls)
     return found
 
 
