@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from infoscreen_reboot.mqtt.messages import BrokerSettings, Delivery, Message
+from infoscreen_reboot.mqtt.packets import Connect, Kind, Packet, Protocol, Publish, Reader
 from infoscreen_reboot.mqtt.paho_client import MAX_PACKET_BYTES
 from tests.broker.conftest import PATIENCE_S, Broker, Run
 from tests.broker.inbox import COMMANDS, Client, at, plain
@@ -174,20 +175,19 @@ def test_as_many_properties_as_a_packet_holds_do_not_hold_the_agent_up(broker: B
 
 async def _publish_by_hand(broker: Broker, properties: bytes) -> None:
     """A PUBLISH of QoS 1 in MQTT 5, until its PUBACK."""
-    reader, writer = await asyncio.open_connection(broker.host, broker.port)
+    from_broker, writer = await asyncio.open_connection(broker.host, broker.port)
+    reader = Reader()
+
+    async def answer() -> Packet:
+        while (packet := reader.next_packet()) is None:
+            data = await from_broker.read(4096)
+            assert data, "the broker has closed the connection"
+            reader.feed(data)
+        return packet
+
     with contextlib.closing(writer):
-        connect = MQTT_5 + b"\x02\x00\x3c\x00" + b"\x00\x07by hand"
-        writer.write(b"\x10" + _length(connect))
-        head = await reader.readexactly(2)
-        await reader.readexactly(head[1])
-        topic = len(COMMANDS).to_bytes(2, "big") + COMMANDS.encode()
-        writer.write(b"\x32" + _length(topic + b"\x00\x01" + _length(properties) + b"many"))
-        assert (await reader.readexactly(2))[0] == 0x40
-
-
-def _length(content: bytes) -> bytes:
-    """With its length before it, as MQTT writes one."""
-    length, coded = len(content), b""
-    while length >= 128:
-        coded, length = coded + bytes([length % 128 + 128]), length // 128
-    return coded + bytes([length]) + content
+        writer.write(Connect("by hand", keep_alive_s=60).write(Protocol.MQTT_5))
+        assert (await answer()).kind is Kind.CONNACK
+        publish = Publish(COMMANDS, b"many", qos=1, packet_id=1, properties=properties)
+        writer.write(publish.write(Protocol.MQTT_5))
+        assert (await answer()).kind is Kind.PUBACK

@@ -19,6 +19,7 @@ import pytest
 
 from infoscreen_reboot.mqtt.connection import Connection
 from infoscreen_reboot.mqtt.messages import BrokerSettings, Delivery, Message, NotDelivered
+from infoscreen_reboot.mqtt.packets import Acknowledgement, Kind, Protocol, Publish, Reader
 from infoscreen_reboot.mqtt.session import Statistics
 from infoscreen_reboot.mqtt.tls import TlsSettings
 from tests.broker.conftest import AT_ONCE_S, PATIENCE_S, Authority, Broker, Run
@@ -173,11 +174,13 @@ async def scripted(
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         serving.add(asyncio.current_task())
         remaining = iter(answers)
-        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError), contextlib.closing(writer):
-            while True:
-                head = await reader.readexactly(2)
-                packets.put_nowait(head + await reader.readexactly(head[1]))
-                writer.write(next(remaining, b""))
+        stream = Reader()
+        with contextlib.suppress(ConnectionError), contextlib.closing(writer):
+            while data := await reader.read(4096):
+                stream.feed(data)
+                while packet := stream.next_packet():
+                    packets.put_nowait(packet.raw)
+                    writer.write(next(remaining, b""))
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls)
     try:
@@ -233,9 +236,7 @@ def test_a_broken_packet_costs_the_connection_and_not_the_session(run: Run, brok
 
 
 def of_qos_2(number: int, payload: bytes) -> bytes:
-    """A PUBLISH of MQTT 5, 128 to 16,383 bytes long."""
-    content = b"\x00\x01t" + struct.pack(">H", number) + b"\x00" + payload
-    return b"\x34" + bytes([len(content) % 128 + 128, len(content) // 128]) + content
+    return Publish("t", payload, qos=2, packet_id=number).write(Protocol.MQTT_5)
 
 
 def test_deliveries_that_the_broker_never_finishes_cost_the_connection_and_no_memory(run: Run) -> None:
@@ -256,7 +257,7 @@ def test_deliveries_that_the_broker_never_finishes_cost_the_connection_and_no_me
 
 def test_a_broker_that_finishes_what_it_sends_with_qos_2_is_put_up_with(run: Run) -> None:
     finished = b"".join(
-        of_qos_2(number, b"%200d" % number) + b"\x62\x02" + struct.pack(">H", number) for number in range(1, 101)
+        of_qos_2(number, b"%200d" % number) + Acknowledgement(Kind.PUBREL, number).write() for number in range(1, 101)
     )
 
     async def story() -> None:

@@ -13,10 +13,10 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from infoscreen_reboot.mqtt.packets import DUP, Acknowledgement, Kind, Packet, Protocol, Publish, Reader, protocol_of
 from tools.lab.scratch import LabError
 
 PORT = 1884
-CONNECT, PUBLISH, PUBACK = 1, 3, 4
 CLONE_NEWNET = 0x40000000  # linux/sched.h
 # A slow link: so many bytes, then so long nothing.
 SLOW_BYTES, SLOW_PAUSE_S = 24, 0.015
@@ -56,7 +56,7 @@ class Link:
     client: asyncio.StreamWriter
     broker: asyncio.StreamWriter
     is_dead: bool = False
-    has_properties: bool = False
+    protocol: Protocol = Protocol.MQTT_3_1_1
     # By packet identifier and sender: what was published and not yet acknowledged.
     open: dict[tuple[int, bool], tuple[str, bytes]] = field(default_factory=dict)
     # PUBACKs of what we have doubled ourselves; the sender of the first must not see them.
@@ -170,9 +170,10 @@ class Witness:
             self._links.discard(link)
 
     async def _pump(self, link: Link, source: asyncio.StreamReader, sink: asyncio.StreamWriter, up: bool) -> None:
+        reader = Reader()
         with suppress(OSError, EOFError):
             while True:
-                packet = await _read_packet(source)
+                packet = await _next_packet(reader, source)
                 await self._clear.wait()
                 if not link.is_dead:
                     for piece in self._treat(link, packet, up):
@@ -187,27 +188,28 @@ class Witness:
                 await asyncio.sleep(SLOW_PAUSE_S)
         await sink.drain()
 
-    def _treat(self, link: Link, packet: bytes, up: bool) -> list[bytes]:
+    def _treat(self, link: Link, packet: Packet, up: bool) -> list[bytes]:
         """What goes on in place of the packet."""
-        match packet[0] >> 4:
-            case 1:
+        match packet.kind:
+            case Kind.CONNECT:
                 self.connects += 1
-                link.has_properties = _body(packet)[6] >= 5
-            case 3:
+                link.protocol = protocol_of(packet)
+            case Kind.PUBLISH:
                 return self._treat_publish(link, packet, up)
-            case 4:
+            case Kind.PUBACK:
                 return self._treat_puback(link, packet, up)
-        return [packet]
+        return [packet.raw]
 
-    def _treat_publish(self, link: Link, packet: bytes, up: bool) -> list[bytes]:
-        topic, mid, payload = _parse_publish(packet, link.has_properties)
-        passed = Passed(time.time(), False, up, topic, payload, retain=bool(packet[0] & 1))
-        pieces = [packet]
+    def _treat_publish(self, link: Link, packet: Packet, up: bool) -> list[bytes]:
+        publish = Publish.read(packet, link.protocol)
+        mid = publish.packet_id
+        passed = Passed(time.time(), False, up, publish.topic, publish.payload, publish.retain)
+        pieces = [packet.raw]
         if mid:
-            link.open[mid, up] = topic, payload
+            link.open[mid, up] = publish.topic, publish.payload
             if self.way.doubles:
                 link.surplus[mid, not up] += 1
-                pieces = [packet, bytes([packet[0] | 8]) + packet[1:]]
+                pieces = [packet.raw, bytes([packet.raw[0] | DUP]) + packet.raw[1:]]
         if mid and not up and self.way.reorders and not link.held_back:
             link.held_back = [(piece, passed) for piece in pieces]
             self._loop.call_later(HELD_BACK_S, self._let_go, link)
@@ -227,8 +229,8 @@ class Witness:
             link.client.write(piece)
         link.held_back = []
 
-    def _treat_puback(self, link: Link, packet: bytes, up: bool) -> list[bytes]:
-        mid = int.from_bytes(_body(packet)[:2])
+    def _treat_puback(self, link: Link, packet: Packet, up: bool) -> list[bytes]:
+        mid = Acknowledgement.read(packet).packet_id
         if (mid, not up) not in link.open and link.surplus[mid, up] > 0:
             link.surplus[mid, up] -= 1
             return []
@@ -238,43 +240,18 @@ class Witness:
             link.abort()
             return []
         self._write_down(Passed(time.time(), True, up, topic, payload))
-        return [packet]
+        return [packet.raw]
 
     def _write_down(self, passed: Passed) -> None:
         self._passed.append(passed)
         self.on_passed(passed)
 
 
-async def _read_packet(source: asyncio.StreamReader) -> bytes:
-    packet = await source.readexactly(2)
-    while packet[-1] & 0x80:
-        packet += await source.readexactly(1)
-    length = sum((byte & 0x7F) << 7 * place for place, byte in enumerate(packet[1:]))
-    return packet + await source.readexactly(length)
-
-
-def _body(packet: bytes) -> bytes:
-    start = 1
-    while packet[start] & 0x80:
-        start += 1
-    return packet[start + 1 :]
-
-
-def _parse_publish(packet: bytes, has_properties: bool) -> tuple[str, int, bytes]:
-    """Topic, packet identifier (0 at QoS 0) and payload."""
-    body = _body(packet)
-    end = 2 + int.from_bytes(body[:2])
-    topic, mid = body[2:end].decode(errors="replace"), 0
-    if packet[0] & 6:
-        mid = int.from_bytes(body[end : end + 2])
-        end += 2
-    if has_properties:
-        length, place = 0, 0
-        while True:
-            length |= (body[end] & 0x7F) << 7 * place
-            place += 1
-            end += 1
-            if not body[end - 1] & 0x80:
-                break
-        end += length
-    return topic, mid, body[end:]
+async def _next_packet(reader: Reader, source: asyncio.StreamReader) -> Packet:
+    """Raises EOFError at the end of the connection, wherever in a packet that is."""
+    while (packet := reader.next_packet()) is None:
+        data = await source.read(65536)
+        if not data:
+            raise EOFError
+        reader.feed(data)
+    return packet

@@ -24,6 +24,7 @@ from infoscreen_reboot.contract import command
 from infoscreen_reboot.contract.topics import Topics
 from infoscreen_reboot.mqtt.connection import Connection
 from infoscreen_reboot.mqtt.messages import BrokerSettings, Message, NotDelivered
+from infoscreen_reboot.mqtt.packets import Connack, Protocol, Reader, Suback, coded_length, protocol_of, text
 from infoscreen_reboot.mqtt.paho_client import MAX_PACKET_BYTES
 from tests.broker.conftest import Broker
 from tests.bus.fakes import eventually
@@ -268,15 +269,15 @@ def _play_retained(agent: AgentProcess, broker: Broker, someone: Someone) -> str
 
 def a_lie(rng: random.Random, is_5: bool) -> bytes:
     """Packets of which most were right once."""
-    topic = TOPICS.commands.encode()
+    topic = text(TOPICS.commands)
     after = rng.choice([b"", b"\x00", b"\x03\x26\x00\x01", b"\x05\x11\xff\xff\xff\xff"]) if is_5 else b""
     number = rng.choice([b"\x00\x00", b"\x00\x01", b"\x00\x02", b"\xff\xff"])
     packets = (
         (0x20, b"\x00" + rng.randbytes(1) + after), (0x90, number + after + rng.randbytes(rng.randrange(4))),
-        (0x30, len(topic).to_bytes(2, "big") + topic + after + b"junk"), (0xB0, number + after),
-        (0x32, len(topic).to_bytes(2, "big") + topic + number + after + b"junk"), (0x40, number + after),
-        (0x34, len(topic).to_bytes(2, "big") + topic + number + after + b"junk"), (0x50, number + after),
-        (0x62, number + after), (0x70, number), (0xD0, b""), (0xE0, after), (0xF0, b"\x00" + after), (0x10, topic),
+        (0x30, topic + after + b"junk"), (0xB0, number + after),
+        (0x32, topic + number + after + b"junk"), (0x40, number + after),
+        (0x34, topic + number + after + b"junk"), (0x50, number + after),
+        (0x62, number + after), (0x70, number), (0xD0, b""), (0xE0, after), (0xF0, b"\x00" + after), (0x10, topic[2:]),
         (rng.randrange(256), rng.randbytes(rng.randrange(40))),
     )  # fmt: skip
     kind, body = rng.choice(packets)
@@ -284,22 +285,25 @@ def a_lie(rng: random.Random, is_5: bool) -> bytes:
         at = rng.randrange(len(body))
         body = rng.choice([body[:at], body[:at] + rng.randbytes(1) + body[at + 1 :], body + body])
     wrong = [b"\xff\xff\xff\x7f", b"\xff\xff\xff\xff\xff", b"\x80\x00", b"\x7f"]
-    length = bytes([len(body) & 0x7F]) if rng.random() < 0.7 else rng.choice(wrong)
+    length = coded_length(len(body)) if rng.random() < 0.7 else rng.choice(wrong)
     return bytes([kind]) + length + body
 
 
 async def _lie(packets: int, rng: random.Random, outcome: Outcome) -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            hello = await reader.read(2000)
-            is_5 = hello[8:9] == b"\x05"
+            hello = Reader()
+            hello.feed(await reader.read(2000))
+            connect = hello.next_packet()
+            protocol = Protocol.MQTT_3_1_1 if connect is None else protocol_of(connect)
+            is_5 = protocol is Protocol.MQTT_5
             if is_5 and rng.random() < 0.3:
-                writer.write(b"\x20\x02\x00\x01")  # knows no MQTT 5: the next connection is in 3.1.1
+                writer.write(Connack(1).write(Protocol.MQTT_3_1_1))  # knows no MQTT 5: the next connection is in 3.1.1
                 return
             if rng.random() < 0.9:
-                writer.write(b"\x20\x03\x00\x00\x00" if is_5 else b"\x20\x02\x00\x00")
+                writer.write(Connack(0).write(protocol))
             if rng.random() < 0.5:
-                writer.write(b"\x90\x04\x00\x01\x00\x01" if is_5 else b"\x90\x03\x00\x01\x01")
+                writer.write(Suback(1, (1,)).write(protocol))
             for _ in range(rng.randrange(1, 20)):
                 writer.write(a_lie(rng, is_5))
                 outcome.done += 1

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import socket
 import ssl
-import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 
@@ -18,18 +17,18 @@ from infoscreen_reboot.client.doctor.finding import Finding, ok, problem, warnin
 from infoscreen_reboot.contract.command import Action
 from infoscreen_reboot.contract.telemetry import Executor
 from infoscreen_reboot.contract.topics import Topics
+from infoscreen_reboot.mqtt import packets
 from infoscreen_reboot.mqtt.messages import REFUSALS, BrokerSettings
+from infoscreen_reboot.mqtt.packets import Kind, MalformedPacket, Packet, Protocol
 from infoscreen_reboot.mqtt.tls import tls_context, tls_trouble
 
 _PATIENCE_S = 5.0
 _CLOSED = "the broker closed the connection without an answer; is TLS expected on this port?"
-_MQTT_3_1_1, _MQTT_5 = 4, 5
-# Packet types, with the flags that the standard fixes for them.
-_CONNECT, _CONNACK, _PUBREC, _SUBSCRIBE, _SUBACK, _DISCONNECT = 0x10, 0x20, 0x50, 0x82, 0x90, 0xE0
-_PUBLISH_QOS_2 = 0x34
+_NOT_MQTT = "the answer was not MQTT; is TLS expected on this port?"
 _OTHER_VERSION, _NOT_AUTHORISED, _REFUSED = (0x01, 0x84), 0x87, 0x80
 # QoS 1; in MQTT 5 also "send no retained message", which is none of our business here.
-_SUBSCRIPTION = {_MQTT_3_1_1: 0x01, _MQTT_5: 0x21}
+_SUBSCRIPTION = {Protocol.MQTT_3_1_1: 0x01, Protocol.MQTT_5: 0x21}
+_KEEP_ALIVE_S = 60
 
 
 class _Trouble(Exception):
@@ -121,7 +120,7 @@ def _talk(sock: socket.socket, settings: Settings) -> Iterator[Finding]:
     """Login and rights, in MQTT 5, or 3.1.1 if the broker knows no other."""
     broker, topics = settings.broker, Topics(settings.client_uuid)
     login = "as " + broker.username if broker.username else "without a user name"
-    mqtt = _Mqtt(sock, _MQTT_5)
+    mqtt = _Mqtt(sock, Protocol.MQTT_5)
     try:
         try:
             mqtt.log_in(broker, topics)
@@ -130,9 +129,9 @@ def _talk(sock: socket.socket, settings: Settings) -> Iterator[Finding]:
                 raise
             sock.close()
             sock = _secure(_reach(broker), broker)
-            mqtt = _Mqtt(sock, _MQTT_3_1_1)
+            mqtt = _Mqtt(sock, Protocol.MQTT_3_1_1)
             mqtt.log_in(broker, topics)
-    except (_Trouble, OSError) as error:
+    except (_Trouble, MalformedPacket, OSError) as error:
         advice = (
             "correct MQTT_USER and MQTT_PASSWORD_BROKER (or the credential), MQTT_TLS_CERT where the broker wants one, "
             "or the broker's users"
@@ -145,7 +144,7 @@ def _talk(sock: socket.socket, settings: Settings) -> Iterator[Finding]:
         advice = f"let it subscribe to {', '.join(wanted)} in the broker's access rules"
         try:
             refused = mqtt.subscribe(wanted)
-        except (_Trouble, OSError) as error:
+        except (_Trouble, MalformedPacket, OSError) as error:
             yield problem("subscribe", f"the broker ends the connection at a subscription: {_words(error)}", advice)
             return
         if refused:
@@ -153,18 +152,18 @@ def _talk(sock: socket.socket, settings: Settings) -> Iterator[Finding]:
         else:
             yield ok("subscribe", f"the broker grants {', '.join(wanted)}")
         yield _rights(mqtt, [topics.commands_ack, topics.health])
-        mqtt.send(_DISCONNECT)
+        mqtt.leave()
 
 
 def _rights(mqtt: _Mqtt, topics: Sequence[str]) -> Finding:
-    if mqtt.version == _MQTT_3_1_1:
+    if mqtt.protocol is Protocol.MQTT_3_1_1:
         text = "cannot tell: the broker knows MQTT 3.1.1 only, in which it answers yes also to what it drops"
         return warning("publish", text, f"look into the broker's access rules for {', '.join(topics)}")
     for topic in topics:
         advice = f"let it publish on {', '.join(topics)} in the broker's access rules"
         try:
             mqtt.offer(topic)
-        except (_Trouble, OSError) as error:
+        except (_Trouble, MalformedPacket, OSError) as error:
             text = f"{topic}: {_words(error)}"
             if isinstance(error, _Trouble) and error.code == _NOT_AUTHORISED:
                 return problem("publish", text, advice)
@@ -175,29 +174,27 @@ def _rights(mqtt: _Mqtt, topics: Sequence[str]) -> Finding:
 class _Mqtt:
     """One connection that asks and leaves. Its client id is its own: with the agent's the agent would be thrown out."""
 
-    def __init__(self, sock: socket.socket, version: int) -> None:
-        self.version = version
+    def __init__(self, sock: socket.socket, protocol: Protocol) -> None:
+        self.protocol = protocol
         self._sock = sock
+        self._reader = packets.Reader()
         self._offered = 0
-        self._properties = b"\0" if version == _MQTT_5 else b""  # none
 
     def log_in(self, broker: BrokerSettings, topics: Topics) -> None:
         """A new session, without a will, that ends with the connection."""
-        has_user, has_password = broker.username is not None, broker.password is not None
-        flags = 0x02 | 0x80 * has_user | 0x40 * has_password
-        names = [f"infoscreen-{topics.client_uuid}-probe", broker.username, broker.password]
-        content = b"".join(_text(name) for name in names if name is not None)
-        keep_alive = bytes([0, 60])
-        self.send(_CONNECT, _text("MQTT"), bytes([self.version, flags]), keep_alive, self._properties, content)
-        code = self._answer(_CONNACK)[1]
+        client_id = f"infoscreen-{topics.client_uuid}-probe"
+        connect = packets.Connect(client_id, _KEEP_ALIVE_S, broker.username, broker.password)
+        self._sock.sendall(connect.write(self.protocol))
+        code = packets.Connack.read(self._answer(Kind.CONNACK)).code
         if code:
             raise _Trouble(REFUSALS.get(code, f"code {code}"), code)
 
     def subscribe(self, topics: Sequence[str]) -> list[str]:
         """Those that the broker refuses. mosquitto's acl_file refuses none: it drops what comes in later."""
-        option = bytes([_SUBSCRIPTION[self.version]])
-        self.send(_SUBSCRIBE, b"\0\1", self._properties, *(_text(topic) + option for topic in topics))
-        codes = self._answer(_SUBACK)[-len(topics) :]
+        self._sock.sendall(packets.Subscribe(1, topics, _SUBSCRIPTION[self.protocol]).write(self.protocol))
+        codes = packets.Suback.read(self._answer(Kind.SUBACK), self.protocol).codes
+        if len(codes) != len(topics):
+            raise _Trouble(_NOT_MQTT)
         return [topic for topic, code in zip(topics, codes, strict=True) if code >= _REFUSED]
 
     def offer(self, topic: str) -> None:
@@ -208,51 +205,33 @@ class _Mqtt:
         nowhere and by the contract neither an ack nor a health report.
         """
         self._offered += 1
-        self.send(_PUBLISH_QOS_2, _text(topic), bytes([0, self._offered]), self._properties)
-        reason = self._answer(_PUBREC)[2:3]
-        if reason and reason[0] >= _REFUSED:
-            raise _Trouble(REFUSALS.get(reason[0], f"code {reason[0]}"), reason[0])
+        self._sock.sendall(packets.Publish(topic, b"", qos=2, packet_id=self._offered).write(self.protocol))
+        reason = packets.Acknowledgement.read(self._answer(Kind.PUBREC)).reason
+        if reason >= _REFUSED:
+            raise _Trouble(REFUSALS.get(reason, f"code {reason}"), reason)
 
-    def send(self, kind: int, *parts: bytes) -> None:
-        body = b"".join(parts)
-        length, left = bytearray(), len(body)
-        while left >= 0x80:
-            length.append(left % 0x80 | 0x80)
-            left //= 0x80
-        self._sock.sendall(bytes([kind, *length, left]) + body)
+    def leave(self) -> None:
+        self._sock.sendall(packets.Disconnect().write())
 
-    def _answer(self, kind: int) -> bytes:
-        """What follows the header of the next packet of that kind; a command that comes meanwhile is the agent's."""
+    def _answer(self, kind: Kind) -> Packet:
+        """The next packet of that kind; a command that comes meanwhile is the agent's."""
         while True:
-            (header,) = self._take(1)
-            length = shift = 0
-            more = True
-            while more and shift < 28:
-                (digit,) = self._take(1)
-                length |= (digit & 0x7F) << shift
-                shift, more = shift + 7, digit >= 0x80
-            body = self._take(length)
-            if header & 0xF0 == kind and len(body) >= 2:
-                return body
-            if header == _DISCONNECT:
-                code = body[0] if body else 0
+            packet = self._next_packet()
+            if packet.kind is kind:
+                return packet
+            if packet.kind is Kind.DISCONNECT:
+                code = packets.Disconnect.read(packet).reason
                 raise _Trouble(REFUSALS.get(code, f"the broker closed the connection, code {code}"), code)
-            if header & 0xF0 not in (0x30, kind):
-                raise _Trouble("the answer was not MQTT; is TLS expected on this port?")
+            if packet.kind is not Kind.PUBLISH:
+                raise _Trouble(_NOT_MQTT)
 
-    def _take(self, size: int) -> bytes:
-        taken = b""
-        while len(taken) < size:
-            part = self._sock.recv(size - len(taken))
+    def _next_packet(self) -> Packet:
+        while (packet := self._reader.next_packet()) is None:
+            part = self._sock.recv(65536)
             if not part:
                 raise _Trouble(_CLOSED)
-            taken += part
-        return taken
-
-
-def _text(text: str) -> bytes:
-    data = text.encode()
-    return struct.pack("!H", len(data)) + data
+            self._reader.feed(part)
+        return packet
 
 
 def _words(error: Exception) -> str:
@@ -261,6 +240,8 @@ def _words(error: Exception) -> str:
             return tls_trouble(error)
         case ConnectionResetError():
             return _CLOSED
+        case MalformedPacket():
+            return _NOT_MQTT
         case TimeoutError():
             return f"no answer within {_PATIENCE_S:g} s"
         case OSError(strerror=str(text)):
