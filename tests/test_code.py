@@ -28,6 +28,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
 }
 # What decides: it imports the standard library, the contract and each other.
 PURE = (
+    "mqtt.packets",
     *("client.agent.lifecycle", "client.agent.policy", "client.agent.boot_report", "client.agent.health"),
     *("client.doctor.judgement", "client.doctor.finding", "client.doctor.tuning", "client.doctor.firmware"),
 )
