@@ -30,7 +30,7 @@ from infoscreen_reboot.client.agent.monitor import open_boot
 from infoscreen_reboot.client.agent.ports import Departure, Signatures
 from infoscreen_reboot.client.agent.store import Journal, JournalFull, JournalUnusable, Letter
 from infoscreen_reboot.client.config import Settings
-from infoscreen_reboot.contract import ack, command
+from infoscreen_reboot.contract import ack, command, wire
 from infoscreen_reboot.contract.ack import Ack
 from infoscreen_reboot.contract.command import Action, Command
 from infoscreen_reboot.contract.telemetry import Executor
@@ -50,6 +50,15 @@ CLIENT = "9b8d1856-ff34-4864-a726-12de072d0f77"
 COMMAND_ID = "5d1f8b4b-7e85-44fb-8f38-3f5d5da5e2e4"
 OTHER_ID = "0d1f8b4b-7e85-44fb-8f38-3f5d5da5e2e4"
 TOPICS = Topics(CLIENT)
+# Of what the client says on infoscreen/<client>/….
+SCHEMAS = {
+    "commands/ack": "ack",
+    "command/ack": "ack",
+    "status": "status",
+    "health": "health",
+    "boot": "boot",
+    "service_failed": "service_failed",
+}
 START = datetime(2026, 4, 3, 12, 48, 10, tzinfo=UTC)
 BOOTS = [f"{n:08x}-d9cb-469f-a165-70867728950e" for n in range(1, 200)]
 
@@ -153,6 +162,8 @@ class World:
     has_forgotten_boots: bool = False
     # What ended the agent though nobody had killed it, and how often systemd did because it gave no sign of life.
     faults: list[BaseException] = field(default_factory=list)
+    # What the broker was told that has no schema or breaks its own.
+    breaches: list[str] = field(default_factory=list)
     watchdog_kills: int = 0
     host_is_down: bool = False
     process_is_dead: bool = True
@@ -168,7 +179,7 @@ class World:
 
     def __post_init__(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.broker = PlayedBroker(self.heard.append)
+        self.broker = PlayedBroker(self._hear)
         # An earlier run had all of them; what this one does not want it has to give back.
         self.broker.subscriptions = {TOPICS.commands, TOPICS.transitional_command}
         self.host = PlayedHost(self)
@@ -248,6 +259,14 @@ class World:
 
     # the broker
 
+    def _hear(self, message: Message) -> None:
+        self.heard.append(message)
+        if message.payload:  # else a retained message is taken back
+            try:
+                wire.check(SCHEMAS[message.topic.split("/", 2)[2]], json.loads(message.payload))
+            except (KeyError, ValueError) as error:
+                self.breaches.append(f"{message}: {error!r}")
+
     def send(
         self,
         content: bytes,
@@ -326,6 +345,7 @@ class World:
             task.result()
         if self.faults:
             raise BaseExceptionGroup("the agent ended by itself", self.faults)
+        assert not self.breaches
         assert not self.watchdog_kills, "systemd had to end an agent that gave no sign of life"
 
     async def _until_quiet(self, nature: Callable[[], Awaitable[None]], for_s: float) -> None:

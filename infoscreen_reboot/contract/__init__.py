@@ -6,5 +6,4 @@ ack         what the client answers
 telemetry   what the client says of itself
 signature   how a signed command says who signed what
 wire        the rules all payloads share: JSON, times, UUIDs, schemas
-glance      a quick yes to what plainly keeps a schema
 """

@@ -44,12 +44,7 @@ def parse(payload: bytes) -> Command:
     # RFC 9562, section 4: UUIDs are written in lower case and read in either.
     command_id = command_id.lower()
     wire.check("command", content, command_id)
-    issued_at = wire.parse_time(content["issued_at"], "issued_at", command_id)
-    expires_at = wire.parse_time(content["expires_at"], "expires_at", command_id)
-    if expires_at <= issued_at:
-        raise ContractError("expires_at", "must be later than issued_at", command_id)
-    if expires_at - issued_at > MAX_VALIDITY:
-        raise ContractError("expires_at", "must be at most 24 h after issued_at", command_id)
+    issued_at, expires_at = _times(content, command_id)
     return Command(
         command_id=command_id,
         client_uuid=content["client_uuid"].lower(),
@@ -62,7 +57,7 @@ def parse(payload: bytes) -> Command:
 
 
 def encode(command: Command) -> bytes:
-    """Raises ContractError for what `parse` would refuse."""
+    """The bytes to send; ContractError where `parse` would refuse the times, which no type holds together."""
     content: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "command_id": command.command_id,
@@ -73,9 +68,19 @@ def encode(command: Command) -> bytes:
         "requested_by": command.requested_by,
         "reason": command.reason,
     }
-    payload = wire.encode(content)
-    parse(payload)
-    return payload
+    _times(content, command.command_id)
+    return wire.encode(content)
+
+
+def _times(content: dict[str, Any], command_id: str) -> tuple[datetime, datetime]:
+    """When it was issued and when it expires. Raises ContractError for what no schema can say of the two."""
+    issued_at = wire.parse_time(content["issued_at"], "issued_at", command_id)
+    expires_at = wire.parse_time(content["expires_at"], "expires_at", command_id)
+    if expires_at <= issued_at:
+        raise ContractError("expires_at", "must be later than issued_at", command_id)
+    if expires_at - issued_at > MAX_VALIDITY:
+        raise ContractError("expires_at", "must be at most 24 h after issued_at", command_id)
+    return issued_at, expires_at
 
 
 def say_the_same(one: bytes, other: bytes) -> bool:

@@ -159,7 +159,7 @@ class FailureAlert:
 
 
 def encode_status(status: Status) -> bytes:
-    return _encode("status", {"state": status.reason.state, **asdict(status)})
+    return _encode({"state": status.reason.state, **asdict(status)})
 
 
 def encode_health(health: Health) -> bytes:
@@ -169,17 +169,17 @@ def encode_health(health: Health) -> bytes:
         del content["commands"]["bad_signatures"]
     if (reason := health.broker_connection.last_disconnect_reason) is not None:
         content["broker_connection"]["last_disconnect_reason"] = reason[:_MAX_REASON]
-    return _encode("health", content)
+    return _encode(content)
 
 
 def encode_boot_report(report: BootReport) -> bytes:
-    return _encode("boot", asdict(report))
+    return _encode(asdict(report))
 
 
 def encode_failure_alert(alert: FailureAlert) -> bytes:
     """Of too many log lines the last are sent, of an overlong line its beginning."""
     lines = [line[:_MAX_LOG_LINE] for line in alert.last_log_lines[-MAX_LOG_LINES:]]
-    return _encode("service_failed", {"event": "service_failed", **asdict(alert), "last_log_lines": lines})
+    return _encode({"event": "service_failed", **asdict(alert), "last_log_lines": lines})
 
 
 def is_failure_alert(payload: bytes) -> bool:
@@ -191,10 +191,8 @@ def is_failure_alert(payload: bytes) -> bool:
     return True
 
 
-def _encode(name: str, content: dict[str, Any]) -> bytes:
-    content = _on_the_wire(content)
-    wire.check(name, content)
-    return wire.encode(content)
+def _encode(content: dict[str, Any]) -> bytes:
+    return wire.encode(_on_the_wire(content))
 
 
 def _on_the_wire(value: Any) -> Any:

@@ -325,6 +325,7 @@ class AnyOrder(RuleBasedStateMachine):
     def _check_promises(self) -> None:
         world = self.world
         assert not world.faults, f"the agent ended by itself: {world.faults}"
+        assert not world.breaches
         assert not world.watchdog_kills, "systemd had to end an agent that gave no sign of life"
         executed = [command_id for _, command_id in world.host.executed]
         assert len(executed) == len(set(executed)), "the helper executed a command twice"

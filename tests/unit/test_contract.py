@@ -227,8 +227,8 @@ def test_an_ack_is_read_back_the_same(status: AckStatus) -> None:
     ],
 )
 def test_an_error_stands_in_a_failed_ack_and_nowhere_else(wrong: Ack) -> None:
-    with pytest.raises(ContractError):
-        ack.encode(wrong)
+    with pytest.raises(ContractError, match="error_"):
+        ack.parse(ack.encode(wrong))
 
 
 def test_a_long_error_message_is_cut_and_still_an_ack() -> None:
@@ -301,18 +301,19 @@ def test_a_long_reason_is_cut_and_not_refused() -> None:
     assert json.loads(telemetry.encode_health(wordy))["broker_connection"]["last_disconnect_reason"] == "x" * 500
 
 
-def test_a_tier_without_its_watchdog_is_not_sent() -> None:
+def test_a_tier_without_its_watchdog_breaks_the_schema() -> None:
     liar = replace(HEALTH, capabilities=replace(HEALTH.capabilities, hardware_watchdog=False))
     with pytest.raises(ContractError, match="recovery_tier"):
-        telemetry.encode_health(liar)
+        wire.check("health", json.loads(telemetry.encode_health(liar)))
 
 
 @pytest.mark.parametrize("cause", Cause)
 def test_a_boot_report_names_a_command_only_where_one_was_the_cause(cause: Cause) -> None:
-    command_id = COMMAND_ID if cause is Cause.COMMAND else None
-    assert json.loads(telemetry.encode_boot_report(replace(REPORT, cause=cause, command_id=command_id)))
+    command_id, wrong = (COMMAND_ID, None) if cause is Cause.COMMAND else (None, COMMAND_ID)
+    report = replace(REPORT, cause=cause, command_id=command_id)
+    wire.check("boot", json.loads(telemetry.encode_boot_report(report)))
     with pytest.raises(ContractError, match="command_id"):
-        telemetry.encode_boot_report(replace(REPORT, cause=cause, command_id=None if command_id else COMMAND_ID))
+        wire.check("boot", json.loads(telemetry.encode_boot_report(replace(report, command_id=wrong))))
 
 
 def test_an_alert_keeps_the_last_lines_and_the_beginning_of_a_long_one() -> None:

@@ -108,6 +108,22 @@ def test_a_held_command_says_nothing_yet() -> None:
     assert (after.state, after.decide_by_s, reply) == (State.HELD, 60, None)
 
 
+def test_a_reply_names_an_error_if_it_failed_and_only_then() -> None:
+    """What the schema of acks asks for, and no type does."""
+    told = set()
+    for row, event in product(TABLE, EVENTS):
+        if not isinstance(event, row.event):
+            continue
+        fitting = Failed(row.codes[0], "why") if isinstance(event, Failed) else event
+        for action in Action:
+            _, reply = step(a_record(row.state, action), fitting)
+            if reply is not None:
+                has_failed = reply.status is AckStatus.FAILED
+                assert (reply.code is not None, bool(reply.message)) == (has_failed, has_failed)
+                told.add(reply.status)
+    assert told == set(AckStatus)
+
+
 def test_a_command_can_fail_only_as_its_state_allows() -> None:
     for row in (row for row in TABLE if row.event is Failed):
         for code in ErrorCode:

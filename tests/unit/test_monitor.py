@@ -15,7 +15,7 @@ from infoscreen_reboot.client.agent.health import About, Facts, LockoutAge, heal
 from infoscreen_reboot.client.agent.lifecycle import Record, State
 from infoscreen_reboot.client.agent.monitor import open_boot, recall_statistics
 from infoscreen_reboot.client.agent.store import Journal
-from infoscreen_reboot.contract import ack, telemetry
+from infoscreen_reboot.contract import ack, telemetry, wire
 from infoscreen_reboot.contract.ack import Ack, AckStatus
 from infoscreen_reboot.contract.command import Action
 from infoscreen_reboot.contract.telemetry import BrokerConnection, Cause, Executor, LastCommand, Lockout, StateDirectory
@@ -46,13 +46,14 @@ def test_the_cause_is_what_was_written_down(began: bool, executed: str | None, w
     assert boot.command_id == (COMMAND_ID if cause is Cause.COMMAND else None)
     report = boot_report.report(boot, CLIENT, START, START)
     assert report.previous_boot_last_seen_at == datetime.fromisoformat(SEEN)
-    assert telemetry.encode_boot_report(report)
+    wire.check("boot", json.loads(telemetry.encode_boot_report(report)))
 
 
 def test_of_a_first_boot_nothing_is_known() -> None:
     boot = boot_report.follow(None, BOOTS[0], START, None, False)
     assert (boot.cause, boot.clean_shutdown, boot.previous_boot_id) == (Cause.UNKNOWN, False, None)
-    assert telemetry.encode_boot_report(boot_report.report(boot, CLIENT, START, START))
+    report = boot_report.report(boot, CLIENT, START, START)
+    wire.check("boot", json.loads(telemetry.encode_boot_report(report)))
 
 
 class FixedClock:
@@ -131,7 +132,7 @@ def facts(record: Record | None = None, armed: bool = False) -> Facts:
 def test_tier_2_is_said_only_of_a_host_with_an_armed_watchdog(armed: bool, tier: int) -> None:
     told = health(ABOUT, facts(armed=armed))
     assert (told.capabilities.hardware_watchdog, told.capabilities.recovery_tier) == (armed, tier)
-    assert telemetry.encode_health(told)
+    wire.check("health", json.loads(telemetry.encode_health(told)))
 
 
 def test_health_tells_what_is_open_what_was_last_and_what_was_counted() -> None:
@@ -143,7 +144,7 @@ def test_health_tells_what_is_open_what_was_last_and_what_was_counted() -> None:
     assert (told.commands.outbox, told.commands.conflicts, told.commands.unreadable) == (1, 3, 0)
     assert (told.uptime_s, told.executor) == (4711, Executor.MOCK)
     assert told.capabilities.post_boot_checks == ("a.service",)
-    assert telemetry.encode_health(told)
+    wire.check("health", json.loads(telemetry.encode_health(told)))
 
 
 def test_bad_signatures_are_told_only_where_signatures_are_required() -> None:

@@ -1,12 +1,9 @@
-"""A glance says yes only where jsonschema does, and to all that keeps a schema plainly."""
+"""A payload is judged as jsonschema judges it by the shipped schema."""
 
 from __future__ import annotations
 
 import copy
-import json
 import random
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,10 +11,11 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from infoscreen_reboot.contract import glance, wire
+from infoscreen_reboot.contract import wire
+from infoscreen_reboot.contract.wire import ContractError
 
-CONTRACT = Path(wire.__file__).parent
-NAMES = sorted(path.name.removesuffix(".schema.json") for path in (CONTRACT / "schemas").glob("*.json"))
+SCHEMAS = Path(wire.__file__).with_name("schemas")
+NAMES = sorted(path.name.removesuffix(".schema.json") for path in SCHEMAS.glob("*.json"))
 ODD: tuple[Any, ...] = (
     *(None, True, False, 0, 1, -1, 1.0, 1.5, 10**30, "", "x", "x" * 129, "x" * 501),
     *([], ["x"], ["x", "x"], [1, 1.0], {}),
@@ -76,63 +74,38 @@ def spoilt(content: Any, chance: random.Random) -> Any:
     return content
 
 
+def answer(name: str, content: Any) -> tuple[str, str] | None:
+    """Field and rule of a refusal."""
+    try:
+        wire.check(name, content)
+    except ContractError as refusal:
+        return refusal.field, refusal.rule
+    return None
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_what_passes_at_a_glance_is_what_jsonschema_lets_through(name: str) -> None:
+def test_what_is_refused_and_in_which_words_is_by_the_shipped_schema(name: str) -> None:
     schema, chance = wire.schema(name), random.Random(name)
-    at_a_glance, judge = glance.test_of(schema, schema), Draft202012Validator(schema)
-    passed = spoiled = 0
+    judge = Draft202012Validator(schema)
+
+    def should_be(content: Any) -> tuple[str, str] | None:
+        errors = sorted(judge.iter_errors(content), key=lambda error: [str(part) for part in error.path])
+        return wire._words(errors[0]) if errors else None
+
+    passed = refused = 0
     for _ in range(300):
         content = plain(schema, schema, chance)
+        while not judge.is_valid(content):  # a condition may not be met
+            content = plain(schema, schema, chance)
         for _ in range(6):
-            valid = judge.is_valid(content)
-            if at_a_glance(content):
-                assert valid, content
-            else:
-                # What a client sends is plain: only a number with a point, or doubles in a list, may need the judge.
-                assert not valid or "1.0" in json.dumps(content) or "1, 1" in json.dumps(content), content
-            passed, spoiled = passed + valid, spoiled + (not valid)
+            told = answer(name, content)
+            assert told == should_be(content), content
+            passed, refused = passed + (told is None), refused + (told is not None)
             content = spoilt(content, chance)
-    assert passed > 30 and spoiled > 300, "neither may be rare"
+    assert passed >= 300 and refused > 300, "neither may be rare"
 
 
 @pytest.mark.parametrize("odd", ODD, ids=repr)
-def test_what_is_no_object_passes_at_no_glance(odd: Any) -> None:
+def test_what_is_no_object_keeps_no_schema(odd: Any) -> None:
     for name in NAMES:
-        assert glance.test_of(wire.schema(name), wire.schema(name))(odd) is False
-
-
-@pytest.mark.parametrize(
-    ("schema", "error"),
-    [
-        ({"format": "uuid"}, KeyError),
-        ({"enum": ["a", 1.5]}, TypeError),
-        ({"if": {"properties": {"a": {"const": 1}}}, "then": {}}, TypeError),
-        ({"if": {"required": ["a"]}, "then": {}}, TypeError),
-        ({"additionalProperties": {"type": "string"}, "properties": {}}, TypeError),
-    ],
-)
-def test_a_keyword_that_is_not_known_is_no_reason_to_guess(schema: dict[str, Any], error: type[Exception]) -> None:
-    with pytest.raises(error):
-        glance.test_of(schema, schema)
-
-
-def test_an_agent_has_in_memory_from_its_start_on_what_a_refusal_needs() -> None:
-    """In the middle of a dist-upgrade nothing more can be imported."""
-    program = """
-import sys
-from infoscreen_reboot.client.agent import app
-from infoscreen_reboot.contract import command, wire
-loaded = set(sys.modules)
-assert "jsonschema" in loaded
-assert not sys.modules.get("gi")
-content = {"schema_version": "1.0", "command_id": ID, "client_uuid": ID, "action": "reboot_host",
-           "issued_at": "2026-04-03T12:48:10Z", "expires_at": "2026-04-03T12:52:10Z"}
-command.parse(wire.encode(content))
-try:
-    command.parse(wire.encode(content | {"action": "dance"}))
-except wire.ContractError as error:
-    assert error.field == "action"
-later = set(sys.modules) - loaded
-assert not later, later
-""".replace("ID", repr("9b8d1856-ff34-4864-a726-12de072d0f77"))
-    subprocess.run([sys.executable, "-c", program], cwd=CONTRACT.parents[1], check=True)
+        assert answer(name, odd) is not None
