@@ -11,7 +11,7 @@ import pytest
 
 from infoscreen_reboot.mqtt import session
 from infoscreen_reboot.mqtt.messages import Delivery, Message, NotDelivered, Redeliver
-from tests.broker.conftest import Broker, MakeBroker, Run
+from tests.broker.conftest import PATIENCE_S, Broker, MakeBroker, Run
 from tests.broker.inbox import COMMANDS, FAREWELL, STATUS, Client, plain
 from tests.played_broker import Immortal, PlayedBroker, PlayedConnection
 
@@ -35,8 +35,12 @@ class Stage:
     async def publish(self, payload: bytes) -> None:
         raise NotImplementedError
 
-    async def statuses(self) -> list[bytes]:
-        """All that was said of the client so far, when the next is there."""
+    async def statuses(self, last: bytes) -> list[bytes]:
+        """All that was said of the client, as soon as that is what was said last."""
+        await self.until(lambda: self.said()[-1:] == [last])
+        return self.said()
+
+    def said(self) -> list[bytes]:
         raise NotImplementedError
 
     async def freeze(self) -> None:
@@ -46,7 +50,7 @@ class Stage:
         raise NotImplementedError
 
     async def until(self, is_it: Callable[[], object]) -> None:
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(PATIENCE_S):
             while not is_it():
                 await asyncio.sleep(0.01)
 
@@ -75,7 +79,7 @@ class RealStage(Stage):
     async def publish(self, payload: bytes) -> None:
         await asyncio.to_thread(self._broker.publish, COMMANDS, payload)
 
-    async def statuses(self) -> list[bytes]:
+    def said(self) -> list[bytes]:
         return self._statuses
 
     async def freeze(self) -> None:
@@ -104,7 +108,7 @@ class PlayedStage(Stage):
     async def publish(self, payload: bytes) -> None:
         self.broker.publish(Delivery(COMMANDS, payload, False))
 
-    async def statuses(self) -> list[bytes]:
+    def said(self) -> list[bytes]:
         return [message.payload for message in self.heard if message.topic == STATUS]
 
     async def freeze(self) -> None:
@@ -153,7 +157,7 @@ async def a_refused_delivery_ends_the_connection_and_comes_again_in_order(stage:
             await stage.publish(b"%d" % number)
         await stage.until(lambda: b"takes b'2', retained: False".decode() in stage.told)
         await stage.client.session.wait_connected()
-        return [stage.told[: stage.told.index("refuses b'1'")], stage.told[-2:], await stage.statuses()]
+        return [stage.told[: stage.told.index("refuses b'1'")], stage.told[-2:], await stage.statuses(b"online 2")]
 
 
 async def a_farewell_is_the_last_word(stage: AnyStage) -> list[object]:
@@ -162,7 +166,7 @@ async def a_farewell_is_the_last_word(stage: AnyStage) -> list[object]:
             await stage.client.session.leave(FAREWELL, 5)
             is_connected = stage.client.session.is_connected
             await asyncio.sleep(0.3)
-        return [is_connected, await stage.statuses()]
+        return [is_connected, await stage.statuses(FAREWELL.payload)]
 
 
 async def a_farewell_that_nobody_acknowledges_leaves_the_word_to_the_will(stage: AnyStage) -> list[object]:
@@ -171,8 +175,9 @@ async def a_farewell_that_nobody_acknowledges_leaves_the_word_to_the_will(stage:
             await stage.freeze()
             await stage.client.session.leave(FAREWELL, 0.2)
             await stage.thaw()
-            await asyncio.sleep(0.5)
-        return [(await stage.statuses())[-1]]
+            await stage.statuses(b"lost 1")
+            await asyncio.sleep(0.2)
+        return [stage.said()[-1]]
 
 
 async def who_comes_back_is_told_what_was_sent_meanwhile(stage: AnyStage) -> list[object]:
@@ -184,8 +189,8 @@ async def who_comes_back_is_told_what_was_sent_meanwhile(stage: AnyStage) -> lis
         stage.client.session.come_back()
         await stage.until(lambda: stage.told)
         await stage.client.session.wait_connected()
-        await asyncio.sleep(0.2)
-        return [before, stage.told, await stage.statuses()]
+        said = await stage.statuses(b"online 2")
+        return [before, stage.told, said]
 
 
 async def who_has_left_cannot_publish(stage: AnyStage) -> list[object]:
@@ -200,8 +205,7 @@ async def the_client_that_ends_without_a_word_is_called_lost(stage: AnyStage) ->
     async with stage.observed():
         async with stage.client.connected():
             pass
-        await asyncio.sleep(0.3)
-        return [await stage.statuses()]
+        return [await stage.statuses(b"lost 1")]
 
 
 async def a_publish_waits_for_its_puback(stage: AnyStage) -> list[object]:

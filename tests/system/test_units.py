@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.system.hands import drop_in, unit
+from tests.system.hands import drop_in, unit, wait_helper_started
 from tests.system.test_alerts import (
     ALERTS,
     GIVES_UP_SOON,
@@ -134,6 +134,7 @@ def test_an_alert_is_owed_until_the_notifier_can_be_set_up(machine: Machine, fau
 
 def test_a_helper_that_cannot_be_set_up_is_told_of(machine: Machine) -> None:
     state = f"{STATE}-helper"
+    wait_helper_started(machine)
     shell(machine, f"systemctl stop {HELPER}; rm -rf {state}; ln -s /srv/not-there {state}")
     machine.run("systemctl", "start", HELPER, check=False)
     alert = wait_alert(machine, HELPER, 90)

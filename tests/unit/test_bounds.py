@@ -153,6 +153,26 @@ def test_what_cannot_be_struck_out_is_not_sent_again_and_stops_nothing(tmp_path:
     asyncio.run(test())
 
 
+def test_an_answer_at_the_bound_does_not_overtake_what_is_owed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journals, "OWED_BOUND", 2)
+
+    async def test() -> None:
+        journal, line = Journal(tmp_path / "journal"), Line()
+        outbox = Outbox(journal, line)
+        for content in (b"accepted", b"started"):
+            journal.commit(replace(new(COMMAND_ID), state=State.EXECUTING), [Letter("acks", content)])
+        # The command came again, by the other topic: what it is told first must not be the last that was said.
+        outbox.answer_again([Letter("acks", b"started"), Letter("other acks", b"started")])
+        running = asyncio.ensure_future(outbox.run())
+        assert await outbox.wait_empty(1)
+        await asyncio.sleep(0)
+        assert [message.payload for message in line.sent] == [b"accepted", b"started"]
+        running.cancel()
+        journal.close()
+
+    asyncio.run(test())
+
+
 def test_an_answer_at_the_bound_is_sent_on_the_next_connection_and_not_owed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -69,6 +69,16 @@ NEVER_ARRIVED = Evidence(orders=GOOD.orders, lives=(Life(BEFORE, None),), broker
             taken=frozenset(),
             kept=(Kept(ID, "failed", "internal_error", was_started=False),),
         ),
+        # Such a refusal is for all time, and is forgotten when many more come.
+        replace(
+            REFUSED,
+            was_flooded=True,
+            orders=(replace(GOOD.orders[0], ends=frozenset({"internal_error"})),),
+            said=(ack("failed", code="internal_error"),),
+            heard=(),
+            taken=frozenset(),
+            kept=(),
+        ),
         # A record that was destroyed: the client forgets an end, and the helper's record speaks the last word.
         replace(GOOD, client_forgot=True, kept=(), heard=(*STORY, ack("failed", code="helper_failed"))),
         # The power was cut before nspawn could tell which boot it was.

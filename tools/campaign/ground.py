@@ -110,7 +110,9 @@ class Ground(Machine):
                 self.run("mount", "-o", "remount,bind,rw", inside)
             self.owes_mount = False
         if self.owes_restart:
-            # What was started on a read-only disk executes nothing until then, and says so.
+            # What was started on a read-only disk executes nothing until then, and says so. A start of the helper that
+            # is cut off would leave the bus, and all who call, waiting for 25 s: so it first comes to its end.
+            self.run("systemctl", "start", HELPER, check=False)
             self.run("systemctl", "stop", HELPER)
             self.run("systemctl", "restart", AGENT)
             self.owes_restart = False

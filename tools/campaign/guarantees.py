@@ -160,7 +160,7 @@ def _story(evidence: Evidence, order: Order) -> Iterator[str]:
 
 def _need_not_be_kept(kept: Kept | None, ends: set[str]) -> bool:
     if kept is None:
-        return bool(ends & {"invalid_schema", "wrong_client", "expired"})
+        return bool(ends & {"invalid_schema", "wrong_client", "expired", "internal_error"})
     return kept.end == "internal_error"
 
 

@@ -43,7 +43,8 @@ class Outbox:
         if self._journal.why_no_more() is None:
             self._journal.owe_again(letters)
             self.nudge()
-        else:
+        # One that still waits comes in its turn: sent now, it would overtake what was to be said before it.
+        elif not self._journal.owes_any(letters):
             self.send_once(letters)
 
     def send_once(self, letters: Sequence[Letter]) -> None:

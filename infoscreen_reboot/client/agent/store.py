@@ -275,10 +275,17 @@ class Journal:
         """Queue letters that were committed before, unless they still wait; nothing is lost if power fails here."""
 
         def work(db: sqlite3.Connection) -> None:
-            waiting = {_letter(*row) for row in db.execute("SELECT topic, payload, retain FROM outbox")}
+            waiting = self._waiting()
             self._owe([letter for letter in letters if letter not in waiting])
 
         self._write("NORMAL", work)
+
+    def owes_any(self, letters: Sequence[Letter]) -> bool:
+        """Whether any of them still waits for the broker."""
+        return not self._waiting().isdisjoint(letters)
+
+    def _waiting(self) -> set[Letter]:
+        return {_letter(*row) for row in self._rows("SELECT topic, payload, retain FROM outbox")}
 
     def _owe(self, letters: Sequence[Letter]) -> None:
         self._db.executemany(
