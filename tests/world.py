@@ -28,7 +28,7 @@ from infoscreen_reboot.client.agent.boot_report import Boot
 from infoscreen_reboot.client.agent.lifecycle import Record
 from infoscreen_reboot.client.agent.monitor import open_boot
 from infoscreen_reboot.client.agent.ports import Departure, Signatures
-from infoscreen_reboot.client.agent.store import Journal, JournalFull, JournalUnusable, Letter
+from infoscreen_reboot.client.agent.store import Letter, Store, StoreFull, StoreUnusable
 from infoscreen_reboot.client.config import Settings
 from infoscreen_reboot.contract import ack, command, wire
 from infoscreen_reboot.contract.ack import Ack
@@ -430,7 +430,7 @@ class World:
                 (host, "Bus", lambda on_signal: PlayedBus(self.host, on_signal)),
                 (app, "notify", self._notify),
                 (app, "_signatures", lambda _: self.signatures),
-                (recovery, "Journal", lambda path, **options: _Disk(self, path, **options)),
+                (recovery, "Store", lambda path, **options: _Disk(self, path, **options)),
                 (kernel, "timesyncd_says_synchronised", lambda: False),
                 (time, "monotonic", lambda: asyncio.get_running_loop().time()),
             ):
@@ -441,18 +441,18 @@ class World:
 
     def on_disk(self, command_id: str = COMMAND_ID) -> Record | None:
         """What a new process would find."""
-        journal = Journal(self.path)
+        store = Store(self.path)
         try:
-            return journal.find(command_id)
+            return store.find(command_id)
         finally:
-            journal.close()
+            store.close()
 
     def counters(self) -> dict[str, int]:
-        journal = Journal(self.path)
+        store = Store(self.path)
         try:
-            return journal.counters()
+            return store.counters()
         finally:
-            journal.close()
+            store.close()
 
     # tasks
 
@@ -489,8 +489,8 @@ class World:
         return list(asyncio.all_tasks() - self._tasks - {asyncio.current_task()})
 
 
-class _Disk(Journal):
-    """The journal, on a disk that may be full, in a process that may be killed after each commit that tells."""
+class _Disk(Store):
+    """The store, on a disk that may be full, in a process that may be killed after each commit that tells."""
 
     def __init__(self, world: World, path: Path, **options: Any) -> None:
         self._world = world
@@ -501,7 +501,7 @@ class _Disk(Journal):
         self._world.check_alive()
         if self._world.disk_is_full and not self.is_in_memory:
             self._world.could_write = False
-            raise JournalFull("cannot write the journal: database or disk is full")
+            raise StoreFull("cannot write the store: database or disk is full")
         result = super()._try(synchronous, work)
         if synchronous == "FULL":
             self._world.flushed_frames = frames(self._world.path)
@@ -547,7 +547,7 @@ def _is_for_want_of_room(error: BaseException) -> bool:
     """Where that ends the agent, it goes on in memory when it is started again."""
     if isinstance(error, BaseExceptionGroup):
         return all(map(_is_for_want_of_room, error.exceptions))
-    return isinstance(error, JournalFull)
+    return isinstance(error, StoreFull)
 
 
 _PAGE, _WAL_HEADER, _FRAME_HEADER = 4096, 32, 24
@@ -593,7 +593,7 @@ class Life:
     def __init__(self, world: World) -> None:
         self.world = world
         self.service: app.Service | None = None
-        self.journal: Journal | None = None
+        self.store: Store | None = None
         self._stop: Callable[[], None] = lambda: None
 
     @property
@@ -629,11 +629,11 @@ class Life:
         """As `app._serve`, with the settings of the world."""
         world, clock = self.world, _Clock(self.world)
         not_running = world.path.with_name(app.NOT_RUNNING_NAME)
-        self.journal, unfit = recovery.open_journal(world.path, lambda new: open_boot(new, clock, not_running))
-        self.service = app.Service(world.settings, self.journal, clock, world.path.parent, unfit)
+        self.store, unfit = recovery.open_store(world.path, lambda new: open_boot(new, clock, not_running))
+        self.service = app.Service(world.settings, self.store, clock, world.path.parent, unfit)
         try:
             await self.service.run()
-        except* JournalUnusable as errors:
+        except* StoreUnusable as errors:
             app._set_aside(world.path, errors)
             raise
 
@@ -642,17 +642,17 @@ class Life:
 
     def _let_go_of_the_disk(self, was_killed: bool) -> None:
         """Who is killed does not close its files, and SQLite finds them as they were."""
-        if self.journal is None:
+        if self.store is None:
             return
         world = self.world
-        if isinstance(self.journal, _Disk) and self.journal.is_in_memory and not self._has_handed_over():
-            world.forgotten |= self.journal.answered
+        if isinstance(self.store, _Disk) and self.store.is_in_memory and not self._has_handed_over():
+            world.forgotten |= self.store.answered
             world.has_forgotten_boots = True
         folder, name = world.path.parent, world.path.name
         if was_killed and world._loses_the_unflushed:
             lose_what_was_not_flushed(world.path, world.flushed_frames)
         found = {path: path.read_bytes() for path in folder.glob(f"{name}*")} if was_killed else {}
-        self.journal.close()
+        self.store.close()
         for path in folder.glob(f"{name}*") if was_killed else ():
             if path not in found:
                 path.unlink()

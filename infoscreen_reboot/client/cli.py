@@ -13,13 +13,13 @@ from infoscreen_reboot import __version__
 from infoscreen_reboot.client import kernel
 from infoscreen_reboot.client.agent.boot_report import Boot
 from infoscreen_reboot.client.agent.lifecycle import Record
-from infoscreen_reboot.client.agent.store import JOURNAL_NAME, Journal, JournalError
+from infoscreen_reboot.client.agent.store import STORE_NAME, Store, StoreError
 from infoscreen_reboot.client.doctor import judgement, survey
 from infoscreen_reboot.client.doctor.finding import Finding, Verdict
 from infoscreen_reboot.contract import ack, wire
 from infoscreen_reboot.contract.command import MAX_BYTES
 
-_JOURNAL = Path("/var/lib/infoscreen-reboot", JOURNAL_NAME)
+_STORE = Path("/var/lib/infoscreen-reboot", STORE_NAME)
 _SHOWN_BY_STATUS = 10
 _ASKED = "requested_by", "reason", "issued_at", "expires_at"
 _ANSWERED, _WRONG = 0, 1
@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
             case "history":
                 return _history(arguments.limit, arguments.json)
         return _status(arguments.json)
-    except JournalError as error:
+    except StoreError as error:
         print(f"infoscreen-reboot: {error}", file=sys.stderr)
     except survey.NoAnswer as error:
         print(f"infoscreen-reboot: cannot ask systemd: {error}", file=sys.stderr)
@@ -73,7 +73,7 @@ def _status(as_json: bool) -> int:
     lines += [f"  {unit['StatusText']}"] if unit["StatusText"] else []
     try:
         lines += _say_what_is_kept(report)
-    except JournalError as error:
+    except StoreError as error:
         # The agent goes on without it; what it says of that stands above.
         report["error"] = str(error)
         lines.append(str(error))
@@ -82,10 +82,10 @@ def _status(as_json: bool) -> int:
 
 
 def _say_what_is_kept(report: dict[str, object]) -> list[str]:
-    """The journal's part of the status, in lines and in `report`."""
-    if not _JOURNAL.exists():
+    """The store's part of the status, in lines and in `report`."""
+    if not _STORE.exists():
         return ["no commands yet: the agent has not run"]
-    owed, counters, records, last_boot = _read_journal(_SHOWN_BY_STATUS)
+    owed, counters, records, last_boot = _read_store(_SHOWN_BY_STATUS)
     unreadable, conflicts, bad_signatures = (
         counters.get(name, 0) for name in ("unreadable", "conflicts", "bad_signatures")
     )
@@ -103,7 +103,7 @@ def _say_what_is_kept(report: dict[str, object]) -> list[str]:
 
 
 def _history(limit: int, as_json: bool) -> int:
-    records = _read_journal(limit)[2] if _JOURNAL.exists() else []
+    records = _read_store(limit)[2] if _STORE.exists() else []
     known = [_known(record) for record in records]
     if as_json:
         print(json.dumps(known, indent=2))
@@ -116,13 +116,13 @@ def _history(limit: int, as_json: bool) -> int:
     return _ANSWERED
 
 
-def _read_journal(limit: int) -> tuple[int, dict[str, int], list[Record], Boot | None]:
+def _read_store(limit: int) -> tuple[int, dict[str, int], list[Record], Boot | None]:
     """How many acks are owed, the counters, the newest records, and why this boot came about."""
-    journal = Journal(_JOURNAL, read_only=True)
+    store = Store(_STORE, read_only=True)
     try:
-        return journal.owed_count(), journal.counters(), journal.last_records(limit), journal.last_boot()
+        return store.owed_count(), store.counters(), store.last_records(limit), store.last_boot()
     finally:
-        journal.close()
+        store.close()
 
 
 def _known(record: Record) -> dict[str, object]:

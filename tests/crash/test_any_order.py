@@ -28,7 +28,7 @@ from infoscreen_reboot.client.agent import agent, host
 from infoscreen_reboot.client.agent.agent import Agent
 from infoscreen_reboot.client.agent.lifecycle import GoingDown, Woke
 from infoscreen_reboot.client.agent.ports import Departure, NoReply, Refusal
-from infoscreen_reboot.client.agent.store import Journal
+from infoscreen_reboot.client.agent.store import Store
 from infoscreen_reboot.contract.ack import ErrorCode
 from infoscreen_reboot.contract.command import Action
 from infoscreen_reboot.mqtt.session import Session
@@ -200,7 +200,7 @@ class AnyOrder(RuleBasedStateMachine):
         self.world.cut_power()
 
     @rule(content=st.sampled_from(["", "rubbish", "zeroes"]))
-    def the_journal_becomes_rubbish(self, content: str) -> None:
+    def the_store_becomes_rubbish(self, content: str) -> None:
         """While the agent is not running; what it knew of commands and boots is gone."""
         self.go(self._spoil(_RUBBISH[content]))
 
@@ -413,19 +413,19 @@ class AnyOrder(RuleBasedStateMachine):
         host, life = self.world.host, self.world.life
         if host.departure is not None or host.calls or self.world.queue or not self.world.is_online():
             return False
-        assert life is not None and life.journal is not None
-        return not (life.journal.is_in_memory or life.journal.open_records() or life.journal.owed_count())
+        assert life is not None and life.store is not None
+        return not (life.store.is_in_memory or life.store.open_records() or life.store.owed_count())
 
     def check_the_end(self) -> None:
         world = self.world
         assert world.is_online(), "all is well, and the client is not online"
         assert not world.queue, "a delivery was left without PUBACK"
-        journal = Journal(world.path)
+        store = Store(world.path)
         try:
-            assert journal.owed_count() == 0, "the client owes something"
-            assert not journal.open_records(), f"open for ever: {journal.open_records()}"
+            assert store.owed_count() == 0, "the client owes something"
+            assert not store.open_records(), f"open for ever: {store.open_records()}"
         finally:
-            journal.close()
+            store.close()
         assert set(world.committed) <= set(world.received), "an ack was lost"
         for command_id, acks in self.acks.items():
             if command_id in self.world.forgotten:
@@ -470,7 +470,7 @@ class Undisturbed(AnyOrder):
     junk_is_sent = None  # type: ignore[assignment]
     a_command_is_sent_again = None  # type: ignore[assignment]
     the_agent_will_be_killed = None  # type: ignore[assignment]
-    the_journal_becomes_rubbish = None  # type: ignore[assignment]
+    the_store_becomes_rubbish = None  # type: ignore[assignment]
     the_disk = None  # type: ignore[assignment]
     the_clock = None  # type: ignore[assignment]
 
@@ -491,7 +491,7 @@ class OnAFullDisk(AnyOrder):
     the_helper_will = None  # type: ignore[assignment]
     the_agent_will_be_killed = None  # type: ignore[assignment]
     the_power_fails = None  # type: ignore[assignment]
-    the_journal_becomes_rubbish = None  # type: ignore[assignment]
+    the_store_becomes_rubbish = None  # type: ignore[assignment]
     somebody_takes_the_host_down = None  # type: ignore[assignment]
     the_next_shutdown_will = None  # type: ignore[assignment]
     a_shutdown_is_taken_back = None  # type: ignore[assignment]
@@ -514,7 +514,7 @@ def _leaves_the_mark(patch: pytest.MonkeyPatch) -> None:
     """H-E: to be here again in the same boot does not take back the mark that it was ending."""
 
     def wake(self: Agent) -> None:
-        for record in self._journal.open_records():
+        for record in self._store.open_records():
             self._ledger.apply(record, Woke(self._boot_id))
 
     patch.setattr(Agent, "wake", wake)
@@ -526,7 +526,7 @@ def _takes_any_departure_for_its_own(patch: pytest.MonkeyPatch) -> None:
 
     def complete(self: Agent, announced: Departure) -> None:
         on_departure(self, announced)
-        for record in self._journal.open_records():
+        for record in self._store.open_records():
             if record.command_id == self._asked and record.action is Action.SHUTDOWN_HOST:
                 self._ledger.advance(record, GoingDown())
 
@@ -535,7 +535,7 @@ def _takes_any_departure_for_its_own(patch: pytest.MonkeyPatch) -> None:
 
 def _forgets_what_it_refused(patch: pytest.MonkeyPatch) -> None:
     """F1: what was refused while the disk was full is executed when it comes again."""
-    patch.setattr(Journal, "last_records", lambda self, limit: [])
+    patch.setattr(Store, "last_records", lambda self, limit: [])
 
 
 @pytest.mark.parametrize(

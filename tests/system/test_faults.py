@@ -181,7 +181,7 @@ def test_an_agent_that_cannot_write_its_journal_is_not_called_alive(parked: Mach
     rebooted(parked, parked.command())
     # The watchdog was not fed any more, or the agent ended because it had something to write down just then. By now
     # journald has put it into its files.
-    assert "cannot write the journal" in parked.journal(AGENT)
+    assert "cannot write the store" in parked.journal(AGENT)
 
 
 def test_an_orderly_stop_says_goodbye_and_a_start_is_at_work_again(machine: Machine) -> None:

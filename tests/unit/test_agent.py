@@ -11,7 +11,7 @@ import pytest
 from infoscreen_reboot.client.agent.boot_report import Boot
 from infoscreen_reboot.client.agent.lifecycle import State
 from infoscreen_reboot.client.agent.ports import HELPER_S, Departure, NoReply, Refusal
-from infoscreen_reboot.client.agent.store import Journal
+from infoscreen_reboot.client.agent.store import Store
 from infoscreen_reboot.contract.ack import ErrorCode
 from infoscreen_reboot.contract.command import Action
 from infoscreen_reboot.contract.telemetry import Cause, Executor
@@ -436,9 +436,9 @@ def boot_after(world: World, nature: Callable[[], Awaitable[None]]) -> Boot:
     async def with_boots() -> None:
         await nature()
         await asyncio.sleep(60)
-        journal = Journal(world.path)
-        found = journal.last_boot()
-        journal.close()
+        store = Store(world.path)
+        found = store.last_boot()
+        store.close()
         assert found is not None
         opened.append(found)
 

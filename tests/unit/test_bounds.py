@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from infoscreen_reboot.client.agent import store as journals
+from infoscreen_reboot.client.agent import store as stores
 from infoscreen_reboot.client.agent.ledger import Ledger
 from infoscreen_reboot.client.agent.lifecycle import Accepted, Due, Failed, Record, State
 from infoscreen_reboot.client.agent.outbox import Outbox
-from infoscreen_reboot.client.agent.store import Journal, JournalFull, Letter
+from infoscreen_reboot.client.agent.store import Letter, Store, StoreFull
 from infoscreen_reboot.contract import ack
 from infoscreen_reboot.contract.ack import ErrorCode
 from infoscreen_reboot.contract.command import Action
@@ -26,9 +26,9 @@ def world(tmp_path: Path) -> World:
 
 
 def test_rubbish_pushes_out_no_command_that_could_be_executed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(journals, "KEPT_RECORDS", 20)
-    monkeypatch.setattr(journals, "KEPT_REFUSALS", 3)
-    monkeypatch.setattr(journals, "_FORGET_EVERY", 1)
+    monkeypatch.setattr(stores, "KEPT_RECORDS", 20)
+    monkeypatch.setattr(stores, "KEPT_REFUSALS", 3)
+    monkeypatch.setattr(stores, "_FORGET_EVERY", 1)
     world.helper = "nothing"
 
     async def nature() -> None:
@@ -63,9 +63,9 @@ class Told:
 
     def __init__(self, path: Path) -> None:
         self.once: list[Letter] = []
-        self.journal = Journal(path)
+        self.store = Store(path)
         self.world = World(path)
-        self.ledger = Ledger(w.CLIENT, self.journal, self.world, lambda: None, self.once.extend)
+        self.ledger = Ledger(w.CLIENT, self.store, self.world, lambda: None, self.once.extend)
 
 
 def new(command_id: str) -> Record:
@@ -75,26 +75,26 @@ def new(command_id: str) -> Record:
 def test_at_the_bound_new_work_is_refused_on_record_and_what_is_taken_in_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(journals, "OWED_BOUND", 2)
+    monkeypatch.setattr(stores, "OWED_BOUND", 2)
 
     async def test() -> None:
-        told = Told(tmp_path / "journal")
+        told = Told(tmp_path / "store")
         told.ledger.apply(new(COMMAND_ID), Accepted(1e9))
         told.ledger.apply(new(w.BOOTS[1]), Failed(ErrorCode.BUSY, "later"))
         told.ledger.apply(new(OTHER_ID), Accepted(1e9))
-        refused = told.journal.find(OTHER_ID)
+        refused = told.store.find(OTHER_ID)
         assert refused is not None and refused.state is State.FAILED and refused.ack is not None
         assert ack.parse(refused.ack).error_code is ErrorCode.INTERNAL_ERROR
         assert "wait for the broker" in (ack.parse(refused.ack).error_message or "")
         assert told.once == [Letter(TOPICS.commands_ack, refused.ack)]
-        assert told.journal.owed_count() == 2
+        assert told.store.owed_count() == 2
         # Who is refused for want of room must not push out anybody.
         assert refused.keep_until_s is None
-        open_record = told.journal.find(COMMAND_ID)
+        open_record = told.store.find(COMMAND_ID)
         assert open_record is not None
         told.ledger.advance(open_record, Due(w.BOOTS[0], 1e9))
-        assert told.journal.owed_count() == 3
-        told.journal.close()
+        assert told.store.owed_count() == 3
+        told.store.close()
 
     asyncio.run(test())
 
@@ -118,49 +118,49 @@ class Line:
     def come_back(self) -> None: ...
 
 
-class FullJournal(Journal):
+class FullStore(Store):
     """Whose disk takes nothing while it is full."""
 
     is_full = False
 
     def strike_out(self, letters: Sequence[int]) -> None:
         if self.is_full:
-            raise JournalFull("cannot write the journal: database or disk is full")
+            raise StoreFull("cannot write the store: database or disk is full")
         super().strike_out(letters)
 
 
 def test_what_cannot_be_struck_out_is_not_sent_again_and_stops_nothing(tmp_path: Path) -> None:
     async def test() -> None:
-        journal, line = FullJournal(tmp_path / "journal"), Line()
-        outbox = Outbox(journal, line)
-        journal.is_full = True
+        store, line = FullStore(tmp_path / "store"), Line()
+        outbox = Outbox(store, line)
+        store.is_full = True
         running = asyncio.ensure_future(outbox.run())
         for number in range(3):
-            journal.commit(replace(new(str(number)), state=State.FAILED), [Letter("acks", b"%d" % number)])
+            store.commit(replace(new(str(number)), state=State.FAILED), [Letter("acks", b"%d" % number)])
             outbox.nudge()
             assert await outbox.wait_empty(1)
         assert [message.payload for message in line.sent] == [b"0", b"1", b"2"]
-        assert journal.owed_count() == 3
-        journal.is_full = False
-        journal.commit(replace(new("3"), state=State.FAILED), [Letter("acks", b"3")])
+        assert store.owed_count() == 3
+        store.is_full = False
+        store.commit(replace(new("3"), state=State.FAILED), [Letter("acks", b"3")])
         outbox.nudge()
         assert await outbox.wait_empty(1)
         assert [message.payload for message in line.sent] == [b"0", b"1", b"2", b"3"]
-        assert journal.owed_count() == 0
+        assert store.owed_count() == 0
         running.cancel()
-        journal.close()
+        store.close()
 
     asyncio.run(test())
 
 
 def test_an_answer_at_the_bound_does_not_overtake_what_is_owed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(journals, "OWED_BOUND", 2)
+    monkeypatch.setattr(stores, "OWED_BOUND", 2)
 
     async def test() -> None:
-        journal, line = Journal(tmp_path / "journal"), Line()
-        outbox = Outbox(journal, line)
+        store, line = Store(tmp_path / "store"), Line()
+        outbox = Outbox(store, line)
         for content in (b"accepted", b"started"):
-            journal.commit(replace(new(COMMAND_ID), state=State.EXECUTING), [Letter("acks", content)])
+            store.commit(replace(new(COMMAND_ID), state=State.EXECUTING), [Letter("acks", content)])
         # The command came again, by the other topic: what it is told first must not be the last that was said.
         outbox.answer_again([Letter("acks", b"started"), Letter("other acks", b"started")])
         running = asyncio.ensure_future(outbox.run())
@@ -168,7 +168,7 @@ def test_an_answer_at_the_bound_does_not_overtake_what_is_owed(tmp_path: Path, m
         await asyncio.sleep(0)
         assert [message.payload for message in line.sent] == [b"accepted", b"started"]
         running.cancel()
-        journal.close()
+        store.close()
 
     asyncio.run(test())
 
@@ -176,24 +176,24 @@ def test_an_answer_at_the_bound_does_not_overtake_what_is_owed(tmp_path: Path, m
 def test_an_answer_at_the_bound_is_sent_on_the_next_connection_and_not_owed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(journals, "OWED_BOUND", 1)
+    monkeypatch.setattr(stores, "OWED_BOUND", 1)
 
     async def test() -> None:
-        journal, line = Journal(tmp_path / "journal"), Line()
-        journal.commit(replace(new("a"), state=State.FAILED), [Letter("acks", b"a")])
-        outbox = Outbox(journal, line)
+        store, line = Store(tmp_path / "store"), Line()
+        store.commit(replace(new("a"), state=State.FAILED), [Letter("acks", b"a")])
+        outbox = Outbox(store, line)
         # The broker delivers what it has kept before the connection is of use to us.
         outbox.answer_again([Letter("acks", b"known")])
         await asyncio.sleep(0)
-        assert (line.sent, journal.owed_count()) == ([], 1)
+        assert (line.sent, store.owed_count()) == ([], 1)
         running = asyncio.ensure_future(outbox.run())
         assert await outbox.wait_empty(1)
         assert [(message.payload, message.qos) for message in line.sent] == [(b"known", 0), (b"a", 1)]
-        journal.commit(replace(new("b"), state=State.FAILED), [Letter("acks", b"b")])
+        store.commit(replace(new("b"), state=State.FAILED), [Letter("acks", b"b")])
         outbox.answer_again([Letter("acks", b"again")])
         await asyncio.sleep(0)
         assert (line.sent[-1].payload, line.sent[-1].qos) == (b"again", 0)
         running.cancel()
-        journal.close()
+        store.close()
 
     asyncio.run(test())

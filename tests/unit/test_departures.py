@@ -9,7 +9,7 @@ import pytest
 from infoscreen_reboot.client.agent.agent import FAREWELL_S, LAST_WORDS_S
 from infoscreen_reboot.client.agent.boot_report import Boot
 from infoscreen_reboot.client.agent.ports import HELPER_S, Refusal
-from infoscreen_reboot.client.agent.store import Journal
+from infoscreen_reboot.client.agent.store import Store
 from infoscreen_reboot.contract.ack import ErrorCode
 from infoscreen_reboot.contract.command import Action
 from infoscreen_reboot.contract.telemetry import Cause
@@ -64,9 +64,9 @@ def farewells(world: World) -> list[str]:
 
 
 def last_boot(world: World) -> Boot:
-    journal = Journal(world.path, read_only=True)
-    found = journal.last_boot()
-    journal.close()
+    store = Store(world.path, read_only=True)
+    found = store.last_boot()
+    store.close()
     assert found is not None
     return found
 

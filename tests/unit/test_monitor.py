@@ -14,7 +14,7 @@ from infoscreen_reboot.client.agent.boot_report import Boot
 from infoscreen_reboot.client.agent.health import About, Facts, LockoutAge, health, should_ask_helper
 from infoscreen_reboot.client.agent.lifecycle import Record, State
 from infoscreen_reboot.client.agent.monitor import open_boot, recall_statistics
-from infoscreen_reboot.client.agent.store import Journal
+from infoscreen_reboot.client.agent.store import Store
 from infoscreen_reboot.contract import ack, telemetry, wire
 from infoscreen_reboot.contract.ack import Ack, AckStatus
 from infoscreen_reboot.contract.command import Action
@@ -71,11 +71,11 @@ class FixedClock:
 
 
 def test_an_agent_that_was_not_there_at_the_end_is_no_loss_of_power(tmp_path: Path) -> None:
-    journal, mark = Journal(tmp_path / "journal"), tmp_path / "not-running-in"
+    store, mark = Store(tmp_path / "store"), tmp_path / "not-running-in"
 
     def start(number: int) -> Cause:
-        open_boot(journal, FixedClock(BOOTS[number]), mark)
-        found = journal.last_boot()
+        open_boot(store, FixedClock(BOOTS[number]), mark)
+        found = store.last_boot()
         assert found is not None and not mark.exists()
         return found.cause
 
@@ -94,19 +94,19 @@ def test_an_agent_that_was_not_there_at_the_end_is_no_loss_of_power(tmp_path: Pa
     [aside] = disk.set_aside_files(tmp_path)
     assert aside.name.startswith("not-running-in.unusable-") and aside.is_dir()
     assert start(7) is Cause.POWER_LOSS
-    journal.close()
+    store.close()
 
 
 def test_statistics_are_recalled_as_they_were(tmp_path: Path) -> None:
-    journal = Journal(tmp_path / "journal")
-    assert recall_statistics(journal) == Statistics()
+    store = Store(tmp_path / "store")
+    assert recall_statistics(store) == Statistics()
     told = (
         '{"is_lost": true, "reconnect_count": 2, "last_disconnect_at": "2026-04-03T12:48:10.000Z",'
         ' "last_disconnect_reason": "gone"}'
     )
-    journal.remember("broker", told)
-    assert recall_statistics(journal) == Statistics(True, 2, START, "gone")
-    journal.close()
+    store.remember("broker", told)
+    assert recall_statistics(store) == Statistics(True, 2, START, "gone")
+    store.close()
 
 
 ABOUT = About(CLIENT, BOOTS[0], "1.0.0", Executor.MOCK, frozenset(Action), False, ("a.service",))

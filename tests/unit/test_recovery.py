@@ -1,4 +1,4 @@
-"""What the journal is opened with, whatever lies there."""
+"""What the store is opened with, whatever lies there."""
 
 import asyncio
 import json
@@ -12,22 +12,22 @@ from infoscreen_reboot.client import disk
 from infoscreen_reboot.client.agent import recovery
 from infoscreen_reboot.client.agent.lifecycle import Record, State
 from infoscreen_reboot.client.agent.monitor import recall_statistics
-from infoscreen_reboot.client.agent.store import Journal, JournalBusy, Letter
+from infoscreen_reboot.client.agent.store import Letter, Store, StoreBusy
 from infoscreen_reboot.mqtt.session import Statistics
 from tests import world as w
 from tests.world import World
 
 
-def nothing(journal: Journal) -> None:
+def nothing(store: Store) -> None:
     pass
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    journal = Journal(tmp_path / "journal.sqlite3")
-    journal.commit(Record("known", "boot", b"{}", state=State.COMPLETED))
-    journal.commit(Record("open", "boot", b"{}", state=State.EXECUTING))
-    journal.close()
+    store = Store(tmp_path / "journal.sqlite3")
+    store.commit(Record("known", "boot", b"{}", state=State.COMPLETED))
+    store.commit(Record("open", "boot", b"{}", state=State.EXECUTING))
+    store.close()
     return tmp_path / "journal.sqlite3"
 
 
@@ -37,10 +37,10 @@ def change(path: Path, statement: str) -> None:
 
 
 def test_what_can_be_used_is_used(path: Path) -> None:
-    journal, unfit = recovery.open_journal(path, nothing)
-    assert (unfit, journal.is_in_memory, disk.set_aside_files(path.parent)) == (None, False, [])
-    assert journal.find("known") is not None
-    journal.close()
+    store, unfit = recovery.open_store(path, nothing)
+    assert (unfit, store.is_in_memory, disk.set_aside_files(path.parent)) == (None, False, [])
+    assert store.find("known") is not None
+    store.close()
 
 
 @pytest.mark.parametrize(
@@ -56,23 +56,23 @@ def test_what_can_be_used_is_used(path: Path) -> None:
 )
 def test_what_another_version_has_left_is_set_aside(path: Path, statement: str) -> None:
     change(path, statement)
-    journal, unfit = recovery.open_journal(path, nothing)
-    assert (unfit, journal.is_in_memory) == (None, False)
-    assert journal.last_records(9) == []
+    store, unfit = recovery.open_store(path, nothing)
+    assert (unfit, store.is_in_memory) == (None, False)
+    assert store.last_records(9) == []
     [aside] = disk.set_aside_files(path.parent)
     assert aside.name.startswith("journal.sqlite3.unusable-20") and disk.set_aside_at(aside) is not None
-    journal.close()
+    store.close()
 
 
 def test_what_the_start_cannot_use_is_set_aside(path: Path) -> None:
-    journal = Journal(path)
-    journal._db.execute(
+    store = Store(path)
+    store._db.execute(
         "INSERT INTO boot VALUES (1, 'boot', '2026-04-03T12:48:11.204Z', 0, NULL, NULL, 0, 'tide', NULL, 1)"
     )
-    journal.close()
-    journal, unfit = recovery.open_journal(path, lambda new: print(new.last_boot()))
+    store.close()
+    store, unfit = recovery.open_store(path, lambda new: print(new.last_boot()))
     assert unfit is None and len(disk.set_aside_files(path.parent)) == 1
-    journal.close()
+    store.close()
 
 
 def test_a_page_that_is_damaged_is_met_when_it_is_read(path: Path) -> None:
@@ -80,17 +80,17 @@ def test_a_page_that_is_damaged_is_met_when_it_is_read(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[4096:] = bytes(len(content) - 4096)
     path.write_bytes(content)
-    journal, unfit = recovery.open_journal(path, nothing)
+    store, unfit = recovery.open_store(path, nothing)
     assert unfit is None and len(disk.set_aside_files(path.parent)) == 1
-    journal.close()
+    store.close()
 
 
 def test_of_what_was_set_aside_the_newest_two_stay(path: Path) -> None:
     for number in range(4):
         for suffix in ("", "-wal", "-shm"):
             path.with_name(path.name + suffix).write_bytes(b"rubbish %d" % number * 1000)
-        journal, _ = recovery.open_journal(path, nothing)
-        journal.close()
+        store, _ = recovery.open_store(path, nothing)
+        store.close()
     kept = disk.set_aside_files(path.parent)
     assert [file.read_bytes()[:9] for file in kept] == [b"rubbish 2", b"rubbish 3"]
 
@@ -98,34 +98,34 @@ def test_of_what_was_set_aside_the_newest_two_stay(path: Path) -> None:
 def test_a_directory_or_a_dangling_link_in_its_place_is_set_aside(tmp_path: Path) -> None:
     path = tmp_path / "journal.sqlite3"
     path.mkdir()
-    journal, unfit = recovery.open_journal(path, nothing)
+    store, unfit = recovery.open_store(path, nothing)
     assert unfit is None and len(disk.set_aside_files(tmp_path)) == 1
-    journal.close()
+    store.close()
 
 
 def test_a_directory_that_cannot_be_written_leaves_it_in_memory_and_says_why(tmp_path: Path) -> None:
     path = tmp_path / "missing" / "journal.sqlite3"
-    begun: list[Journal] = []
-    journal, unfit = recovery.open_journal(path, begun.append)
-    assert journal.is_in_memory and begun == [journal]
+    begun: list[Store] = []
+    store, unfit = recovery.open_store(path, begun.append)
+    assert store.is_in_memory and begun == [store]
     assert unfit is not None and str(path) in unfit
-    assert not recovery.hand_over(journal, path)
-    journal.commit(Record("refused", "boot", b"{}", state=State.FAILED), [Letter("topic", b"ack")])
+    assert not recovery.hand_over(store, path)
+    store.commit(Record("refused", "boot", b"{}", state=State.FAILED), [Letter("topic", b"ack")])
     path.parent.mkdir()
-    assert recovery.hand_over(journal, path)
-    journal.close()
-    on_disk = Journal(path)
+    assert recovery.hand_over(store, path)
+    store.close()
+    on_disk = Store(path)
     assert on_disk.find("refused") is not None
     assert [owed.letter for owed in on_disk.owed(9)] == [Letter("topic", b"ack")]
     on_disk.close()
 
 
 def test_what_is_handed_over_leaves_what_the_file_knows_as_it_is(path: Path) -> None:
-    memory = Journal(path, in_memory=True)
+    memory = Store(path, in_memory=True)
     memory.commit(Record("known", "boot", b"{}", state=State.COMPLETED, came_by_transitional=True))
     assert recovery.hand_over(memory, path)
     memory.close()
-    on_disk = Journal(path)
+    on_disk = Store(path)
     assert on_disk.find("known") == Record("known", "boot", b"{}", state=State.COMPLETED)
     assert [record.command_id for record in on_disk.open_records()] == ["open"]
     on_disk.close()
@@ -165,25 +165,25 @@ def test_a_boot_that_was_reported_on_a_full_disk_is_not_reported_again(tmp_path:
     w.run(world.play(nature))
     reports = {message.payload for message in world.heard if message.topic == w.TOPICS.boot}
     assert sorted(json.loads(report)["boot_id"] for report in reports) == w.BOOTS[:2]
-    journal = Journal(tmp_path / "journal.sqlite3")
-    assert (boot := journal.last_boot()) is not None and (boot.boot_id, boot.is_reported) == (w.BOOTS[1], True)
-    journal.close()
+    store = Store(tmp_path / "journal.sqlite3")
+    assert (boot := store.last_boot()) is not None and (boot.boot_id, boot.is_reported) == (w.BOOTS[1], True)
+    store.close()
 
 
 def test_a_file_that_another_holds_is_waited_for(path: Path) -> None:
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
-        with pytest.raises(JournalBusy):
-            recovery.open_journal(path, nothing)
+        with pytest.raises(StoreBusy):
+            recovery.open_store(path, nothing)
     assert disk.set_aside_files(path.parent) == []
 
 
 @pytest.mark.parametrize("rubbish", ["", "tide", "{}", "[]", '{"is_lost": 1, "last_disconnect_at": "noon"}'])
 def test_a_fact_that_cannot_be_read_is_begun_anew(tmp_path: Path, rubbish: str) -> None:
-    journal = Journal(tmp_path / "journal")
-    journal.remember("broker", rubbish)
-    assert recall_statistics(journal) == Statistics()
-    journal.close()
+    store = Store(tmp_path / "store")
+    store.remember("broker", rubbish)
+    assert recall_statistics(store) == Statistics()
+    store.close()
 
 
 def test_a_disk_is_full_when_less_is_left_than_the_next_writes_need(

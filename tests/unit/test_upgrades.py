@@ -1,4 +1,4 @@
-"""The agent goes on with the state that each earlier format of its journal has left; see tests/upgrades/README.md."""
+"""The agent goes on with the state that each earlier format of its store has left; see tests/upgrades/README.md."""
 
 import asyncio
 import json
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from infoscreen_reboot.client.agent.store import Journal
+from infoscreen_reboot.client.agent.store import Store
 from tests import world as w
 from tests.world import World
 
@@ -18,7 +18,7 @@ FORMATS = ("1", "2", "3")
 
 
 @pytest.mark.parametrize("number", FORMATS)
-def test_a_journal_of_each_earlier_format_is_carried_over(tmp_path: Path, number: str) -> None:
+def test_a_store_of_each_earlier_format_is_carried_over(tmp_path: Path, number: str) -> None:
     said = json.loads((FIXTURES / f"agent-{number}.json").read_text())
     done, expired, open_one = said["commands"]
     path = tmp_path / "journal.sqlite3"
@@ -44,7 +44,7 @@ def test_a_journal_of_each_earlier_format_is_carried_over(tmp_path: Path, number
 
 def test_there_is_a_fixture_of_each_format_but_the_present_one(tmp_path: Path) -> None:
     """Before you add a format, run the code of today as tests/upgrades/README.md says, and keep what it leaves."""
-    Journal(tmp_path / "journal.sqlite3").close()
+    Store(tmp_path / "journal.sqlite3").close()
     with closing(sqlite3.connect(tmp_path / "journal.sqlite3")) as database:
         [present] = database.execute("PRAGMA user_version").fetchone()
     assert [str(number) for number in range(1, present)] == list(FORMATS)

@@ -16,7 +16,7 @@ from infoscreen_reboot.client.agent.lifecycle import Accepted, Due, Failed, Goin
 from infoscreen_reboot.client.agent.outbox import Outbox
 from infoscreen_reboot.client.agent.ports import HELPER_S, Clock, Departure, Host, NoReply, Post, Refusal, Signatures
 from infoscreen_reboot.client.agent.post_boot import PostBootChecks
-from infoscreen_reboot.client.agent.store import Journal, JournalError, JournalUnusable
+from infoscreen_reboot.client.agent.store import Store, StoreError, StoreUnusable
 from infoscreen_reboot.client.config import Settings
 from infoscreen_reboot.contract import command, wire
 from infoscreen_reboot.contract.ack import ErrorCode
@@ -45,7 +45,7 @@ class Agent:
     def __init__(
         self,
         settings: Settings,
-        journal: Journal,
+        store: Store,
         outbox: Outbox,
         post: Post,
         host: Host,
@@ -58,7 +58,7 @@ class Agent:
         """Without `signatures` every command is carried out, whoever sent it; with `unfit`, a reason, none is."""
         self._settings = settings
         self._topics = Topics(settings.client_uuid)
-        self._journal = journal
+        self._store = store
         self._outbox = outbox
         self._post = post
         self._host = host
@@ -81,7 +81,7 @@ class Agent:
         self._staying = asyncio.Event()
         self._staying.set()
         self._changed = asyncio.Event()
-        self._ledger = Ledger(settings.client_uuid, journal, clock, self._on_entry, outbox.send_once)
+        self._ledger = Ledger(settings.client_uuid, store, clock, self._on_entry, outbox.send_once)
         self._on_change = on_change
         self._signatures = signatures
         self._unfit = unfit
@@ -92,21 +92,21 @@ class Agent:
         self._on_change()
 
     def wake(self) -> None:
-        """End or go on with what an earlier run left open. Raises JournalError."""
-        boot = self._journal.last_boot()
+        """End or go on with what an earlier run left open. Raises StoreError."""
+        boot = self._store.last_boot()
         if boot is not None and boot.boot_id == self._boot_id and boot.shutdown_began:
             # Here we are again in the same boot: the shutdown that an earlier run saw begin did not end it.
             self._mark_shutdown(began=False)
-        for record in self._journal.open_records():
+        for record in self._store.open_records():
             self._ledger.apply(record, Woke(self._boot_id))
 
     def on_message(self, delivery: Delivery) -> None:
         """Take a command in; when this returns it is on disk. Raises Redeliver when it could not be written."""
         try:
             self._receive(delivery)
-        except JournalUnusable:
-            raise  # the agent ends, and starts with a new journal
-        except JournalError as error:
+        except StoreUnusable:
+            raise  # the agent ends, and starts with a new store
+        except StoreError as error:
             raise Redeliver(str(error)) from error
 
     def _receive(self, delivery: Delivery) -> None:
@@ -126,13 +126,13 @@ class Agent:
             command_id = request.command_id
         except ContractError as error:
             if error.command_id is None:
-                total = self._journal.count("unreadable")
+                total = self._store.count("unreadable")
                 log.warning("unreadable payload of %d bytes: %s (%d so far)", len(delivery.payload), error, total)
                 return
             command_id, fault = error.command_id, error
         distrust = self._distrust(delivery)
         if distrust is not None:
-            total = self._journal.count("bad_signatures")
+            total = self._store.count("bad_signatures")
             log.warning("command %s cannot be trusted: %s (%d so far)", command_id, distrust, total)
         record = Record(
             command_id=command_id,
@@ -142,7 +142,7 @@ class Agent:
             came_by_transitional=is_transitional,
             keep_until_s=request.expires_at.timestamp() if request is not None else None,
         )
-        known = self._journal.find(command_id)
+        known = self._store.find(command_id)
         if known is not None:
             self._repeat(known, record)
         elif distrust is not None:
@@ -161,17 +161,17 @@ class Agent:
     def _repeat(self, known: Record, again: Record) -> None:
         """The same command once more: the same answer once more, and nothing else."""
         if not command.say_the_same(known.command, again.command):
-            self._journal.count("conflicts")
+            self._store.count("conflicts")
             log.warning("command %s came again with other content", known.command_id, extra=log_field(known))
         if again.came_by_transitional and not known.came_by_transitional:
             known = replace(known, came_by_transitional=True)
-            self._journal.commit(known)
+            self._store.commit(known)
         self._outbox.answer_again(self._ledger.letters(known))
 
     def _judge_safely(self, request: Command, retained: bool) -> Held | Accepted | Failed:
         try:
-            return self._judge(request, retained, self._journal.open_id())
-        except JournalError:
+            return self._judge(request, retained, self._store.open_id())
+        except StoreError:
             raise
         except Exception as error:
             # Delivered again it would only fail again; this answer is the end of it.
@@ -197,11 +197,11 @@ class Agent:
                 return refusal
 
     async def run(self) -> None:
-        """Drive the open command, if there is one, for ever. Raises JournalError."""
+        """Drive the open command, if there is one, for ever. Raises StoreError."""
         self._clock_is_trusted |= await self._host.clock_is_synchronised()
         while True:
             self._changed.clear()
-            match self._journal.open_records():
+            match self._store.open_records():
                 case [Record(state=State.HELD) as record, *_]:
                     await self._await_clock(record)
                 case [Record(state=State.ACCEPTED) as record, *_]:
@@ -280,7 +280,7 @@ class Agent:
         if action is Action.SHUTDOWN_HOST:
             try:
                 self._ledger.advance(record, GoingDown())
-            except JournalError as error:
+            except StoreError as error:
                 log.error("%s; the next boot will tell what became of the command", error)
 
     def _pretend(self, record: Record) -> None:
@@ -326,7 +326,7 @@ class Agent:
     async def _depart(self) -> None:
         try:
             await self._say_last_words()
-        except JournalError as error:
+        except StoreError as error:
             log.error("%s; what is owed is delivered after the boot", error)
         finally:
             # Not where it was taken back meanwhile: the delay that is held by then is for the next time.
@@ -372,8 +372,8 @@ class Agent:
     def _mark_shutdown(self, began: bool = True) -> None:
         """For the next boot, to tell an orderly shutdown from a loss of power."""
         try:
-            self._journal.mark_shutdown(self._boot_id, wire.format_time(self._clock.now()), began)
-        except JournalError as error:
+            self._store.mark_shutdown(self._boot_id, wire.format_time(self._clock.now()), began)
+        except StoreError as error:
             log.error("%s; the next boot will not know that this one ended in good order", error)
 
 

@@ -19,7 +19,7 @@ from infoscreen_reboot.client.agent.monitor import Monitor, open_boot, recall_st
 from infoscreen_reboot.client.agent.outbox import Outbox
 from infoscreen_reboot.client.agent.ports import Signatures
 from infoscreen_reboot.client.agent.presence import StatusWriter
-from infoscreen_reboot.client.agent.store import JOURNAL_NAME, Journal, JournalError, JournalFull, JournalUnusable
+from infoscreen_reboot.client.agent.store import STORE_NAME, Store, StoreError, StoreFull, StoreUnusable
 from infoscreen_reboot.client.alerts import Alerts
 from infoscreen_reboot.contract import wire
 from infoscreen_reboot.contract.telemetry import Executor
@@ -59,12 +59,12 @@ class Service:
     """One agent with all it needs, from `run` until a signal to stop."""
 
     def __init__(
-        self, settings: config.Settings, journal: Journal, clock: SystemClock, state: Path, unfit: str | None = None
+        self, settings: config.Settings, store: Store, clock: SystemClock, state: Path, unfit: str | None = None
     ) -> None:
-        """`state` is the journal's directory. With `unfit`, a reason, no command is executed."""
+        """`state` is the store's directory. With `unfit`, a reason, no command is executed."""
         topics = Topics(settings.client_uuid)
         status = StatusWriter(settings.client_uuid, clock)
-        self._journal = journal
+        self._store = store
         self._changed = asyncio.Event()
         self._executor = settings.executor
         self._unfit = unfit
@@ -82,13 +82,13 @@ class Service:
             presence=status.open_session,
             on_message=lambda delivery: self._agent.on_message(delivery),
             on_change=self._on_change,
-            statistics=recall_statistics(journal),
+            statistics=recall_statistics(store),
         )
         self._host = SystemHost(lambda kind: self._agent.on_departure(kind), lambda: self._agent.on_stay())
-        self._outbox = Outbox(journal, self._session)
+        self._outbox = Outbox(store, self._session)
         self._agent = Agent(
             settings,
-            journal,
+            store,
             self._outbox,
             self._session,
             self._host,
@@ -99,7 +99,7 @@ class Service:
             unfit,
         )
         alerts = Alerts.of(os.environ)
-        self._monitor = Monitor(settings, journal, self._outbox, self._session, self._host, clock, alerts, state, unfit)
+        self._monitor = Monitor(settings, store, self._outbox, self._session, self._host, clock, alerts, state, unfit)
 
     async def run(self) -> bool:
         """Until SIGTERM or SIGINT; whether to start again. Raises what ended a part, as an ExceptionGroup."""
@@ -130,31 +130,31 @@ class Service:
         return self._starts_again
 
     async def _keep_alive(self) -> None:
-        """Feed systemd's watchdog only while the loop, the session's timers and the journal are alive."""
+        """Feed systemd's watchdog only while the loop, the session's timers and the store are alive."""
         interval_s = int(os.environ.get("WATCHDOG_USEC", "60000000")) / 3e6
         while True:
             stale_s = time.monotonic() - self._session.last_tick()
             if stale_s > _SESSION_STALE_S:
                 logger.error("the MQTT session has not moved for %.0f s; the watchdog is not fed", stale_s)
-            elif self._journal_is_alive():
+            elif self._store_is_alive():
                 notify("WATCHDOG=1")
             self._say_status()
             await asyncio.sleep(interval_s)
 
-    def _journal_is_alive(self) -> bool:
-        """Raises JournalError where only another start can help: it sets the file aside, or goes on in memory."""
-        if self._journal.is_in_memory and recovery.hand_over(self._journal, self._state / JOURNAL_NAME):
+    def _store_is_alive(self) -> bool:
+        """Raises StoreError where only another start can help: it sets the file aside, or goes on in memory."""
+        if self._store.is_in_memory and recovery.hand_over(self._store, self._state / STORE_NAME):
             logger.info("the state can be written to the disk again: the agent starts anew")
             self._starts_again = True
             self._stop.set()
-        self._is_short_of_room = self._tell_room(self._journal.is_short_of_room())
+        self._is_short_of_room = self._tell_room(self._store.is_short_of_room())
         try:
-            self._journal.check_writable()
-        except JournalUnusable:
+            self._store.check_writable()
+        except StoreUnusable:
             raise
-        except JournalFull as error:
+        except StoreFull as error:
             logger.error("%s", error)  # a restart gives no room
-        except JournalError as error:
+        except StoreError as error:
             if self._has_failed_to_write:
                 raise
             logger.error("%s; the watchdog is not fed", error)
@@ -177,10 +177,10 @@ class Service:
     async def _make_room(self) -> None:
         """When the start is over, for it takes some milliseconds; on a new client at once, before the first command."""
         try:
-            if self._journal.has_room():
+            if self._store.has_room():
                 await asyncio.sleep(_START_IS_OVER_S)
-            self._journal.make_room()
-        except JournalError as error:
+            self._store.make_room()
+        except StoreError as error:
             logger.warning("%s; commands will take longer", error)
 
     async def _keep_status(self) -> None:
@@ -193,8 +193,8 @@ class Service:
     def _say_status(self) -> None:
         """One line for `systemctl status`: what we wait for, in an operator's words."""
         parts = [self._session.trouble or self._connection_words()]
-        parts += [f"{record.action} {record.command_id} is {record.state}" for record in self._journal.open_records()]
-        owed = self._journal.owed_count()
+        parts += [f"{record.action} {record.command_id} is {record.state}" for record in self._store.open_records()]
+        owed = self._store.owed_count()
         if owed:
             parts.append(f"{owed} messages to deliver")
         if self._executor is Executor.MOCK:
@@ -270,10 +270,10 @@ def _serve(clock: SystemClock) -> int:
         return EX_CONFIG
     wire.load()
     state = Path(os.environ.get("STATE_DIRECTORY", lasting.STATE))
-    path = state / JOURNAL_NAME
+    path = state / STORE_NAME
     try:
-        journal, unfit = recovery.open_journal(path, lambda new: open_boot(new, clock, state / NOT_RUNNING_NAME))
-    except JournalError as error:
+        store, unfit = recovery.open_store(path, lambda new: open_boot(new, clock, state / NOT_RUNNING_NAME))
+    except StoreError as error:
         logger.error("%s", error)
         notify(f"STATUS={error}")
         return 1
@@ -282,20 +282,20 @@ def _serve(clock: SystemClock) -> int:
         logger.error("no command will be executed: %s", unfit)
     logger.info("infoscreen-simclient %s, client %s, boot %s", __version__, settings.client_uuid, clock.boot_id())
     try:
-        return EX_TEMPFAIL if asyncio.run(Service(settings, journal, clock, state, unfit).run()) else 0
-    except* JournalUnusable as errors:
+        return EX_TEMPFAIL if asyncio.run(Service(settings, store, clock, state, unfit).run()) else 0
+    except* StoreUnusable as errors:
         _set_aside(path, errors)
         raise
     finally:
         # Whatever ended it: what the next start needs stays on the disk.
-        journal.close()
+        store.close()
 
 
-def _set_aside(path: Path, errors: BaseExceptionGroup[JournalUnusable]) -> None:
+def _set_aside(path: Path, errors: BaseExceptionGroup[StoreUnusable]) -> None:
     first: BaseException = errors
     while isinstance(first, BaseExceptionGroup):
         first = first.exceptions[0]
-    assert isinstance(first, JournalUnusable)
+    assert isinstance(first, StoreUnusable)
     try:
         recovery.set_aside(path, first)
     except OSError as error:

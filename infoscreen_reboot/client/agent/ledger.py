@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from infoscreen_reboot.client.agent.lifecycle import Event, Failed, Record, State, step
 from infoscreen_reboot.client.agent.ports import Clock
-from infoscreen_reboot.client.agent.store import Journal, Letter
+from infoscreen_reboot.client.agent.store import Letter, Store
 from infoscreen_reboot.contract import ack
 from infoscreen_reboot.contract.ack import Ack, ErrorCode
 from infoscreen_reboot.contract.topics import Topics
@@ -23,34 +23,34 @@ _FOR_ALL_TIME = frozenset(
 class Ledger:
     """The one who applies events to records; `on_entry` is called when a step is on disk.
 
-    Where the journal takes in no new command, it is refused: the refusal is on record, but its ack is not owed. It is
+    Where the store takes in no new command, it is refused: the refusal is on record, but its ack is not owed. It is
     sent by `send_once`.
     """
 
     def __init__(
         self,
         client_uuid: str,
-        journal: Journal,
+        store: Store,
         clock: Clock,
         on_entry: Callable[[], None],
         send_once: Callable[[Sequence[Letter]], None],
     ) -> None:
         self._client_uuid = client_uuid
         self._topics = Topics(client_uuid)
-        self._journal = journal
+        self._store = store
         self._clock = clock
         self._on_entry = on_entry
         self._send_once = send_once
 
     def advance(self, record: Record, event: Event) -> None:
-        """Apply `event` to what the journal now knows of `record`, unless its story has ended meanwhile."""
-        current = self._journal.find(record.command_id)
+        """Apply `event` to what the store now knows of `record`, unless its story has ended meanwhile."""
+        current = self._store.find(record.command_id)
         if current is not None and not current.state.is_terminal:
             self.apply(current, event)
 
     def apply(self, record: Record, event: Event) -> None:
-        """Raises JournalError, and then nothing has changed."""
-        why_no_more = self._journal.why_no_more() if record.state is State.NEW else None
+        """Raises StoreError, and then nothing has changed."""
+        why_no_more = self._store.why_no_more() if record.state is State.NEW else None
         is_for_all_time = record.state is State.NEW and isinstance(event, Failed) and event.code in _FOR_ALL_TIME
         if why_no_more is not None and not isinstance(event, Failed):
             event = Failed(ErrorCode.INTERNAL_ERROR, why_no_more)
@@ -71,7 +71,7 @@ class Ledger:
             )
             after = replace(after, ack=ack.encode(answer))
         letters = self.letters(after) if reply is not None else []
-        self._journal.commit(after, letters if why_no_more is None else ())
+        self._store.commit(after, letters if why_no_more is None else ())
         self._on_entry()
         if why_no_more is not None:
             self._send_once(letters)

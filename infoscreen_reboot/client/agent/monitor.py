@@ -16,7 +16,7 @@ from infoscreen_reboot.client.agent.health import About, Facts, LockoutAge, heal
 from infoscreen_reboot.client.agent.host import SystemHost
 from infoscreen_reboot.client.agent.outbox import Outbox
 from infoscreen_reboot.client.agent.ports import Clock
-from infoscreen_reboot.client.agent.store import Journal, JournalError, JournalUnusable, Letter
+from infoscreen_reboot.client.agent.store import Letter, Store, StoreError, StoreUnusable
 from infoscreen_reboot.client.alerts import AGENT_UNIT, Alerts
 from infoscreen_reboot.client.config import Settings
 from infoscreen_reboot.contract import telemetry, wire
@@ -36,9 +36,9 @@ _CLOCK_POLL_S = 5.0
 _STATISTICS = "broker"
 
 
-def recall_statistics(journal: Journal) -> Statistics:
-    """How the connection to the broker fared before the agent was started. Raises JournalError."""
-    text = journal.recall(_STATISTICS)
+def recall_statistics(store: Store) -> Statistics:
+    """How the connection to the broker fared before the agent was started. Raises StoreError."""
+    text = store.recall(_STATISTICS)
     if text is None:
         return Statistics()
     try:
@@ -50,18 +50,18 @@ def recall_statistics(journal: Journal) -> Statistics:
         return Statistics()
 
 
-def open_boot(journal: Journal, clock: Clock, not_running_in: Path) -> None:
-    """Write down how the boot before ended, where this is a boot of which the journal knows nothing yet.
+def open_boot(store: Store, clock: Clock, not_running_in: Path) -> None:
+    """Write down how the boot before ended, where this is a boot of which the store knows nothing yet.
 
     `not_running_in` is a file that holds the id of the boot in which the agent was last stopped, in good order or not
-    (its unit's ExecStopPost= writes it): the agent is running again now, so it goes. Raises JournalError.
+    (its unit's ExecStopPost= writes it): the agent is running again now, so it goes. Raises StoreError.
     """
-    last = journal.last_boot()
+    last = store.last_boot()
     if last is None or last.boot_id != clock.boot_id():
-        executed = journal.executed_in(last.boot_id) if last else None
+        executed = store.executed_in(last.boot_id) if last else None
         was_down = last is not None and _was_not_running(not_running_in, last.boot_id)
-        journal.open_boot(boot_report.follow(last, clock.boot_id(), clock.now(), executed, was_down))
-    if not journal.is_in_memory:
+        store.open_boot(boot_report.follow(last, clock.boot_id(), clock.now(), executed, was_down))
+    if not store.is_in_memory:
         _remove(not_running_in)
 
 
@@ -92,7 +92,7 @@ class Monitor:
     def __init__(
         self,
         settings: Settings,
-        journal: Journal,
+        store: Store,
         outbox: Outbox,
         session: Session,
         host: SystemHost,
@@ -101,7 +101,7 @@ class Monitor:
         state: Path,
         unfit: str | None = None,
     ) -> None:
-        """`state` is the journal's directory.
+        """`state` is the store's directory.
 
         With `unfit`, the reason why no command is executed, no action is offered.
         """
@@ -116,7 +116,7 @@ class Monitor:
             post_boot_checks=settings.post_boot_checks,
         )
         self._topics = Topics(settings.client_uuid)
-        self._journal = journal
+        self._store = store
         self._outbox = outbox
         self._session = session
         self._host = host
@@ -135,7 +135,7 @@ class Monitor:
         self._changed.set()
 
     async def run(self) -> None:
-        """For ever. Raises JournalError."""
+        """For ever. Raises StoreError."""
         while True:
             if self._changed.is_set():
                 await asyncio.sleep(_AFTER_S)
@@ -151,8 +151,8 @@ class Monitor:
                     await self._changed.wait()
 
     async def report_boot(self) -> None:
-        """Once a boot, as soon as its times can be right. Raises JournalUnusable."""
-        boot = self._journal.last_boot()
+        """Once a boot, as soon as its times can be right. Raises StoreUnusable."""
+        boot = self._store.last_boot()
         if boot is None or boot.is_reported:
             return
         if self._settings.require_synced_clock:
@@ -170,17 +170,17 @@ class Monitor:
 
     def _owes(self, boot_id: str, report: Letter) -> bool:
         try:
-            self._journal.report_boot(boot_id, report)
-        except JournalUnusable:
+            self._store.report_boot(boot_id, report)
+        except StoreUnusable:
             raise
-        except JournalError as error:
+        except StoreError as error:
             log.warning("%s; the boot report has to wait", error)
             return False
         return True
 
     def _save(self) -> None:
         """What a later run of the agent, or the next boot, will want to know."""
-        self._journal.see_boot(self._clock.boot_id(), wire.format_time(self._clock.now()))
+        self._store.see_boot(self._clock.boot_id(), wire.format_time(self._clock.now()))
         statistics = self._session.statistics
         if statistics != self._saved_statistics:
             at = statistics.last_disconnect_at
@@ -190,7 +190,7 @@ class Monitor:
                 "last_disconnect_at": wire.format_time(at) if at else None,
                 "last_disconnect_reason": statistics.last_disconnect_reason,
             }
-            self._journal.remember(_STATISTICS, json.dumps(known))
+            self._store.remember(_STATISTICS, json.dumps(known))
             self._saved_statistics = statistics
 
     async def _tell_health(self) -> None:
@@ -247,7 +247,7 @@ class Monitor:
         self._clock_is_synchronised = self._clock_is_synchronised or await self._host.clock_is_synchronised()
         uptime_s, watchdog_is_armed = await self._host.uptime_s(), await self._host.watchdog_is_armed()
         statistics = self._session.statistics
-        answered = (record for record in self._journal.last_records(2) if record.ack is not None)
+        answered = (record for record in self._store.last_records(2) if record.ack is not None)
         return Facts(
             now=self._clock.now(),
             uptime_s=uptime_s,
@@ -257,15 +257,15 @@ class Monitor:
                 statistics.last_disconnect_at,
                 statistics.last_disconnect_reason,
             ),
-            open_records=self._journal.open_records(),
+            open_records=self._store.open_records(),
             last=next(answered, None),
-            outbox=self._journal.owed_count(),
-            counters=self._journal.counters(),
+            outbox=self._store.owed_count(),
+            counters=self._store.counters(),
             lockout=lockout,
             clock_is_synchronised=self._clock_is_synchronised,
             watchdog_is_armed=watchdog_is_armed,
             state=StateDirectory(
-                writable=not self._journal.is_in_memory,
+                writable=not self._store.is_in_memory,
                 disk_full=disk.is_full(self._state),
                 set_aside=len(disk.set_aside_files(self._state)),
             ),
@@ -274,7 +274,7 @@ class Monitor:
     async def _ask_lockout(self) -> Lockout | None:
         if self._settings.executor is not Executor.HELPER:
             return None
-        last = self._journal.last_executed()
+        last = self._store.last_executed()
         execution = (last.command_id, str(last.state)) if last else None
         now_s = time.monotonic()
         if should_ask_helper(self._lockout, now_s, self._clock.now(), execution):

@@ -1,4 +1,4 @@
-"""Delivers what the journal owes, in order, and strikes a letter out only on the broker's PUBACK."""
+"""Delivers what the store owes, in order, and strikes a letter out only on the broker's PUBACK."""
 
 import asyncio
 import contextlib
@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from infoscreen_reboot.client.agent.ports import Post
-from infoscreen_reboot.client.agent.store import OWED_BOUND, Journal, JournalError, JournalUnusable, Letter
+from infoscreen_reboot.client.agent.store import OWED_BOUND, Letter, Store, StoreError, StoreUnusable
 from infoscreen_reboot.mqtt.messages import Message, NotDelivered
 from infoscreen_reboot.mqtt.paho_client import IN_FLIGHT
 
@@ -15,10 +15,10 @@ log = logging.getLogger(__name__)
 
 
 class Outbox:
-    """Owed letters of `journal`, sent by `post` while `run` is running."""
+    """Owed letters of `store`, sent by `post` while `run` is running."""
 
-    def __init__(self, journal: Journal, post: Post) -> None:
-        self._journal = journal
+    def __init__(self, store: Store, post: Post) -> None:
+        self._store = store
         self._post = post
         # Sent and not struck out, by the letters' numbers; all on one connection.
         self._sent: deque[tuple[int, asyncio.Future[None]]] = deque()
@@ -32,19 +32,19 @@ class Outbox:
         self.nudge()
 
     def nudge(self) -> None:
-        """There is something new in the journal: it goes out before this returns, if it can. Raises JournalError."""
+        """There is something new in the store: it goes out before this returns, if it can. Raises StoreError."""
         self._empty.clear()
         self._work.set()
         with contextlib.suppress(NotDelivered):
             self._send_more()
 
     def answer_again(self, letters: Sequence[Letter]) -> None:
-        """For a command that is known. Raises JournalError."""
-        if self._journal.why_no_more() is None:
-            self._journal.owe_again(letters)
+        """For a command that is known. Raises StoreError."""
+        if self._store.why_no_more() is None:
+            self._store.owe_again(letters)
             self.nudge()
         # One that still waits comes in its turn: sent now, it would overtake what was to be said before it.
-        elif not self._journal.owes_any(letters):
+        elif not self._store.owes_any(letters):
             self.send_once(letters)
 
     def send_once(self, letters: Sequence[Letter]) -> None:
@@ -62,8 +62,8 @@ class Outbox:
                 self._post.send(Message(letter.topic, letter.payload, qos=0)).add_done_callback(_is_lost)
 
     async def wait_empty(self, timeout_s: float) -> bool:
-        """Whether everything owed was delivered within `timeout_s`. Raises JournalError."""
-        if not self._journal.owed(1, after=self._last_delivered()):
+        """Whether everything owed was delivered within `timeout_s`. Raises StoreError."""
+        if not self._store.owed(1, after=self._last_delivered()):
             return True
         try:
             async with asyncio.timeout(timeout_s):
@@ -73,7 +73,7 @@ class Outbox:
         return True
 
     async def run(self) -> None:
-        """For ever. Raises JournalError."""
+        """For ever. Raises StoreError."""
         while True:
             await self._work.wait()
             await self._post.wait_connected()
@@ -105,7 +105,7 @@ class Outbox:
         if any(_is_lost(delivery) for _, delivery in self._sent):
             return
         last = self._sent[-1][0] if self._sent else self._last_delivered()
-        for owed in self._journal.owed(IN_FLIGHT - len(self._sent), after=last):
+        for owed in self._store.owed(IN_FLIGHT - len(self._sent), after=last):
             self._sent.append((owed.seq, self._post.send(_message(owed.letter))))
 
     def _strike_out(self) -> None:
@@ -113,10 +113,10 @@ class Outbox:
         while self._sent and self._sent[0][1].done() and not _is_lost(self._sent[0][1]):
             self._delivered.append(self._sent.popleft()[0])
         try:
-            self._journal.strike_out(self._delivered)
-        except JournalUnusable:
+            self._store.strike_out(self._delivered)
+        except StoreUnusable:
             raise
-        except JournalError as error:
+        except StoreError as error:
             log.warning("%s; what the broker has may be sent once more", error)
         else:
             self._delivered.clear()

@@ -1,4 +1,4 @@
-"""Opens the journal whatever is found: a bad file is set aside; where nothing can be written, memory has to serve."""
+"""Opens the store whatever is found: a bad file is set aside; where nothing can be written, memory has to serve."""
 
 import contextlib
 import logging
@@ -9,11 +9,11 @@ from infoscreen_reboot.client import disk
 from infoscreen_reboot.client.agent.store import (
     KEPT_RECORDS,
     OWED_BOUND,
-    Journal,
-    JournalBusy,
-    JournalError,
-    JournalFull,
-    JournalUnusable,
+    Store,
+    StoreBusy,
+    StoreError,
+    StoreFull,
+    StoreUnusable,
 )
 
 log = logging.getLogger(__name__)
@@ -21,24 +21,24 @@ log = logging.getLogger(__name__)
 _CURE = "free or mend the disk, then restart infoscreen-simclient.service"
 
 
-def open_journal(path: Path, begin: Callable[[Journal], None]) -> tuple[Journal, str | None]:
-    """An open journal on which `begin` was called and, where it is in memory, why no command may be executed.
+def open_store(path: Path, begin: Callable[[Store], None]) -> tuple[Store, str | None]:
+    """An open store on which `begin` was called and, where it is in memory, why no command may be executed.
 
-    Raises JournalBusy: whoever holds the file will let go of it.
+    Raises StoreBusy: whoever holds the file will let go of it.
     """
     try:
         return _begun_or_set_aside(path, begin), None
-    except JournalBusy:
+    except StoreBusy:
         raise
-    except (JournalError, OSError) as error:
+    except (StoreError, OSError) as error:
         log.error("%s; until that is mended the state is kept in memory, and no command is executed", error)
-        journal = Journal(path, in_memory=True)
-        begin(journal)
-        return journal, f"this client cannot write down what it does ({error}); {_CURE}"
+        store = Store(path, in_memory=True)
+        begin(store)
+        return store, f"this client cannot write down what it does ({error}); {_CURE}"
 
 
-def hand_over(memory: Journal, path: Path) -> bool:
-    """Whether a journal in memory is needed no more: the file can be written, and the disk is not full.
+def hand_over(memory: Store, path: Path) -> bool:
+    """Whether a store in memory is needed no more: the file can be written, and the disk is not full.
 
     The file then knows the commands that were refused meanwhile: else the same one again would be executed. It knows
     whether the boot was reported, too: that is done once.
@@ -46,51 +46,51 @@ def hand_over(memory: Journal, path: Path) -> bool:
     if disk.is_full(path.parent):
         return False
     try:
-        with contextlib.closing(_begun_or_set_aside(path, lambda journal: None)) as journal:
+        with contextlib.closing(_begun_or_set_aside(path, lambda store: None)) as store:
             for record in reversed(memory.last_records(KEPT_RECORDS)):
-                if journal.find(record.command_id) is None:
-                    journal.commit(record)
+                if store.find(record.command_id) is None:
+                    store.commit(record)
             if (boot := memory.last_boot()) is not None:
-                journal.open_boot(boot)
-            journal.owe_again([owed.letter for owed in memory.owed(OWED_BOUND)])
-    except (JournalError, OSError):
+                store.open_boot(boot)
+            store.owe_again([owed.letter for owed in memory.owed(OWED_BOUND)])
+    except (StoreError, OSError):
         return False
     return True
 
 
-def set_aside(path: Path, why: JournalUnusable) -> None:
+def set_aside(path: Path, why: StoreUnusable) -> None:
     """Raises OSError."""
     aside = disk.set_aside(path)
     log.error("%s; it is set aside as %s, and a new one is begun", why, aside)
 
 
-def _begun_or_set_aside(path: Path, begin: Callable[[Journal], None]) -> Journal:
+def _begun_or_set_aside(path: Path, begin: Callable[[Store], None]) -> Store:
     try:
         return _begun(path, begin)
-    except JournalUnusable as error:
+    except StoreUnusable as error:
         set_aside(path, error)
     return _begun(path, begin)
 
 
-def _begun(path: Path, begin: Callable[[Journal], None]) -> Journal:
+def _begun(path: Path, begin: Callable[[Store], None]) -> Store:
     try:
         return _open(path, begin)
-    except JournalFull as error:
+    except StoreFull as error:
         if not disk.Reserve(path.parent).give_up():
             raise
         log.warning("%s; the reserve is given up", error)
     return _open(path, begin)
 
 
-def _open(path: Path, begin: Callable[[Journal], None]) -> Journal:
+def _open(path: Path, begin: Callable[[Store], None]) -> Store:
     if path.is_dir():
-        raise JournalUnusable(f"cannot open the journal {path}: it is a directory")
-    journal = Journal(path)
+        raise StoreUnusable(f"cannot open the store {path}: it is a directory")
+    store = Store(path)
     try:
-        journal.examine()
-        journal.check_writable()
-        begin(journal)
+        store.examine()
+        store.check_writable()
+        begin(store)
     except BaseException:
-        journal.close()
+        store.close()
         raise
-    return journal
+    return store

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 # In the state directory; the same since the first version.
-JOURNAL_NAME = "journal.sqlite3"
+STORE_NAME = "journal.sqlite3"
 # Of the commands that have ended and expired, so many are kept for `history`; the others are kept until they expire.
 KEPT_RECORDS = 1_000
 # Of the refusals that the same message would get again at any time, so many.
@@ -118,20 +118,20 @@ _REMEMBER = "INSERT INTO fact VALUES (?, ?) ON CONFLICT DO UPDATE SET value = ex
 _DAMAGED = sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT
 
 
-class JournalError(Exception):
-    """The journal cannot be read or written; the sentence says which file and why."""
+class StoreError(Exception):
+    """The store cannot be read or written; the sentence says which file and why."""
 
 
-class JournalFull(JournalError):
+class StoreFull(StoreError):
     """There is no room, though all that is kept for this case was given up."""
 
 
-class JournalBusy(JournalError):
+class StoreBusy(StoreError):
     """Another process holds the file."""
 
 
-class JournalUnusable(JournalError):
-    """What the file holds is not a journal, is damaged, or is of a newer format: it does not get better by waiting."""
+class StoreUnusable(StoreError):
+    """What the file holds is not a store, is damaged, or is of a newer format: it does not get better by waiting."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,10 +151,10 @@ class Owed:
     letter: Letter
 
 
-class Journal:
-    """Open from construction to `close`. Every method raises JournalError and then has changed nothing.
+class Store:
+    """Open from construction to `close`. Every method raises StoreError and then has changed nothing.
 
-    What is only noted (`see_boot`, `remember`, `count`) raises only JournalUnusable: no promise rests on it.
+    What is only noted (`see_boot`, `remember`, `count`) raises only StoreUnusable: no promise rests on it.
     With `in_memory` nothing is written to the file; what can be read of it is known, but no open command is taken up.
     """
 
@@ -191,7 +191,7 @@ class Journal:
         except sqlite3.Error as error:
             self.close()
             raise self._fault("open", error, is_start=True) from error
-        except JournalError:
+        except StoreError:
             self.close()
             raise
 
@@ -203,8 +203,8 @@ class Journal:
             self._db = db
             self._prepare()
             self.examine()
-        except (sqlite3.Error, JournalError) as error:
-            log.warning("cannot read the journal %s (%s): nothing is known of earlier commands", self._path, error)
+        except (sqlite3.Error, StoreError) as error:
+            log.warning("cannot read the store %s (%s): nothing is known of earlier commands", self._path, error)
             db.close()
             self._db = db = sqlite3.connect(":memory:", isolation_level=None)
             self._prepare()
@@ -223,12 +223,12 @@ class Journal:
     def _prepare(self) -> None:
         (found,) = self._db.execute("PRAGMA user_version").fetchone()
         if found > len(_FORMATS):
-            raise JournalUnusable(f"cannot use the journal {self._path}: its format is {found}, not {len(_FORMATS)}")
+            raise StoreUnusable(f"cannot use the store {self._path}: its format is {found}, not {len(_FORMATS)}")
         for number, changes in enumerate(_FORMATS[found:], found + 1):
             self._db.executescript(f"BEGIN IMMEDIATE; {changes} PRAGMA user_version = {number}; COMMIT;")
 
     def examine(self) -> None:
-        """Read what a start needs. Raises JournalUnusable where this agent cannot make sense of it."""
+        """Read what a start needs. Raises StoreUnusable where this agent cannot make sense of it."""
         try:
             self._records("WHERE state NOT IN ('completed', 'failed')")
             self.last_boot()
@@ -236,12 +236,12 @@ class Journal:
             self.owed(1)
             self.counters()
             self.recall("")
-        except JournalUnusable:
+        except StoreUnusable:
             raise
-        except JournalError as error:
+        except StoreError as error:
             cause = error.__cause__
             if isinstance(cause, sqlite3.Error) and _code(cause) == sqlite3.SQLITE_ERROR:
-                raise JournalUnusable(str(error)) from cause  # a table or a column is missing
+                raise StoreUnusable(str(error)) from cause  # a table or a column is missing
             raise
 
     def close(self) -> None:
@@ -294,7 +294,7 @@ class Journal:
         )
 
     def why_no_more(self) -> str | None:
-        """Why no new command can be taken in, in a sentence; None where one can be. Raises JournalError."""
+        """Why no new command can be taken in, in a sentence; None where one can be. Raises StoreError."""
         owed = self.owed_count()
         if owed >= OWED_BOUND:
             return f"{owed} messages wait for the broker's acknowledgement; until it comes no command is taken in"
@@ -359,7 +359,7 @@ class Journal:
         return self._records("ORDER BY seq DESC LIMIT ?", [limit])
 
     def count(self, name: str) -> int:
-        """One more of `name`, since the journal was made; the new total. What cannot be written is added later."""
+        """One more of `name`, since the store was made; the new total. What cannot be written is added later."""
         self._not_counted[name] += 1
         adding = list(self._not_counted.items())
         add = "INSERT INTO counter VALUES (?, ?) ON CONFLICT DO UPDATE SET value = value + excluded.value"
@@ -388,7 +388,7 @@ class Journal:
         return self._sense(_boot, rows[0]) if rows else None
 
     def open_boot(self, boot: Boot) -> None:
-        """A boot of which the journal knows nothing yet, or less."""
+        """A boot of which the store knows nothing yet, or less."""
         values = [getattr(boot, column) for column in _BOOT_COLUMNS]
 
         def work(db: sqlite3.Connection) -> None:
@@ -425,7 +425,7 @@ class Journal:
         return rows[0][0] if rows else None
 
     def has_room(self) -> bool:
-        """Whether an earlier run has taken the room already. Raises JournalError."""
+        """Whether an earlier run has taken the room already. Raises StoreError."""
         return self.is_in_memory or self._pages("page_count") >= _PAGES_MADE
 
     def make_room(self) -> None:
@@ -433,7 +433,7 @@ class Journal:
 
         The log gets its full size, the database its free pages, and a reserve is made that is given up before any write
         fails. Besides, a flush of what only overwrites does not wait for the file system's own journal, for which all
-        others wait, too. Raises JournalError.
+        others wait, too. Raises StoreError.
         """
         if self.is_in_memory:
             return
@@ -448,7 +448,7 @@ class Journal:
             self._enlarge_database()
             self._reserve.make()
         except OSError as error:
-            raise JournalFull(f"cannot make room for the journal {self._path}: {error}") from error
+            raise StoreFull(f"cannot make room for the store {self._path}: {error}") from error
 
     def _lengthen_log(self) -> None:
         """SQLite takes no notice of what stands behind the frames that it has written."""
@@ -482,12 +482,12 @@ class Journal:
         if self._has_made_room:
             try:
                 self._take_room()
-            except JournalError:
+            except StoreError:
                 return True
         return False
 
     def check_writable(self) -> None:
-        """Raises JournalError unless a transaction reaches the log on the disk; it is not flushed."""
+        """Raises StoreError unless a transaction reaches the log on the disk; it is not flushed."""
         self._write("NORMAL", lambda db: db.execute(_REMEMBER, ["checked", str(self._now_s())]))
 
     def _records(self, where: str, values: Sequence[Any] = ()) -> list[Record]:
@@ -497,7 +497,7 @@ class Journal:
         try:
             return read(row)
         except (ValueError, TypeError) as error:
-            raise JournalUnusable(f"cannot read a row of the journal {self._path}: {error}") from error
+            raise StoreUnusable(f"cannot read a row of the store {self._path}: {error}") from error
 
     def _rows(self, query: str, values: Sequence[Any] = ()) -> list[Any]:
         try:
@@ -509,9 +509,9 @@ class Journal:
         """Write what no promise rests on; whether it was written. A failure is logged once, and ends nothing."""
         try:
             self._write("NORMAL", work)
-        except JournalUnusable:
+        except StoreUnusable:
             raise
-        except JournalError as error:
+        except StoreError as error:
             if self._is_noting:
                 log.error("%s; until that is mended, counters and times may be old after a restart", error)
             self._is_noting = False
@@ -524,11 +524,11 @@ class Journal:
         while True:
             try:
                 return self._try(synchronous, work)
-            except JournalFull as error:
+            except StoreFull as error:
                 if not self._make_way(error):
                     raise
 
-    def _make_way(self, error: JournalFull) -> bool:
+    def _make_way(self, error: StoreFull) -> bool:
         if self.is_in_memory:
             return False
         if self._reserve.give_up():
@@ -536,7 +536,7 @@ class Journal:
             return True
         try:
             forgotten = self._try("NORMAL", lambda db: self._forget(db, _KEPT_IN_NEED))
-        except JournalError:
+        except StoreError:
             return False
         return forgotten > 0
 
@@ -556,19 +556,19 @@ class Journal:
             raise self._fault("write", error) from error
         return result
 
-    def _fault(self, verb: str, error: sqlite3.Error, is_start: bool = False) -> JournalError:
-        sentence = f"cannot {verb} the journal {self._path}: {error}"
+    def _fault(self, verb: str, error: sqlite3.Error, is_start: bool = False) -> StoreError:
+        sentence = f"cannot {verb} the store {self._path}: {error}"
         code = _code(error)
         if code in _DAMAGED or (is_start and code == sqlite3.SQLITE_ERROR):
-            return JournalUnusable(sentence)
+            return StoreUnusable(sentence)
         if code == sqlite3.SQLITE_FULL:
-            return JournalFull(sentence)
+            return StoreFull(sentence)
         # The shared memory, or a file that is to be made: SQLite does not say that it is for want of room.
         if code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN) and disk.is_full(self._path.parent):
-            return JournalFull(sentence)
+            return StoreFull(sentence)
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-            return JournalBusy(sentence)
-        return JournalError(sentence)
+            return StoreBusy(sentence)
+        return StoreError(sentence)
 
 
 def _forget_the_oldest(condition: str) -> str:
