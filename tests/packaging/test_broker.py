@@ -74,7 +74,7 @@ def test_a_broker_and_a_client_that_were_set_up_by_the_readme_work(
     testbed.run("systemctl", "restart", "infoscreen-simclient")
     assert problems(testbed) == []
 
-    send, watch = readme("Install on a Pi")[-1], readme("Watch the clients")[0]
+    send, watch = readme("Send a command")[0], readme("Watch the clients")[0]
     given = f"client={CLIENT} password=infoscreen-controller-secret"
     do(testbed, send.replace("client=… password=…", given))
     # The broker goes down with the machine, and has what is owed to the controller all the same.
