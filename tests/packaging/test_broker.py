@@ -35,8 +35,8 @@ def readme(section: str) -> list[str]:
     return re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 
-def do(machine: Machine, block: str) -> None:
-    machine.run("sh", "-euc", f"cd /root/kit\n{block}", timeout_s=180)
+def do(machine: Machine, block: str) -> str:
+    return machine.run("sh", "-euc", f"cd /root/kit\n{block}", timeout_s=180)
 
 
 def problems(machine: Machine) -> list[str]:
@@ -45,22 +45,52 @@ def problems(machine: Machine) -> list[str]:
     return [finding["check"] for finding in findings if finding["verdict"] == "problem"]
 
 
+def set_up_broker(machine: Machine, folder: Path) -> None:
+    """By the kit's README; its certificates are made in `folder`, and lie in /root/kit on the machine then."""
+    shutil.copy(KIT / "certificates", folder)
+    for block in commands("1."):
+        subprocess.run(["sh", "-euc", block], cwd=folder, check=True, capture_output=True)
+    kit = machine.path("/root/kit")
+    shutil.copytree(folder, kit)
+    for name in ("infoscreen.conf", "infoscreen.acl"):
+        shutil.copy(KIT / name, kit)
+    machine.write("/etc/hosts", "127.0.0.1 broker.example\n")
+    for block in commands("2."):
+        do(machine, block)
+
+
+def test_the_first_page_leads_from_a_package_to_a_reboot_and_away_again(
+    testbed: Machine, deb: Path, tmp_path: Path
+) -> None:
+    set_up_broker(testbed, tmp_path)
+    testbed.set_clock_synchronised()
+    shutil.copy(deb, testbed.path("/root/kit"))
+    _, install, log_in = readme("Set up a client")
+    (said,) = re.findall(r"^ok: client (\S+), broker broker.example:8883 over TLS", do(testbed, install), re.MULTILINE)
+    testbed.uuid = said
+    testbed.write("/root/kit/password", "a long one\n")
+    do(testbed, f"mosquitto_passwd -b /etc/mosquitto/infoscreen.passwd {said} 'a long one'; systemctl reload mosquitto")
+    # The last one is the doctor, which fails where it finds a problem.
+    do(testbed, log_in.replace("client=…", f"client={said}"))
+    testbed.run("mosquitto_sub", *ACKS, "-E")
+    (send,) = readme("Send a command")
+    do(testbed, send.replace("client=… password=…", f"client={said} password=infoscreen-controller-secret"))
+    testbed.follow_reboot()
+    testbed.wait_booted()
+    heard = testbed.run("mosquitto_sub", *ACKS, "-C", "3", "-W", str(slow(50)))
+    assert [json.loads(ack)["status"] for ack in heard.splitlines()] == DONE
+    (purge,) = readme("Take it away")
+    do(testbed, purge)
+    assert "infoscreen" not in testbed.run("systemctl", "list-units", "--all", "--plain", "--no-legend")
+
+
 @pytest.mark.parametrize("way", ["login", "certificate"])
 def test_a_broker_and_a_client_that_were_set_up_by_the_readme_work(
     testbed: Machine, deb: Path, tmp_path: Path, way: str
 ) -> None:
     testbed.uuid = CLIENT
-    shutil.copy(KIT / "certificates", tmp_path)
-    for block in commands("1."):
-        subprocess.run(["sh", "-euc", block], cwd=tmp_path, check=True, capture_output=True)
-    kit = testbed.path("/root/kit")
-    shutil.copytree(tmp_path, kit)
-    for name in ("infoscreen.conf", "infoscreen.acl"):
-        shutil.copy(KIT / name, kit)
-    (kit / "password").write_text(f"{CLIENT}-secret\n")
-    testbed.write("/etc/hosts", "127.0.0.1 broker.example\n")
-    for block in commands("2."):
-        do(testbed, block)
+    set_up_broker(testbed, tmp_path)
+    testbed.write("/root/kit/password", f"{CLIENT}-secret\n")
     warnings = [line for line in testbed.read("/var/log/mosquitto/mosquitto.log").splitlines() if "arning" in line]
     assert warnings == []
     assert testbed.run("ss", "-Hltn", "sport", "=", ":1883") == ""
