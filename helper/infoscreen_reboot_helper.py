@@ -31,7 +31,7 @@ from dbus_next.signature import SignatureTree, Variant  # noqa: E402
 
 # --- Names: who is who on the bus, what can be called, and the two kinds of refusal -----------------------------------
 
-# Our own, as the files for D-Bus, polkit and systemd in this package have them.
+# Our own name and path; the files for D-Bus and systemd in this package use the same name.
 NAME = "org.infoscreen.RebootHelper1"
 PATH = "/org/infoscreen/RebootHelper1"
 
@@ -41,7 +41,7 @@ SHUTDOWN = "shutdown_host"
 # The same in the words of polkit, and of logind.
 PERMISSIONS = {REBOOT: "org.infoscreen.reboothelper1.reboot", SHUTDOWN: "org.infoscreen.reboothelper1.shutdown"}
 ORDERS = {REBOOT: "RebootWithFlags", SHUTDOWN: "PowerOffWithFlags"}
-ROOT_CHECK_INHIBITORS = 1  # the flag of sd-login.h for both: locks are to count although root asks
+ROOT_CHECK_INHIBITORS = 1  # the flag of sd-login.h for both: locks count although root asks
 
 # Whom we ask: name, path, interface.
 BUS = ("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus")
@@ -53,7 +53,7 @@ POLKIT = (
 )
 SYSTEMD = ("org.freedesktop.systemd1", "/org/freedesktop/systemd1", "org.freedesktop.DBus.Properties")
 
-# The standard errors that we answer. NoReply means that logind was asked, and nobody knows whether it obeyed.
+# The standard errors with which we answer. NoReply means that logind was asked, and nobody knows whether it obeyed.
 NO_REPLY = "org.freedesktop.DBus.Error.NoReply"
 UNKNOWN_METHOD = "org.freedesktop.DBus.Error.UnknownMethod"
 # With these errors the bus tells us that nobody answered.
@@ -69,17 +69,17 @@ BLOCKED = ("org.freedesktop.DBus.Error.AccessDenied", "org.freedesktop.login1.Bl
 CODES = {"NotAuthorized": "not_authorized", "Lockout": "lockout", "Inhibited": "inhibited"}
 
 IDLE_S = 30.0  # after so long without a call the helper ends; the next call starts it again
-ANSWER_TIMEOUT_S = 10.0  # for each question to others; how long the agent waits for the helper rests on it
-AT_ONCE = 32  # calls in work; so many fit into the socket: dbus-next gives a connection up whose buffer is full
-CALLS_WAITING = 5000  # some 3 KB each: what is wrong with a call by itself is not kept until its turn
+ANSWER_TIMEOUT_S = 10.0  # for each question to others; the agent's HELPER_S depends on it
+AT_ONCE = 32  # calls in work. So many fit into the socket's buffer; if it is full, dbus-next gives the connection up
+CALLS_WAITING = 5000  # some 3 KB each: a call that is wrong by itself does not keep its content until its turn
 UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE | re.ASCII)  # a command's id
 
 
 @dataclass(frozen=True)
 class Member:
     answer: str  # its D-Bus signature
-    action: str  # for which polkit has to allow the call
-    arguments: tuple[re.Pattern[str], ...]  # what each of them must be, from its first character to its last
+    action: str  # the action that polkit has to allow
+    arguments: tuple[re.Pattern[str], ...]  # what each argument must match, from its first character to its last
 
 
 # All that can be called, by interface, name and signature.
@@ -95,7 +95,7 @@ MEMBERS = {
 
 # A refusal of our own: `error` is one word.
 class Refused(Exception):
-    prefix = f"{NAME}.Error."  # with that word behind it this is the name of the D-Bus error
+    prefix = f"{NAME}.Error."  # this, followed by that word, is the name of the D-Bus error
 
     def __init__(self, error: str, sentence: str) -> None:
         # One line, and a short one, whatever others have put into it.
@@ -135,15 +135,15 @@ class Entry:
         if self.boot_id == now.boot_id:
             # Only the kernel's clock counts: nobody can set that one.
             return max(now.monotonic_s - self.monotonic_s, 0.0)
-        # After a boot nobody knows how long the host was off, and the wall clock may be wrong. So the longer one of two
-        # times is taken: by the wall clock, and since the boot.
+        # After a boot nobody knows how long the host was off, and the wall clock may be wrong. So we take the longer of
+        # two times: by the wall clock, and since the boot.
         return max(wall_s, now.since_boot_s, 0.0)
 
 
 def lockout(entries: Iterable[Entry], now: Now, limit: int, window_s: int) -> tuple[int, str]:
     # Returns how many reboots count, and when the next one is possible ("" means now).
     left_s = sorted(window_s - e.age_s(now) for e in entries if e.counted and e.age_s(now) < window_s)
-    # More than the limit may count: it may have been lowered since.
+    # More reboots than the limit may count: the limit may have been lowered since.
     unlocks_at = now.at(left_s[-limit]) if len(left_s) >= limit else ""
     return len(left_s), unlocks_at
 
@@ -151,15 +151,15 @@ def lockout(entries: Iterable[Entry], now: Now, limit: int, window_s: int) -> tu
 # --- History: what was executed, on the disk before logind is asked ---------------------------------------------------
 
 # The file begins with this line. Then comes one JSON object per line. If a command id appears more than once, its last
-# line is valid. An entry is written over zeros at the end: so a full disk has room for it, and it takes one flush.
-# Rewriting the file takes several.
+# line is valid. A new entry is written over the zeros at the end. So a full disk has room for it, and it needs one
+# flush; rewriting the file needs several.
 HEADER = b'{"version": 1}\n'
-IDS_KEPT = 1000  # besides what counts; the agent keeps a record of its own, and this is for where that is lost
-RESERVE = 65536  # room for some 250 orders that a full disk still has to take
-SLOT = 256  # a line ends on such a boundary: none lies in two sectors of a disk, which may be written in either order
+IDS_KEPT = 1000  # besides those that count; they are needed if the agent's own store is lost
+RESERVE = 65536  # room for some 250 orders, which have to fit even when the disk is full
+SLOT = 256  # each line ends on such a boundary. So none is in two sectors of a disk: these may be written in any order
 IN_MEMORY = ("tmpfs", "ramfs", "rootfs")  # the file systems that a reboot empties
 FIEMAP = 0xC020660B  # ioctl_fiemap(2): on which blocks a file lies
-WHOLE_FILE = bytes(8) + b"\xff" * 8 + bytes(16)  # from 0 to the end, no room for an answer: to get one is enough
+WHOLE_FILE = bytes(8) + b"\xff" * 8 + bytes(16)  # from 0 to the end; no room for the answer, which we need not read
 
 
 class History:
@@ -169,10 +169,10 @@ class History:
         self.window_s = window_s
         self.entries: dict[str, Entry] = {}
         self.end = 0  # where the next line begins; 0 if the file has to be rewritten first
-        self.does_not_last = ""  # why the record is lost with a reboot; empty where it is kept
+        self.does_not_last = ""  # why the history is lost with a reboot; empty if it is kept
 
     def load(self, now: Now) -> None:
-        # An unreadable history is set aside and counts as full from now on: not as empty, not for ever.
+        # An unreadable history is set aside. The lockout counts as full from now on: not as empty, and not for ever.
         self.does_not_last = does_not_last(self.path.parent)
         try:
             content, end = self.read()
@@ -189,7 +189,7 @@ class History:
         self.make_room(now)
 
     def read(self) -> tuple[bytes, int]:
-        # Returns the lines, and where the next one begins. Without a file they are those of the format before this one.
+        # Returns the lines, and where the next one begins. If there is no file, it reads one in the older format.
         if self.path.exists():
             content = self.path.read_bytes()
             end = content.rfind(b"\n") + 1
@@ -204,7 +204,7 @@ class History:
         return HEADER, 0
 
     def begin_anew(self, now: Now) -> None:
-        # Any id that can still be found in what cannot be read counts as executed.
+        # Each command id that can still be found in the unreadable file counts as executed.
         broken = self.path if self.path.exists() else self.path.with_suffix(".json")
         try:
             text = broken.read_text("latin-1")
@@ -218,11 +218,11 @@ class History:
         try:
             self.rewrite(self.entries, now, aside=broken)
         except OSError as error:
-            # It is not set aside then, and locks again at the next start.
+            # Then the unreadable file is not set aside, and the next start locks again.
             logging.error("cannot write %s: %s", self.path, error.strerror)
 
     def make_room(self, now: Now) -> None:
-        # A new file, with all of the reserve, when three quarters of it are used; on a full disk the rest has to do.
+        # If three quarters of the reserve are used, a new file gets all of it. On a full disk the rest must be enough.
         if self.end > 0 and self.path.stat().st_size - self.end >= RESERVE // 4:
             return
         try:
@@ -234,7 +234,7 @@ class History:
         return lockout(self.entries.values(), now, self.limit, self.window_s)
 
     def commit(self, entry: Entry, now: Now) -> None:
-        # Returns when the entry is on the disk; else it raises Refused, and nothing may be executed.
+        # Returns when the entry is on the disk. If it raises Refused, nothing may be executed.
         entries = self.entries | {entry.command_id: entry}
         can_add = self.end > 0 and self.path.exists() and len(entries) <= 2 * IDS_KEPT
         try:
@@ -246,7 +246,7 @@ class History:
             else:
                 self.rewrite(entries, now)
         except OSError as error:
-            # Part of a line may stand in the file: the next commit rewrites it.
+            # Part of a line may be in the file: the next commit rewrites the file.
             self.end = 0
             raise Refused("Failed", f"cannot write {self.path}: {error.strerror}") from error
 
@@ -269,7 +269,7 @@ class History:
 
 
 def write(file: BinaryIO, *entries: Entry, reserve: int = 0) -> int:
-    # Returns where the last line ends; all is on the disk then.
+    # Returns where the last line ends. Then everything is on the disk.
     for entry in entries:
         line = json.dumps(vars(entry)).encode()
         padding = -(file.tell() + len(line) + 1) % SLOT
@@ -282,9 +282,9 @@ def write(file: BinaryIO, *entries: Entry, reserve: int = 0) -> int:
 
 
 def does_not_last(directory: Path) -> str:
-    # Returns why what is written there is gone after a reboot, or may be; "" where it is kept.
+    # Returns why what is written there is gone after a reboot, or may be; "" if it is kept.
     try:
-        # For writing, else it may be a file of a lower layer. It stays: a full disk may have no room for another.
+        # Opened for writing: else it may be in a lower layer. The file stays: a full disk may have no room for another.
         with os.fdopen(os.open(directory / "lasting-probe", os.O_RDWR | os.O_CREAT, 0o600), "r+b") as probe:
             why = lies_in_memory(probe.fileno())
     except (OSError, ValueError) as error:
@@ -297,7 +297,7 @@ def lies_in_memory(file: int) -> str:
     mounts = Path("/proc/self/mountinfo").read_text(errors="surrogateescape")
     [kind] = re.findall(rf"^{mount_id} .* - (\S+) ", mounts, re.MULTILINE)
     if kind == "overlay":
-        # It passes the question on which blocks a file lies to the layer that holds it; a tmpfs knows no blocks.
+        # We ask on which blocks the file lies. An overlay asks the layer that holds the file; a tmpfs knows no blocks.
         try:
             fcntl.ioctl(file, FIEMAP, WHOLE_FILE)
         except OSError as error:
@@ -325,11 +325,11 @@ class Helper:
 
     def on_message(self, message: Message) -> bool:
         # It takes every method call, so that dbus-next's own handlers (Peer, ObjectManager) answer no one.
-        SignatureTree._cache.clear()  # else dbus-next would keep each signature that it has ever met
+        SignatureTree._cache.clear()  # dbus-next would keep every signature that it has ever met
         if message.message_type is not MessageType.METHOD_CALL:
             return False
         if len(self.work) >= CALLS_WAITING:
-            # An answer would want the room that is short; the caller is told nothing, and its bus says so in the end.
+            # An answer would need the room that is short. So the caller gets none; in the end its bus tells it so.
             if not self.is_dropping:
                 logging.error("%d calls wait: what comes now is dropped", CALLS_WAITING)
             self.is_dropping = True
@@ -337,7 +337,7 @@ class Helper:
         self.idle.cancel()
         fault = fault_of(message)
         if fault is not None:
-            message.body = []  # megabytes, perhaps
+            message.body = []  # it may be megabytes
         task = asyncio.create_task(self.in_turn(message, fault))
         self.work.add(task)
         task.add_done_callback(self.on_answered)
@@ -359,7 +359,7 @@ class Helper:
         try:
             [who] = await self.ask_or_refuse("NotAuthorized", BUS, "GetConnectionCredentials", "s", [message.sender])
             if "ProcessID" not in who:
-                # It handed its connection to another and ended: polkit could not tell in which unit it was.
+                # The caller gave its connection to another process and ended: polkit could not tell the caller's unit.
                 raise Refused("NotAuthorized", "the process that made this connection has ended")
             caller = f"uid {who['UnixUserID'].value}, pid {who['ProcessID'].value}"
             reply = await self.gate(message, fault)
@@ -383,7 +383,7 @@ class Helper:
             await self.bus.send(reply)
 
     async def gate(self, message: Message, fault: Refused | None) -> Message:
-        # The one way in: no fault in the call itself, and polkit's yes to this sender.
+        # Every call has to pass here: the call itself has no fault, and polkit says yes to its sender.
         if fault is not None:
             raise fault
         member = MEMBERS[str(message.interface), message.member, message.signature]
@@ -417,7 +417,7 @@ class Helper:
                 await self.ask(LOGIND, ORDERS[action], "t", [ROOT_CHECK_INHIBITORS])
             except BusRefused as no:
                 if no.error == NO_REPLY:
-                    # The host may be going down: this stays counted, and is not called a failure.
+                    # The host may be going down: the entry stays counted, and we do not call it a failure.
                     raise
                 self.set_wall_message("")
                 self.history.commit(replace(entry, counted=False), now)
@@ -432,7 +432,7 @@ class Helper:
         return [True, "", ""]
 
     async def check(self, action: str) -> Now:
-        # Returns what time it is, if neither the lockout (of reboots) nor an inhibitor stands in the way.
+        # Returns what time it is, or raises Refused if the lockout (of reboots) or an inhibitor is in the way.
         if self.history.does_not_last:
             raise Refused("Failed", self.history.does_not_last)
         now = self.now()
@@ -443,7 +443,7 @@ class Helper:
             reboots = "1 reboot" if used == 1 else f"{used} reboots"
             raise Refused("Lockout", f"{reboots} in the last {window}; next possible at {unlocks_at}")
         [locks] = await self.ask_or_refuse("Failed", LOGIND, "ListInhibitors", "", [])
-        # systemd 252 lets root through such a lock whatever the flags say (PR 30307): so we look ourselves.
+        # systemd 252 lets root pass such a lock whatever the flags say (PR 30307). So we look ourselves.
         blocking = [lock for lock in locks if lock[3] == "block" and "shutdown" in lock[0].split(":")]
         if blocking:
             holders = "; ".join(f"{who}: {why} (pid {pid})" for _, who, why, _, _, pid in blocking)
@@ -451,7 +451,7 @@ class Helper:
         return now
 
     async def start(self) -> None:
-        # In a container /proc/uptime is the host's.
+        # We ask systemd, because in a container /proc/uptime is the host's.
         [started_us] = await self.ask(
             SYSTEMD, "Get", "ss", ["org.freedesktop.systemd1.Manager", "UserspaceTimestampMonotonic"]
         )
@@ -467,7 +467,7 @@ class Helper:
         )
 
     def set_wall_message(self, text: str) -> None:
-        # Best effort, no answer wanted: the bus keeps the order of what we send to logind.
+        # Best effort, and we want no answer: the bus keeps the order of what we send to logind.
         self.bus.send(
             Message(*LOGIND, "SetWallMessage", flags=MessageFlag.NO_REPLY_EXPECTED, signature="sb", body=[text, True])
         )
@@ -475,14 +475,14 @@ class Helper:
     async def ask_or_refuse(
         self, error: str, whom: tuple[str, str, str], member: str, takes: str, body: list[Any]
     ) -> Any:
-        # For a question without whose answer nothing is done: raises Refused with this error.
+        # For questions that must be answered before anything is done: without an answer it raises Refused with `error`.
         try:
             return await self.ask(whom, member, takes, body)
         except BusRefused as no:
             raise Refused(error, str(no)) from no
 
     async def ask(self, whom: tuple[str, str, str], member: str, takes: str, body: list[Any]) -> Any:
-        # Raises BusRefused with the error that was answered; NO_REPLY means that it may have been done all the same.
+        # Raises BusRefused with the error of the answer. NO_REPLY means: perhaps it was done all the same.
         try:
             async with asyncio.timeout(ANSWER_TIMEOUT_S):
                 reply: Any = await self.bus.call(Message(*whom, member, signature=takes, body=body))
@@ -506,7 +506,7 @@ def fault_of(message: Message) -> Refused | None:
 
 
 def close_descriptors(message: Message) -> bool:
-    # Of every message: dbus-broker sends some with its answers, and anyone may with a call; we have no use for any.
+    # For every message: dbus-broker sends descriptors with its answers, and any caller may send some. We need none.
     for descriptor in message.unix_fds:
         os.close(descriptor)
     return False
@@ -523,15 +523,15 @@ def setting(name: str, default: str, most: int) -> int:
 
 
 def refuse_to_start(why: str) -> NoReturn:
-    # For what another start does not mend: after this exit code the unit does not try again.
+    # For faults that another start does not mend: after this exit code the unit does not try again.
     logging.error("cannot start: %s", why)
     sys.exit(os.EX_CONFIG)
 
 
 async def serve(boot_id: str, history: History) -> None:
-    # D-Bus's own default goes by /var/run, which need not be a link to /run.
+    # D-Bus's own default uses /var/run, which need not be a link to /run.
     address = os.environ.get("DBUS_SYSTEM_BUS_ADDRESS") or "unix:path=/run/dbus/system_bus_socket"
-    # dbus-broker puts a descriptor into the answer about a caller, and drops a connection that takes none.
+    # dbus-broker puts a descriptor into the answer about a caller, and drops a connection that accepts none.
     try:
         bus = await MessageBus(address, negotiate_unix_fd=True).connect()
     except OSError as error:
@@ -548,7 +548,7 @@ async def serve(boot_id: str, history: History) -> None:
     await asyncio.wait((bus_is_gone, is_stopping), return_when=asyncio.FIRST_COMPLETED)
     if bus_is_gone.done():
         raise EOFError("the system bus is gone") from bus_is_gone.exception()
-    # A call that came before the bus took the name away is still ours; a later one starts the next helper.
+    # A call that came before we gave up the name is still ours; a later one starts the next helper.
     await bus.release_name(NAME)
     while helper.work:
         await asyncio.wait(helper.work)

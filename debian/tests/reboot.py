@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""A reboot_host over MQTT: the agent reboots the testbed, and after it says completed in a boot with a new id."""
+"""Sends a reboot_host over MQTT: the agent reboots the testbed, then says completed in a boot with a new id."""
 
 import json
 import os
@@ -22,7 +22,7 @@ CLIENT_UUID={CLIENT}
 COMMAND_REQUIRE_SYNCED_CLOCK=no
 """
 PREPARE = "/tmp/autopkgtest-reboot-prepare"
-# A session that the broker keeps: it also gets what is said while the testbed goes down and comes up.
+# A session that the broker keeps: it also gets what the agent says while the testbed goes down and comes up.
 SESSION = "-c", "-i", "autopkgtest"
 
 

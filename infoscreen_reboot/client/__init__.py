@@ -1,13 +1,13 @@
-"""The screen's side: from a command on MQTT to a reboot that is proved by the kernel's boot id.
+"""All that runs on the screen's host: the agent that executes commands, and the programs around it.
 
 agent/     the daemon
 doctor/    would a remote reboot work on this host?
 notifier/  tells the controller that systemd gave up on a unit
-cli        for people on the machine; like the agent's `app` it puts things together
-config     the environment, read once
+cli        the command line for people on the machine; like the agent's `app` it puts things together
+config     reads the settings from the environment, once
 kernel     boot id, boot clock, clock synchronisation, machine id
 lasting    whether state and machine id are still there after a reboot
-disk       the state's directory: room kept for bad times, files set aside
-alerts     the units that systemd gave up on, on file for this boot
-log        what systemd's journal shows
+disk       the state directory: is it full, the reserve, files that were set aside
+alerts     one file for each unit that systemd gave up on in this boot
+log        writes to systemd's journal
 """

@@ -1,4 +1,4 @@
-"""For people on the machine: what the agent knows, and what is wrong."""
+"""The command line for people on the machine: it shows what the agent knows, and what is wrong."""
 
 import argparse
 import json
@@ -74,7 +74,7 @@ def _status(as_json: bool) -> int:
     try:
         lines += _say_what_is_kept(report)
     except StoreError as error:
-        # The agent goes on without it; what it says of that stands above.
+        # The agent goes on without the store. Its own status line, printed above, says so.
         report["error"] = str(error)
         lines.append(str(error))
     print(json.dumps(report, indent=2) if as_json else "\n".join(lines))
@@ -82,7 +82,7 @@ def _status(as_json: bool) -> int:
 
 
 def _say_what_is_kept(report: dict[str, object]) -> list[str]:
-    """The store's part of the status, in lines and in `report`."""
+    """Returns the store's part of the status as lines, and adds it to `report`."""
     if not _STORE.exists():
         return ["no commands yet: the agent has not run"]
     owed, counters, records, last_boot = _read_store(_SHOWN_BY_STATUS)
@@ -117,7 +117,7 @@ def _history(limit: int, as_json: bool) -> int:
 
 
 def _read_store(limit: int) -> tuple[int, dict[str, int], list[Record], Boot | None]:
-    """How many acks are owed, the counters, the newest records, and why this boot came about."""
+    """How many messages are owed, the counters, the newest records, and the newest boot."""
     store = Store(_STORE, read_only=True)
     try:
         return store.owed_count(), store.counters(), store.last_records(limit), store.last_boot()
@@ -126,7 +126,7 @@ def _read_store(limit: int) -> tuple[int, dict[str, int], list[Record], Boot | N
 
 
 def _known(record: Record) -> dict[str, object]:
-    """All facts of a command; None for what is not known. A refused one may hold anything, or be no JSON at all."""
+    """All facts of a command; None for what is not known. A refused command may hold anything, or be no JSON at all."""
     last = ack.parse(record.ack) if record.ack is not None else None
     try:
         asked = wire.decode(record.command, MAX_BYTES)
@@ -155,7 +155,7 @@ def _line(known: dict[str, object]) -> str:
 
 
 def _printable(text: str) -> str:
-    """What a stranger wrote must not steer the terminal."""
+    """Replaces control characters: text from a stranger must not control the terminal."""
     return "".join(c if c.isprintable() else "?" for c in text)
 
 

@@ -1,4 +1,4 @@
-"""The agent's configuration: the environment, read once, with every fault named."""
+"""Reads the agent's settings from the environment, once, and names every fault in them."""
 
 import difflib
 import re
@@ -13,14 +13,14 @@ from infoscreen_reboot.contract.telemetry import Executor
 from infoscreen_reboot.mqtt.messages import BrokerSettings
 from infoscreen_reboot.mqtt.tls import TlsSettings, tls_context
 
-# LSB's code for "program is not configured": by it the units know that they were skipped and have not failed.
+# LSB's code for "program is not configured". The units take it as skipped, not as failed.
 EX_NOT_CONFIGURED = 6
 NOT_CONFIGURED = "not configured: set MQTT_BROKER in /etc/infoscreen-reboot/agent.env, then restart this unit"
 PASSWORD_CREDENTIAL = "mqtt-password-broker"
 COMMAND_KEYS_DIRECTORY = Path("/etc/infoscreen-reboot/command-keys.d")
 POST_BOOT_DIRECTORY = Path("/etc/infoscreen-reboot/post-boot.d")
-# It runs from the moment at which the helper is through with a command. A helper that died may have asked logind just
-# before, which it would have given 10 s to answer; logind then waits 5 s for us, and we may not hear it say so.
+# The time starts when the helper has finished with a command. A helper that died may have asked logind just before, and
+# would have waited 10 s for the answer. Then logind waits 5 s for us, and we may not hear its announcement.
 LEAST_EXECUTION_TIMEOUT_S = 15
 _MACHINE_ID = Path("/etc/machine-id")
 _WORDS = {
@@ -57,7 +57,7 @@ _NAMES = (
     "POST_BOOT_TIMEOUT_S",
 )
 _OUR_PREFIXES = ("MQTT_", "CLIENT_UUID", "COMMAND_", "POST_BOOT_")
-# systemd.unit(5): what may stand in a name, and the types of unit.
+# systemd.unit(5): the characters that may be in a name, and the types of unit.
 _UNIT = re.compile(
     r"[A-Za-z0-9:_.\\-]+(?:@[A-Za-z0-9:_.\\-]+)?"
     r"\.(?:automount|device|mount|path|scope|service|slice|socket|swap|target|timer)"
@@ -76,7 +76,7 @@ class ConfigError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the agent was told. Times in seconds."""
+    """The agent's settings. Times are in seconds."""
 
     broker: BrokerSettings
     client_uuid: str
@@ -100,14 +100,14 @@ class Settings:
 
 
 def is_configured(environment: Mapping[str, str]) -> bool:
-    """Whether anybody has begun to: a fresh package waits for its settings and is no fault."""
+    """Whether a broker is set. Without one, a fresh package waits for its settings, and that is no fault."""
     return bool(environment.get("MQTT_BROKER"))
 
 
 def unknown_names(environment: Mapping[str, str]) -> list[str]:
-    """One sentence for each variable that looks like ours and is not: most likely a slip of the pen.
+    """One sentence for each variable that looks like ours and is not: most likely a typing error.
 
-    A warning and no error, so that an agent that was downgraded beside a newer drop-in stays reachable.
+    These are warnings, not errors: an agent that was downgraded must stay reachable with a newer drop-in.
     """
     return [
         f"{name} is not a setting of ours and is ignored" + _did_you_mean(name)
@@ -122,7 +122,7 @@ def _did_you_mean(name: str) -> str:
 
 
 def load(environment: Mapping[str, str], keys: Path = COMMAND_KEYS_DIRECTORY) -> Settings:
-    """Read the settings; `keys` is the folder of those that sign commands.
+    """Read the settings; `keys` is the folder of the keys that may sign commands.
 
     Raises ConfigError with all problems at once; no sentence holds a secret.
     """
@@ -150,7 +150,7 @@ def load(environment: Mapping[str, str], keys: Path = COMMAND_KEYS_DIRECTORY) ->
 
 
 def load_address(environment: Mapping[str, str]) -> tuple[BrokerSettings, str]:
-    """The broker and the client's UUID, whatever the rest is like. Raises ConfigError with all problems at once."""
+    """The broker and the client's UUID, whatever the other settings are. Raises ConfigError with all problems."""
     reader = _Reader(environment)
     address = reader.broker(), reader.client_uuid()
     if reader.problems:
@@ -159,7 +159,7 @@ def load_address(environment: Mapping[str, str]) -> tuple[BrokerSettings, str]:
 
 
 class _Reader:
-    """Reads one variable at a time and gathers what is wrong; a variable set to nothing counts as not set."""
+    """Reads one variable at a time and gathers the problems; an empty variable counts as not set."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._environment = environment
@@ -270,7 +270,7 @@ class _Reader:
         required = self.flag(name, default=False)
         if required:
             try:
-                from infoscreen_reboot.signing import KeyRing  # for those who want it
+                from infoscreen_reboot.signing import KeyRing  # loaded only where signatures are required
             except ImportError:
                 self.problems.append(f"{name} is on, but python3-cryptography is not there; install that package")
             else:

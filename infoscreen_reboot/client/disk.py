@@ -1,4 +1,4 @@
-"""The directory that holds the state: room that is kept for bad times, and files that were set aside."""
+"""Looks after the state directory: whether its disk is full, the reserve, and files that were set aside."""
 
 import contextlib
 import errno
@@ -9,17 +9,17 @@ from pathlib import Path
 
 RESERVE_NAME = "reserve"
 RESERVE_BYTES = 1 << 20
-# More than the reserve, so that a disk whose last room was the reserve still counts as full.
+# More than the reserve: a disk on which only the reserve's room is left still counts as full.
 FULL_BELOW_BYTES = 2 << 20
 KEPT_ASIDE = 2
 _MARK = ".unusable-"
 _STAMP = "%Y%m%dT%H%M%S.%fZ"
-# What SQLite keeps beside a database; of use only under the database's name.
+# SQLite's files beside a database. They are of use only under the database's name.
 _COMPANIONS = "-wal", "-shm"
 
 
 def is_full(directory: Path) -> bool:
-    """Whether so little is left on the file system that writes will soon fail; False where that cannot be asked."""
+    """Whether the file system has so little room that writes will soon fail; False if it cannot be asked."""
     try:
         found = os.statvfs(directory)
     except OSError:
@@ -31,20 +31,20 @@ def is_full(directory: Path) -> bool:
 
 
 def check_room(directory: Path, size: int) -> None:
-    """Raises OSError where there is less than `size` bytes."""
+    """Raises OSError if there is less room than `size` bytes."""
     found = os.statvfs(directory)
     if found.f_blocks > 0 and found.f_bavail * found.f_frsize < size:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(directory))
 
 
 class Reserve:
-    """A file that only takes up room: given up when a write finds none, made again when there is some."""
+    """A file that only takes up room. It is deleted when a write finds no room, and made again when there is some."""
 
     def __init__(self, directory: Path) -> None:
         self._path = directory / RESERVE_NAME
 
     def make(self) -> None:
-        """Unless it is there, or would take the last room from others. Raises OSError."""
+        """Make the file, unless it is there or would take the last room from others. Raises OSError."""
         if self._path.exists() or is_full(self._path.parent):
             return
         file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -57,7 +57,7 @@ class Reserve:
             os.close(file)
 
     def give_up(self) -> bool:
-        """Whether there is more room now."""
+        """Delete the file; returns whether there is more room now."""
         try:
             self._path.unlink()
         except OSError:
@@ -66,9 +66,9 @@ class Reserve:
 
 
 def set_aside(path: Path) -> Path:
-    """Rename what cannot be used, so that a new file can be begun; the new name says so, and when.
+    """Rename a file that cannot be used, so that a new one can be begun. The new name says so, and when it was.
 
-    The newest few are kept for whoever looks into it. Raises OSError.
+    The newest few are kept for whoever looks into the fault. Raises OSError.
     """
     aside = path.with_name(f"{path.name}{_MARK}{datetime.now(UTC).strftime(_STAMP)}")
     path.rename(aside)
@@ -82,7 +82,7 @@ def set_aside(path: Path) -> Path:
 
 
 def set_aside_files(directory: Path) -> list[Path]:
-    """What was set aside and lies there still, the oldest first."""
+    """The files that were set aside and are still there, the oldest first."""
     try:
         found = [directory / name for name in os.listdir(directory) if _MARK in name]
     except OSError:
@@ -91,7 +91,7 @@ def set_aside_files(directory: Path) -> list[Path]:
 
 
 def set_aside_at(file: Path) -> datetime | None:
-    """What its name says."""
+    """When the file was set aside, as its name says; None if it does not say."""
     try:
         return datetime.strptime(_age(file), _STAMP).replace(tzinfo=UTC)
     except ValueError:

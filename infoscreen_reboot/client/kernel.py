@@ -1,4 +1,4 @@
-"""What the kernel and the system say: which boot this is, how long it lasts, whether the clock is right."""
+"""Asks the kernel and the system: which boot this is, how long it has lasted, whether the clock is right."""
 
 import hashlib
 import hmac
@@ -27,18 +27,18 @@ def timesyncd_says_synchronised() -> bool:
 
 
 def clock_took_s() -> int | None:
-    """From the network to the right clock, as infoscreen-reboot-clock.service has measured it in this boot."""
+    """Seconds from the network to the right clock in this boot, if infoscreen-reboot-clock.service measured them."""
     try:
         return int(Path("/run/infoscreen-reboot-clock/took-s").read_text("ascii"))
-    except (OSError, ValueError):  # it was right before there was anything to do, or another daemon keeps it
+    except (OSError, ValueError):  # the clock was right from the start, or another daemon keeps it
         return None
 
 
 def watchdog_is_software() -> bool:
-    """Whether the watchdog that systemd would take is softdog, which hangs with the kernel that it should watch."""
+    """Whether systemd's watchdog is softdog, which hangs together with the kernel that it should watch."""
     try:
         return _WATCHDOG_IDENTITY.read_text("ascii", "replace").strip() == "Software Watchdog"
-    except OSError:  # there is none, or a kernel without CONFIG_WATCHDOG_SYSFS
+    except OSError:  # there is no watchdog, or the kernel has no CONFIG_WATCHDOG_SYSFS
         return False
 
 

@@ -1,4 +1,4 @@
-"""What the system's journal shows: one line per transition, the command's id as a field of its own."""
+"""Writes the log to systemd's journal, with the command's id as a field of its own."""
 
 import logging
 import os
@@ -8,12 +8,12 @@ from systemd import journal
 
 
 def set_up(identifier: str) -> None:
-    """Log to the journal where stderr is connected to it, else to stderr for the person who started us."""
+    """Log to the journal if stderr is connected to it, else to stderr for the person who started us."""
     handler: logging.Handler
     if _stderr_is_the_journal():
         handler = _ToJournal(SYSLOG_IDENTIFIER=identifier)
         handler.setFormatter(logging.Formatter("%(message)s"))
-        # As Python's manual advises where nobody wants to know: a fifth of what a line costs.
+        # Python's manual advises this if nobody needs these fields. It saves a fifth of what a line costs.
         logging._srcfile = None
         logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     else:
@@ -23,13 +23,13 @@ def set_up(identifier: str) -> None:
 
 
 def _stderr_is_the_journal() -> bool:
-    """Whether systemd connected this stderr: the variable is inherited also by what is started with another one."""
+    """Whether this stderr is the one that systemd connected: a child inherits the variable even with another stderr."""
     stderr = os.fstat(2)
     return os.environ.get("JOURNAL_STREAM") == f"{stderr.st_dev}:{stderr.st_ino}"
 
 
 class _ToJournal(journal.JournalHandler):  # type: ignore[misc]  # it has no types
-    """systemd's own gives two dozen fields, all that Python knows of a line: time for each, and room in the journal."""
+    """Sends few fields. systemd's own handler sends two dozen with each line; all cost time and room in the journal."""
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -39,5 +39,5 @@ class _ToJournal(journal.JournalHandler):  # type: ignore[misc]  # it has no typ
             if command_id := getattr(record, "COMMAND_ID", None):
                 fields.append(f"COMMAND_ID={command_id}")
             journal.sendv(*fields)
-        except Exception:  # as every handler of logging: what cannot be logged ends nothing
+        except Exception:  # as in every handler of logging: a line that cannot be logged ends nothing
             self.handleError(record)

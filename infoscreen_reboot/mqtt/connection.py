@@ -1,4 +1,4 @@
-"""One connection to the broker, driven by the asyncio loop."""
+"""Runs one connection to the broker, from CONNECT to its end, on the asyncio loop."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 
 def configure_mqtt_security(client: PahoClient, settings: BrokerSettings) -> None:
-    """Login and TLS. The files are read for each connection, so a renewed certificate needs no restart."""
+    """Set login and TLS. The files are read for each connection, so a renewed certificate needs no restart."""
     if settings.username is not None:
         client.username_pw_set(settings.username, settings.password)
     if settings.tls is not None:
@@ -41,9 +41,9 @@ def configure_mqtt_security(client: PahoClient, settings: BrokerSettings) -> Non
 
 
 class Connection:
-    """One connection, from its CONNECT to its end: no state of a lost one gets into the next.
+    """One connection, from its CONNECT to its end. No state of a lost connection gets into the next one.
 
-    In MQTT 5 or, where the broker says that it does not know it, in 3.1.1.
+    It speaks MQTT 5, or 3.1.1 if the broker says that it does not know MQTT 5.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Connection:
         self._fd: int | None = None
         self._is_full = False
         self._awaited: dict[str, asyncio.Future[Any]] = {}
-        # The reason of the end in operator's words, or the exception of on_message.
+        # Why the connection ended, in words for operators; or the exception of on_message.
         self.closed: asyncio.Future[str] = self._loop.create_future()
         self.protocol = Protocol.MQTT_5
         self._client = self._new_client()
@@ -80,24 +80,24 @@ class Connection:
         client.on_unsubscribe = self._on_unsubscribe
         client.on_publish = self._on_publish
         client.on_message = self._on_message
-        # With this callback paho only queues, and whoever has queued something calls _write(). From the start on: what
-        # the thread's connect() says must not go out, a CONNECT throws out the session of the next connection.
+        # With this callback paho only queues, and whoever has queued something calls _write(). It is set early: what
+        # the thread's connect() says must not go out, because a late CONNECT throws out the next connection.
         client.on_socket_register_write = lambda *_: None
         paho_client.heed_disconnect(client, self._on_farewell)
         return client
 
     async def open(self) -> None:
-        """Until the broker's yes; raises NotDelivered."""
+        """Connect, and wait until the broker has let us in; raises NotDelivered."""
         connected = self._expect("connack")
         self._start()
         await connected
 
     def _start(self) -> None:
-        # Not asyncio's executor: the exit of the process would wait for a hanging name look-up.
+        # Not asyncio's executor: then a name look-up that hangs would keep the process from ending.
         threading.Thread(target=self._open, name="mqtt-connect", daemon=True).start()
 
     async def subscribe(self, topics: Sequence[str]) -> list[str]:
-        """The topics which the broker refused; raises NotDelivered."""
+        """Subscribe; returns the topics that the broker refused. Raises NotDelivered."""
         if not topics:
             return []
         if self.closed.done():
@@ -123,11 +123,11 @@ class Connection:
         await answer
 
     async def publish(self, message: Message) -> None:
-        """Until PUBACK (QoS 1) or written to the socket (QoS 0); raises NotDelivered."""
+        """Wait for the PUBACK (QoS 1), or until the message is in the socket (QoS 0). Raises NotDelivered."""
         await self.send(message)
 
     def send(self, message: Message) -> asyncio.Future[Any]:
-        """What publish() waits for; the message is out, or in the socket's queue, when this returns."""
+        """Returns what publish() waits for. The message is already out, or in the socket's queue."""
         if self.closed.done():
             raise NotDelivered("not connected")
         info = self._client.publish(message.topic, message.payload, message.qos, message.retain)
@@ -138,19 +138,19 @@ class Connection:
         return answer
 
     def tick(self) -> None:
-        """Keep-alive; to be called a few times in keep_alive_s."""
+        """Does the keep-alive. Call it a few times in keep_alive_s."""
         if self._client.is_connected() and not self.closed.done():
             self._drive(self._client.loop_misc, "the broker did not answer the keep-alive")
             self._write()
 
     def disconnect(self) -> None:
-        """Says DISCONNECT, at which the broker drops the will."""
+        """Sends DISCONNECT: the broker then drops the will."""
         if self._fd is not None:
             self._client.disconnect()
             self._drive(self._client.loop_write, LEFT)
 
     def close(self, reason: str) -> None:
-        """Ends the connection without DISCONNECT; the first reason stays."""
+        """Ends the connection without DISCONNECT. If called again, the first reason stays."""
         self._detach()
         self._close_socket()
         if reason == CLOSED and "connack" in self._awaited:
@@ -163,7 +163,7 @@ class Connection:
                 answer.set_exception(NotDelivered(reason))
 
     def _open(self) -> None:
-        """Runs in the thread, to which the paho client belongs until the loop adopts it."""
+        """Runs in the thread. The paho client belongs to the thread until the loop adopts it."""
         error: Exception | None = None
         try:
             configure_mqtt_security(self._client, self._settings)
@@ -177,7 +177,7 @@ class Connection:
             self._close_socket()
 
     def _fall_back(self) -> None:
-        """The same once more in MQTT 3.1.1, on a connection of its own."""
+        """Try the same again in MQTT 3.1.1, on a new network connection."""
         log.info("the broker at %s does not speak MQTT 5; going on in 3.1.1", self._settings.address)
         self._detach()
         self._close_socket()
@@ -194,7 +194,7 @@ class Connection:
         elif sock is None or self.closed.done():
             self.close(CLOSED)
         else:
-            # Else an ack sent right after a PUBACK waits 40 ms for the broker's delayed TCP acknowledgement.
+            # Without this, an ack sent right after a PUBACK waits 40 ms for the broker's delayed TCP acknowledgement.
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             fd = self._fd = sock.fileno()
             self._loop.add_reader(fd, self._read)
@@ -213,7 +213,7 @@ class Connection:
             sock.close()
 
     def _read(self) -> None:
-        # paho takes one packet, and what OpenSSL has read beyond it does not make the socket readable again.
+        # paho takes one packet. OpenSSL may have read more, and that does not make the socket readable again.
         more = True
         while more:
             self._drive(self._client.loop_read)
@@ -222,11 +222,11 @@ class Connection:
         self._write()
 
     def _write(self) -> None:
-        """What paho has queued goes out now: by the loop it would go behind all work that is waiting already."""
+        """Send at once what paho has queued: the loop would send it only after all work that is waiting already."""
         if self._fd is not None and self._client.want_write():
             self._drive(self._client.loop_write)
         if self._fd is not None and self._is_full != self._client.want_write():
-            # The socket took no more, or takes all again.
+            # The socket takes no more, or it takes all again.
             self._is_full = not self._is_full
             if self._is_full:
                 self._loop.add_writer(self._fd, self._write)
@@ -234,9 +234,10 @@ class Connection:
                 self._loop.remove_writer(self._fd)
 
     def _drive(self, step: Callable[[], int], reason: str = CLOSED) -> None:
-        """Lets paho do a step; where paho finds the connection lost it closes the socket itself.
+        """Lets paho do a step. If paho finds the connection lost, it closes the socket itself.
 
-        on_socket_close would tell of it, too, but paho takes a lock for it which it holds while a delivery is answered.
+        on_socket_close would tell us, too. But for that callback paho takes a lock that it holds while it answers a
+        delivery.
         """
         try:
             result = step()
@@ -248,13 +249,13 @@ class Connection:
             elif result == paho_client.ERR_PROTOCOL:
                 self.close("the answer was not MQTT; is TLS expected on this port?")
             elif self._farewell is not None or self._client.socket() is None:
-                # paho 1.6 takes no notice of a DISCONNECT without a reason that it can read.
+                # paho 1.6 ignores a DISCONNECT if it cannot read a reason in it.
                 self.close(self._farewell or reason)
             elif paho_client.unreleased(self._client) > paho_client.IN_FLIGHT:
                 self.close(UNASKED_QOS_2)
 
     def _give_up(self, error: Exception) -> None:
-        """What network, TLS and broker do wrong ends the connection, a bug ends the session."""
+        """A fault of network, TLS or broker ends the connection; a bug ends the session."""
         if not isinstance(error, (OSError, ValueError, Redeliver, *paho_client.UNREADABLE)) and not self.closed.done():
             self.closed.set_exception(error)
         self.close(words(error))
@@ -289,7 +290,7 @@ class Connection:
         self._farewell = FAREWELLS.get(code, CLOSED)
 
     def _on_message(self, _client: Any, _userdata: Any, message: Any) -> None:
-        """paho sends the PUBACK when this returns; when it raises there is none, and the connection ends."""
+        """paho sends the PUBACK when this returns. If this raises, there is no PUBACK, and the connection ends."""
         try:
             topic = message.topic
         except UnicodeDecodeError:  # acknowledged, or it would come again for ever

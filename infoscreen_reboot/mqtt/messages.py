@@ -1,4 +1,4 @@
-"""The broker as its clients know it: where it is, what goes to and fro, and what its refusals mean."""
+"""Says where the broker is, what clients and broker send each other, and what the broker's refusals mean."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from infoscreen_reboot.mqtt import paho_client
 from infoscreen_reboot.mqtt.tls import TlsSettings, tls_trouble
 
 TOO_NEW = (1, 132)
-# By CONNACK code of MQTT 3.1.1 (paho 1.6) and by the reason code which paho 2 and MQTT 5 have for it.
+# Each refusal has two codes: the CONNACK code of MQTT 3.1.1 (paho 1.6), and the reason code of paho 2 and MQTT 5.
 REFUSALS = {
     **dict.fromkeys(TOO_NEW, "the broker does not accept this protocol version"),
     **dict.fromkeys((2, 133), "the broker does not accept our client id"),
@@ -19,7 +19,7 @@ REFUSALS = {
 }
 CLOSED = "the broker closed the connection"
 LEFT = "left"
-# Why MQTT 5's DISCONNECT comes from a broker, where it tells more than that.
+# What the broker's DISCONNECT in MQTT 5 tells an operator, if it tells more than CLOSED.
 TAKEN_OVER = "another host has taken this client's session"
 FAREWELLS = {0x8E: TAKEN_OVER}
 NOT_MQTT = "the broker sent what is not MQTT"
@@ -59,15 +59,15 @@ class Delivery:
 
 
 class NotDelivered(Exception):
-    """A publish whose PUBACK did not come on this connection; the broker may have it all the same."""
+    """The PUBACK of a message did not come on this connection; the broker may have the message all the same."""
 
 
 class Redeliver(Exception):
-    """A delivery that could not be stored: it gets no PUBACK, and comes again on the next connection."""
+    """A delivery could not be stored: it gets no PUBACK, and comes again on the next connection."""
 
 
 def words(error: Exception) -> str:
-    """An operator's, for what ended a connection."""
+    """Says in words for operators what ended a connection."""
     match error:
         case ssl.SSLError():
             return tls_trouble(error)

@@ -1,4 +1,4 @@
-"""A paho client, the same of 1.6 and of 2.x, in MQTT 5 and in 3.1.1; the only import of paho."""
+"""Makes paho 1.6 and 2.x look alike, in MQTT 5 and in 3.1.1; the only import of paho."""
 
 import struct
 from collections.abc import Callable, Sequence
@@ -10,16 +10,16 @@ from paho.mqtt import properties as paho_properties
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-# As the broker keeps a session of MQTT 3.1.1: until it is told otherwise.
+# The broker keeps a session of MQTT 3.1.1 until it is told otherwise; so should it in MQTT 5.
 NEVER_EXPIRES = 0xFFFFFFFF
-# What a broker may send us at once, properties and all. A command has 4 KiB; and paho takes time that grows with the
-# square of a packet's properties: a second or two for these, many minutes for a few megabytes.
+# The largest packet that a broker may send us, with all properties. A command has at most 4 KiB. The time that paho
+# needs grows with the square of a packet's properties: a second or two for 128 KiB, many minutes for a few megabytes.
 MAX_PACKET_BYTES = 128 * 1024
-# paho does not heed what a broker says of this; HiveMQ's default is the lowest known to us.
+# How many messages may be in flight. paho ignores the broker's own limit; HiveMQ's default is the lowest known to us.
 IN_FLIGHT = 10
 
 ERR_SUCCESS, ERR_PROTOCOL = paho.MQTT_ERR_SUCCESS, paho.MQTT_ERR_PROTOCOL
-# How paho takes a packet that it cannot read.
+# What paho raises for a packet that it cannot read.
 UNREADABLE = (struct.error, UnicodeDecodeError, LookupError, AssertionError, paho_properties.MQTTException)
 
 PahoClient = paho.Client
@@ -32,20 +32,20 @@ class Protocol(IntEnum):
 
 
 def new_client(protocol: Protocol, client_id: str, clean_session: bool) -> PahoClient:
-    # paho's own answer to a refusal would be a reconnect that blocks the loop.
+    # Without this option, paho answers a refusal with a reconnect that blocks the loop.
     options: dict[str, Any] = {"protocol": int(protocol), "reconnect_on_failure": False}
     if protocol is Protocol.MQTT_3_1_1:
         options["clean_session"] = clean_session
     if hasattr(paho, "CallbackAPIVersion"):
         options["callback_api_version"] = paho.CallbackAPIVersion.VERSION2
     client = paho.Client(client_id=client_id, **options)
-    # What is in flight keeps its order, and paho's queue is unlimited: none is dropped.
+    # Messages in flight keep their order. paho's queue is unlimited, so no message is dropped.
     client.max_inflight_messages_set(IN_FLIGHT)
     return client
 
 
 def session_options(protocol: Protocol, clean_session: bool) -> dict[str, Any]:
-    """What connect() wants to know besides the address."""
+    """The arguments of connect() that belong to the session."""
     if protocol is Protocol.MQTT_3_1_1:
         return {}
     properties = paho_properties.Properties(PacketTypes.CONNECT)
@@ -56,15 +56,15 @@ def session_options(protocol: Protocol, clean_session: bool) -> dict[str, Any]:
 
 
 def subscriptions(protocol: Protocol, topics: Sequence[str]) -> list[tuple[str, Any]]:
-    """What subscribe() wants for QoS 1."""
+    """The argument of subscribe() for QoS 1."""
     how: Any = SubscribeOptions(qos=1) if protocol is Protocol.MQTT_5 else 1
     return [(topic, how) for topic in topics]
 
 
 def unreleased(client: PahoClient) -> int:
-    """How many deliveries of QoS 2 it holds whose PUBREL has not come: paho keeps them without a bound.
+    """How many QoS 2 deliveries paho holds because their PUBREL has not come. paho has no bound for them.
 
-    We subscribe with QoS 1, so a broker that keeps to the rules sends none. paho has no public word for it.
+    We subscribe with QoS 1, so a broker that keeps to the rules sends none. paho has no public name for this.
     """
     return len(client._in_messages)
 
@@ -72,8 +72,8 @@ def unreleased(client: PahoClient) -> int:
 def heed_disconnect(client: Any, heard: Callable[[int], None]) -> None:
     """Calls `heard` with the reason of the broker's DISCONNECT.
 
-    paho reads no reason from a short one, as mosquitto sends it, and its own callback takes a lock that is held while a
-    delivery is answered.
+    paho's own callback is of no use here. paho reads no reason from a short DISCONNECT, as mosquitto sends it; and for
+    the callback it takes a lock that it holds while it answers a delivery.
     """
     handle = client._handle_disconnect
 
@@ -95,13 +95,13 @@ def user_properties(message: Any) -> tuple[tuple[str, str], ...]:
 
 
 def _read_utf(buffer: bytes, max_bytes: int) -> tuple[str, int]:
-    """The text that a length of two bytes stands before, and how many bytes both took."""
+    """Reads a length of two bytes and the text behind it; returns the text, and how many bytes both took."""
     (length,) = struct.unpack_from("!H", buffer)
     if length + 2 > max_bytes:
         raise paho_properties.MalformedPacket("text longer than its packet")
     return buffer[2 : length + 2].decode("utf-8", "replace"), length + 2
 
 
-# paho's own takes U+FEFF for an error, which MQTT 5 (1.5.4-3) allows: one message with it would be delivered, end the
-# connection and be delivered again, for ever.
+# MQTT 5 allows U+FEFF (1.5.4-3), but paho's own function takes it for an error. A message with it would be delivered,
+# would end the connection and be delivered again, for ever.
 paho_properties.readUTF = _read_utf

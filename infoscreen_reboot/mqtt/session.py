@@ -1,4 +1,4 @@
-"""A session with the broker: the connection of one client id, made again whenever it is lost."""
+"""Keeps one client id connected to the broker: it connects again whenever the connection is lost."""
 
 from __future__ import annotations
 
@@ -37,13 +37,16 @@ log = logging.getLogger(__name__)
 
 BACK_OFF_MAX_S = 60.0
 TICK_MAX_S = 10.0
-# In keep-alives: how long a connection may take until it is of use. MQTT gives a silent client as long.
+# How long a connection may take until it is of use, in keep-alives. MQTT gives a silent client the same time.
 PATIENCE = 1.5
 
 
 @dataclass(frozen=True, slots=True)
 class Presence:
-    """What the broker says when we are lost, and what we say when we have come; anew for each connection."""
+    """The will is what the broker says when it loses us, the birth what we say when we have come.
+
+    Each connection has its own.
+    """
 
     will: Message
     birth: Message
@@ -51,7 +54,7 @@ class Presence:
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """`is_lost` while a connection was lost and none has been made since; each that follows a lost one is counted."""
+    """`is_lost` is true from the loss of a connection until the next one; each connection after a loss is counted."""
 
     is_lost: bool = False
     reconnect_count: int = 0
@@ -60,7 +63,7 @@ class Statistics:
 
 
 def back_off_s(failures: int, chance: float) -> float:
-    """The pause after so many failures in a row. An even chance of 0..1 spreads a fleet's reconnects."""
+    """The pause after so many failures in a row. `chance`, a random 0 to 1, spreads the reconnects of a fleet."""
     return chance * min(BACK_OFF_MAX_S, 2.0 ** min(failures - 1, 10))
 
 
@@ -77,7 +80,7 @@ class Session:
         on_change: Callable[[], None] = lambda: None,
         statistics: Statistics | None = None,
     ) -> None:
-        """on_change is called when is_connected or trouble has changed; the statistics go on from those given.
+        """`on_change` is called when `is_connected` or `trouble` has changed; counting goes on from `statistics`.
 
         `unsubscriptions` are topics that an earlier run may have subscribed to: the broker remembers them.
         """
@@ -109,11 +112,11 @@ class Session:
         return self._left.is_set()
 
     def last_tick(self) -> float:
-        """When, by time.monotonic(), run()'s timer ran; never long ago, be the broker there or not."""
+        """When run()'s timer ran last, by time.monotonic(). It runs whether the broker is there or not."""
         return self._last_tick
 
     async def run(self) -> None:
-        """Until cancelled, also while we are away. An exception of on_message ends it, but for Redeliver."""
+        """Runs until cancelled, also while we are away. An exception of on_message ends it, except Redeliver."""
         failures = 0
         self._tick()
         try:
@@ -126,8 +129,8 @@ class Session:
                     failures = 0
                     self._on_change()
                     continue
-                # Only a connection that lasted counts as good: with a full disk or two clients of one id each
-                # is made and lost at once.
+                # Only a connection that lasted counts as good. With a full disk, or with two clients that have the
+                # same id, each connection is made and lost at once.
                 failures = 1 if served_s > BACK_OFF_MAX_S else failures + 1
                 delay_s = back_off_s(failures, random.random())
                 self._report(reason, delay_s, was_served=served_s > 0)
@@ -139,26 +142,27 @@ class Session:
                 self._timer.cancel()
 
     def send(self, message: Message) -> asyncio.Future[Any]:
-        """What publish() waits for; the message is out, or in the socket's queue, when this returns."""
+        """Returns what publish() waits for. The message is already out, or in the socket's queue."""
         if self._serving is None:
             raise NotDelivered("not connected")
         return self._serving.send(message)
 
     async def publish(self, message: Message) -> None:
-        """Until PUBACK (QoS 1) or written to the socket (QoS 0); raises NotDelivered."""
+        """Wait for the PUBACK (QoS 1), or until the message is in the socket (QoS 0). Raises NotDelivered."""
         await self.send(message)
 
     async def wait_connected(self) -> None:
-        """Until subscribed, with the birth message acknowledged."""
+        """Wait until we are subscribed and the broker has acknowledged the birth message."""
         while not self.is_connected:
             self._served.clear()
             await self._served.wait()
 
     async def leave(self, farewell: Message, timeout_s: float) -> None:
-        """Until come_back() there is no connection; run() goes on, and with it its timer.
+        """Say farewell and stay away until come_back(). run() and its timer go on.
 
-        Without the farewell's PUBACK no DISCONNECT: the will is then the last word. However this ends, the connection
-        that has heard a farewell is closed: should we be back already, the birth of the next has to follow it.
+        We send DISCONNECT only after the farewell's PUBACK; without it the broker publishes the will. However this
+        ends, the connection that carried the farewell is closed: if we come back, the birth on the next one must follow
+        the farewell.
         """
         self._wanted.clear()
         self._left.set()
@@ -177,7 +181,7 @@ class Session:
                 leaving.close(LEFT)
 
     def come_back(self) -> None:
-        """Connect again, at once; does nothing where we have not left."""
+        """Connect again at once; does nothing if we have not left."""
         self._left.clear()
         self._wanted.set()
 
@@ -192,11 +196,11 @@ class Session:
         log.info("left %s", self._settings.address)
         self.trouble = None
         self._on_change()
-        while self._left.is_set():  # a return may be taken back before we have noticed it
+        while self._left.is_set():  # we may be told to come back and to leave again before this wakes up
             await self._wanted.wait()
 
     async def _serve(self) -> tuple[float, str]:
-        """One connection from its start to its end: for how many seconds it served, and why it ended."""
+        """Run one connection from its start to its end; returns for how many seconds it served, and why it ended."""
         presence = self._presence()
         connection = Connection(self._settings, self._client_id, presence.will, self._on_message)
         self._connection = connection
@@ -212,7 +216,7 @@ class Session:
             except TimeoutError:
                 connection.close(f"no answer within {patience_s:g} s")
             except NotDelivered:
-                pass  # closed has the reason
+                pass  # `closed` has the reason
             else:
                 served_at = time.monotonic()
                 self._serving = connection

@@ -1,19 +1,19 @@
-"""The daemon: from a command to a reboot that is proved by the kernel's boot id.
+"""The daemon: it takes commands from MQTT and proves each reboot by the kernel's boot id.
 
-lifecycle    states, events and what is legal                                     pure
-policy       may we, now?                                                         pure
+lifecycle    the states of a command, the events, and which steps are legal       pure
+policy       may this command be executed now?                                    pure
 boot_report  why the boot before this one ended                                   pure
-health       facts in, health out                                                 pure
-store        SQLite: what was promised and what is owed
-recovery     opens the store whatever is found
-ledger       enters each step of a command, with the ack it owes
-outbox       delivers what is owed, in order
+health       builds the health report from facts                                  pure
+store        SQLite: the commands, the boots, and the messages still to deliver
+recovery     opens the store, also a damaged one, and on a full disk
+ledger       writes each step of a command to the store, together with its ack
+outbox       delivers these messages, in order
 agent        event -> decide -> commit -> act: the one place where order matters
-post_boot    what must run on the host after a boot
-monitor      what the agent says unasked: health, boot report, which alerts stand
+post_boot    checks what must run on the host after a boot
+monitor      what is reported without being asked: health, boot report, alerts
 presence     the retained status
-ports        what the agent needs of the world
+ports        the interfaces to host, clock, keys and broker
 host         helper, logind, systemd and timedated over D-Bus
 bus          a connection to the system bus; the only import of dbus-next here
-app          puts it together and keeps systemd's watchdog fed
+app          puts the parts together and keeps systemd's watchdog fed
 """

@@ -1,8 +1,8 @@
-"""Event, decide, commit, act: the one place where order matters.
+"""Takes each command from its delivery to its last ack: event, decide, commit, act, always in this order."""
 
-Nothing is said before it is on disk, and nothing is done before it is said. Kill the process or the power between
-any two lines of this file: `wake`, called on the next start, ends every story right.
-"""
+# A message is sent only after it is on disk. The helper is asked only after `execution_started` is on disk and had time
+# to go out. If the process or the power dies between any two lines of this file, `wake` on the next start brings every
+# open command to its right end, or goes on with it.
 
 import asyncio
 import contextlib
@@ -28,16 +28,16 @@ from infoscreen_reboot.mqtt.messages import Delivery, Message, Redeliver
 
 log = logging.getLogger(__name__)
 
-# What `execution_started` is given to reach the broker before the helper is asked all the same.
+# How long we wait for `execution_started` to reach the broker. After that we ask the helper all the same.
 DELIVERY_S = 2.0
-# Together below logind's InhibitDelayMaxSec= of 5 s, after which it no longer waits for us.
+# The sum of these two is below logind's InhibitDelayMaxSec= (5 s). After that time logind no longer waits for us.
 LAST_WORDS_S = 3.0
 FAREWELL_S = 1.0
 _CLOCK_POLL_S = 1.0
 
 
 class Agent:
-    """One client's commands, from the broker's delivery to a terminal ack.
+    """Handles one client's commands, from the broker's delivery to a terminal ack.
 
     `on_message`, `on_departure` and `on_stay` are called on the loop and never wait; `run` drives the open command.
     """
@@ -55,7 +55,7 @@ class Agent:
         signatures: Signatures | None = None,
         unfit: str | None = None,
     ) -> None:
-        """Without `signatures` every command is carried out, whoever sent it; with `unfit`, a reason, none is."""
+        """Without `signatures` no signature is checked. `unfit` says why this client executes no command at all."""
         self._settings = settings
         self._topics = Topics(settings.client_uuid)
         self._store = store
@@ -67,13 +67,13 @@ class Agent:
         self._checks = PostBootChecks(settings, host)
         self._boot_id = clock.boot_id()
         self._clock_is_trusted = not settings.require_synced_clock
-        # Of the command for which the helper was asked last: there is only one at a time.
+        # The id of the command for which the helper was asked last. There is only one at a time.
         self._asked: str | None = None
-        # When the helper was through with it; while that is not known, when it must be.
+        # When the helper had finished with that command. While this is not known: when it must have finished.
         self._through_at_s = 0.0
         self._no_call = asyncio.Event()
         self._no_call.set()
-        # Of the departure that logind has announced and not taken back.
+        # The departure that logind has announced and not taken back: the host is going down.
         self._departure: Departure | None = None
         self._departure_began_s = 0.0
         self._departure_is_of: Action | None = None
@@ -92,16 +92,16 @@ class Agent:
         self._on_change()
 
     def wake(self) -> None:
-        """End or go on with what an earlier run left open. Raises StoreError."""
+        """End the commands that an earlier run left open, or go on with them. Raises StoreError."""
         boot = self._store.last_boot()
         if boot is not None and boot.boot_id == self._boot_id and boot.shutdown_began:
-            # Here we are again in the same boot: the shutdown that an earlier run saw begin did not end it.
+            # This is still the same boot, so the shutdown that an earlier run saw begin did not happen.
             self._mark_shutdown(began=False)
         for record in self._store.open_records():
             self._ledger.apply(record, Woke(self._boot_id))
 
     def on_message(self, delivery: Delivery) -> None:
-        """Take a command in; when this returns it is on disk. Raises Redeliver when it could not be written."""
+        """Take a command in. When this returns, it is on disk. Raises Redeliver if it could not be written."""
         try:
             self._receive(delivery)
         except StoreUnusable:
@@ -112,11 +112,11 @@ class Agent:
     def _receive(self, delivery: Delivery) -> None:
         is_transitional = delivery.topic == self._topics.transitional_command
         if is_transitional and not self._settings.compat_topics:
-            # Queued by the broker for a session that still had the topic.
+            # The broker queued it when the session was still subscribed to this topic.
             log.warning("ignored a message on %s: COMMAND_COMPAT_TOPICS is off", delivery.topic)
             return
         if not is_transitional and delivery.topic != self._topics.commands:
-            # A right to publish elsewhere is no right to command.
+            # A right to publish on another topic is no right to send commands.
             log.warning("ignored a message on %.200r: it is no topic for commands to this client", delivery.topic)
             return
         request: Command | None = None
@@ -159,7 +159,7 @@ class Agent:
         return self._signatures.fault(delivery.topic, delivery.payload, delivery.properties)
 
     def _repeat(self, known: Record, again: Record) -> None:
-        """The same command once more: the same answer once more, and nothing else."""
+        """The same command came again: send the same answer again, and do nothing else."""
         if not command.say_the_same(known.command, again.command):
             self._store.count("conflicts")
             log.warning("command %s came again with other content", known.command_id, extra=log_field(known))
@@ -174,7 +174,7 @@ class Agent:
         except StoreError:
             raise
         except Exception as error:
-            # Delivered again it would only fail again; this answer is the end of it.
+            # If it were delivered again, it would only fail again. So the command ends with this answer.
             log.exception("cannot judge command %s", request.command_id)
             return Failed(ErrorCode.INTERNAL_ERROR, f"cannot judge this command: {type(error).__name__}")
 
@@ -197,7 +197,7 @@ class Agent:
                 return refusal
 
     async def run(self) -> None:
-        """Drive the open command, if there is one, for ever. Raises StoreError."""
+        """Run for ever, and drive the open command if there is one. Raises StoreError."""
         self._clock_is_trusted |= await self._host.clock_is_synchronised()
         while True:
             self._changed.clear()
@@ -228,11 +228,11 @@ class Agent:
 
     async def _execute(self, record: Record) -> None:
         assert record.expires_at_s is not None and record.action is not None
-        # Someone else's shutdown may be under way: if it goes through, this command was interrupted by it.
+        # Someone else's shutdown may be under way. If the host does go down, this command is interrupted.
         await self._staying.wait()
         if self._expire(record):
             return
-        # For a later run of the agent, which will not know when the helper was through with it.
+        # This deadline is for a later run of the agent: it cannot know when the helper finished.
         latest_s = DELIVERY_S + HELPER_S + self._settings.execution_timeout_s
         self._ledger.advance(record, Due(self._boot_id, self._clock.boot_clock_s() + latest_s))
         await self._outbox.wait_empty(DELIVERY_S)
@@ -261,7 +261,7 @@ class Agent:
             self._no_call.set()
 
     def _expire(self, record: Record) -> bool:
-        """Whether it is too late to begin; the record has ended then."""
+        """Whether it is too late to begin. If so, this ends the record."""
         assert record.expires_at_s is not None
         if self._clock.boot_clock_s() < record.expires_at_s:
             return False
@@ -269,10 +269,10 @@ class Agent:
         return True
 
     def _claim_departure(self, record: Record, action: Action) -> None:
-        """The helper said yes: is it ours, what logind has announced?
+        """After the helper's yes: decide whether this command is the cause of the departure that logind has announced.
 
-        logind announces before it answers, and answers with an error while another departure is under way. So the one
-        that was announced by now, and that is not known to be of another kind, is what the helper ordered.
+        logind announces a departure before it answers the helper, and answers with an error while another departure is
+        under way. So a departure that is announced by now is ours, unless it is known to be of another kind.
         """
         if self._departure is None or not self._departure.fits(action):
             return
@@ -284,7 +284,7 @@ class Agent:
                 log.error("%s; the next boot will tell what became of the command", error)
 
     def _pretend(self, record: Record) -> None:
-        """Nothing is executed; a reboot may count as done all the same, a shutdown never does."""
+        """Execute nothing. A reboot may count as done all the same; a shutdown never does."""
         if self._settings.mocks_reboots and record.action is Action.REBOOT_HOST:
             log.warning("command %s: MOCKED, this host does not reboot", record.command_id, extra=log_field(record))
             self._ledger.advance(record, Mocked())
@@ -298,7 +298,7 @@ class Agent:
         was_asked = self._asked == record.command_id
         down_by_s = self._through_at_s + timeout_s if was_asked else record.down_by_s
         if self._departure is not None:
-            # Others may hold it up for as long as logind lets them.
+            # Other programs may delay the departure for as long as logind lets them.
             down_by_s = max(down_by_s, self._departure_began_s + self._host.delay_max_s() + timeout_s)
         left_s = down_by_s - self._clock.boot_clock_s()
         if left_s > 0:
@@ -313,7 +313,7 @@ class Agent:
             self._ledger.advance(record, Failed(ErrorCode.EXECUTION_TIMEOUT, why))
 
     def on_departure(self, announced: Departure) -> None:
-        """logind: the host is going down. Say the last words, then let it."""
+        """logind says that the host is going down: deliver what is owed, say farewell, then let the host go down."""
         if self._departure is None:
             self._departure_began_s = self._clock.boot_clock_s()
         self._departure = announced
@@ -329,7 +329,7 @@ class Agent:
         except StoreError as error:
             log.error("%s; what is owed is delivered after the boot", error)
         finally:
-            # Not where it was taken back meanwhile: the delay that is held by then is for the next time.
+            # If the departure was taken back meanwhile, we keep the delay: it is already the one for the next time.
             if self._last_words is asyncio.current_task():
                 self._host.release_delay()
 
@@ -338,7 +338,7 @@ class Agent:
         until_s = now_s() + LAST_WORDS_S
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout_at(until_s):
-                # The helper's yes follows the announcement at once, and says that this departure is the command's.
+                # The helper's yes comes right after the announcement. With it we know that the command is the cause.
                 await self._no_call.wait()
         await self._outbox.wait_empty(max(0.0, until_s - now_s()))
         await self._post.leave(self._farewell(self._reason()), FAREWELL_S)
@@ -349,7 +349,7 @@ class Agent:
         return _REASONS[self._departure or Departure.UNKNOWN]
 
     def on_stay(self) -> None:
-        """The host is not going down after all: go on as before, whatever the last words have come to."""
+        """The host is not going down after all: go on as before, even if the last words were already said."""
         if self._last_words is not None:
             self._last_words.cancel()
         self._last_words = self._departure = self._departure_is_of = None
@@ -359,9 +359,9 @@ class Agent:
         self._post.come_back()
 
     async def leave(self) -> None:
-        """The agent is being stopped: farewell to the broker, unless the host's departure has said it already."""
+        """The agent is being stopped: say farewell to the broker, unless the last words have done so already."""
         if (words := self._last_words) is not None:
-            # Not awaited itself: where the shutdown is taken back meanwhile it is cancelled, and we would be with it.
+            # We do not await the task itself: if the shutdown is taken back, the task is cancelled, and we with it.
             await asyncio.wait([words])
             if not words.cancelled():
                 return
@@ -370,7 +370,7 @@ class Agent:
         await self._post.leave(self._farewell(PresenceReason.STOPPED), FAREWELL_S)
 
     def _mark_shutdown(self, began: bool = True) -> None:
-        """For the next boot, to tell an orderly shutdown from a loss of power."""
+        """Note whether an orderly shutdown began. The next boot needs this to tell it from a loss of power."""
         try:
             self._store.mark_shutdown(self._boot_id, wire.format_time(self._clock.now()), began)
         except StoreError as error:

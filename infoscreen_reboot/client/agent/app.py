@@ -28,11 +28,11 @@ from infoscreen_reboot.mqtt.session import Session
 from systemd.daemon import notify
 
 EX_CONFIG = 78  # sysexits.h; the unit does not restart after it
-EX_TEMPFAIL = 75  # after this one it does
+EX_TEMPFAIL = 75  # the unit restarts after it
 NOT_RUNNING_NAME = "not-running-in"  # written by ExecStopPost= of the unit
-# The session's own timer runs at least every 10 s, be the broker there or not.
+# The session's own timer runs at least every 10 s, whether the broker is there or not.
 _SESSION_STALE_S = 30.0
-# Changes come in bursts, and each counts the outbox anew.
+# Changes come in bursts, and each new status line counts the outbox again.
 _STATUS_AT_MOST_EVERY_S = 0.2
 _START_IS_OVER_S = 2.0
 
@@ -61,7 +61,7 @@ class Service:
     def __init__(
         self, settings: config.Settings, store: Store, clock: SystemClock, state: Path, unfit: str | None = None
     ) -> None:
-        """`state` is the store's directory. With `unfit`, a reason, no command is executed."""
+        """`state` is the store's directory. `unfit` says why no command is executed; None if commands are executed."""
         topics = Topics(settings.client_uuid)
         status = StatusWriter(settings.client_uuid, clock)
         self._store = store
@@ -102,7 +102,10 @@ class Service:
         self._monitor = Monitor(settings, store, self._outbox, self._session, self._host, clock, alerts, state, unfit)
 
     async def run(self) -> bool:
-        """Until SIGTERM or SIGINT; whether to start again. Raises what ended a part, as an ExceptionGroup."""
+        """Run until SIGTERM or SIGINT; returns whether the agent should be started again.
+
+        If a part ends with an error, this raises it in an ExceptionGroup.
+        """
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, self._stop.set)
         self._agent.wake()
@@ -118,7 +121,7 @@ class Service:
                 tasks.create_task(self._keep_status(), name="status"),
                 tasks.create_task(self._make_room(), name="room"),
             ]
-            # Every part has had its first turn when this one comes round: the first connection attempt is under way.
+            # After this every part has run once, so the first attempt to connect is under way.
             await asyncio.sleep(0)
             self._say_status()
             notify("READY=1")
@@ -142,7 +145,10 @@ class Service:
             await asyncio.sleep(interval_s)
 
     def _store_is_alive(self) -> bool:
-        """Raises StoreError where only another start can help: it sets the file aside, or goes on in memory."""
+        """Whether the store works; it does on a full disk, too, because a restart would give no room.
+
+        Raises StoreError if only a new start can help: that sets the file aside, or goes on in memory.
+        """
         if self._store.is_in_memory and recovery.hand_over(self._store, self._state / STORE_NAME):
             logger.info("the state can be written to the disk again: the agent starts anew")
             self._starts_again = True
@@ -175,7 +181,10 @@ class Service:
         self._changed.set()
 
     async def _make_room(self) -> None:
-        """When the start is over, for it takes some milliseconds; on a new client at once, before the first command."""
+        """Take the store's room when the start is over, because this takes some milliseconds.
+
+        A new client does it at once, before its first command.
+        """
         try:
             if self._store.has_room():
                 await asyncio.sleep(_START_IS_OVER_S)
@@ -218,7 +227,7 @@ class Service:
 def _signatures(settings: config.Settings) -> Signatures | None:
     if not settings.require_signature:
         return None
-    from infoscreen_reboot.signing import KeyRing  # for those who want it
+    from infoscreen_reboot.signing import KeyRing  # loaded only where signatures are required
 
     return KeyRing(config.COMMAND_KEYS_DIRECTORY)
 
@@ -227,8 +236,8 @@ def main(argv: list[str] | None = None) -> int:
     """The agent as systemd starts it; returns the exit code."""
     parser = argparse.ArgumentParser(prog="infoscreen-simclient", description=__doc__)
     parser.add_argument("--check-config", action="store_true", help="only tell whether the environment is good")
-    # PID 1 knows it better (%b): a service's own /proc may be one that its sandbox has made, and in a container of
-    # systemd 252 that one shows the boot id of the machine underneath.
+    # The unit passes the boot id that PID 1 knows (%b). The sandbox may give a service a /proc of its own, and in a
+    # container with systemd 252 that /proc shows the boot id of the container's host.
     parser.add_argument("--boot-id", type=uuid.UUID, default=kernel.boot_id(), help="default: what /proc says")
     arguments = parser.parse_args(argv)
     if arguments.check_config:
@@ -287,7 +296,7 @@ def _serve(clock: SystemClock) -> int:
         _set_aside(path, errors)
         raise
     finally:
-        # Whatever ended it: what the next start needs stays on the disk.
+        # However the run ended: this leaves on the disk what the next start needs.
         store.close()
 
 

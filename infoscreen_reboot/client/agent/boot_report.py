@@ -1,4 +1,4 @@
-"""Why the boot before this one ended: read from what was written down in it, never guessed."""
+"""Says why the boot before this one ended, from what was written down in that boot, without guessing."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,8 +11,8 @@ from infoscreen_reboot.contract.telemetry import BootReport, Cause
 class Boot:
     """One boot of this host, and how the one before it ended; times in RFC 3339.
 
-    `shutdown_began` is the mark that an orderly shutdown of this boot was seen to begin; in the boot that follows
-    it becomes `clean_shutdown`.
+    `shutdown_began` is the mark: the agent has seen an orderly shutdown of this boot begin. The next boot has it as
+    `clean_shutdown`.
     """
 
     boot_id: str
@@ -29,8 +29,8 @@ class Boot:
 def follow(previous: Boot | None, boot_id: str, now: datetime, executed: str | None, agent_was_down: bool) -> Boot:
     """The boot that follows `previous`.
 
-    `executed` is the command whose execution started in `previous`; `agent_was_down` tells that the agent was not
-    running when it ended, and so could not have written the mark.
+    `executed` is the command whose execution started in `previous`. `agent_was_down` says that the agent was not
+    running when `previous` ended, so it could not write the mark.
     """
     cause = _cause(previous, executed, agent_was_down)
     return Boot(
@@ -52,7 +52,7 @@ def _cause(previous: Boot | None, executed: str | None, agent_was_down: bool) ->
     if previous.shutdown_began:
         return Cause.COMMAND if executed else Cause.LOCAL
     if executed or agent_was_down:
-        # The power may have failed, or the shutdown went on unseen: nobody can tell.
+        # The power may have failed, or the host shut down and the agent did not see it: nobody can tell.
         return Cause.UNKNOWN
     return Cause.POWER_LOSS
 

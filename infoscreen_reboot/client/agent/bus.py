@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 # ruff: noqa: E402
-# dbus-next loads its GLib back end where python3-gi is installed; we run on asyncio and spare the 3.7 MB.
-sys.modules.setdefault("gi", None)  # type: ignore[arg-type]  # None is import's own word for "do not"
+# dbus-next loads its GLib back end if python3-gi is installed. We run on asyncio and save the 3.7 MB.
+sys.modules.setdefault("gi", None)  # type: ignore[arg-type]  # with None here an import fails
 
 from dbus_next.aio.message_bus import MessageBus
 from dbus_next.constants import MessageFlag, MessageType
@@ -16,11 +16,11 @@ from dbus_next.errors import AuthError, DBusError, InvalidAddressError
 from dbus_next.message import Message
 from dbus_next.signature import SignatureTree
 
-# Longer than anyone but the helper takes on a loaded Pi; who calls it says how long that may take.
+# No service takes longer on a loaded Pi, except the helper: its caller passes a longer time.
 REPLY_TIMEOUT_S = 30.0
 CONNECT_TIMEOUT_S = 10.0
 BUS = "org.freedesktop.DBus"
-# D-Bus's own default is /var/run/dbus/system_bus_socket, and /var/run may be a folder of its own.
+# D-Bus's own default is /var/run/dbus/system_bus_socket, and /var/run need not be a link to /run.
 _SOCKET = "unix:path=/run/dbus/system_bus_socket"
 LOST = (DBusError, AuthError, InvalidAddressError, EOFError, OSError)
 _SIGNATURES_KEPT = 200
@@ -35,7 +35,7 @@ def address() -> str:
 
 
 class Bus:
-    """One connection. What comes without having been asked for is a signal, or is refused: there is nothing to call."""
+    """One connection. It hands signals on, and refuses method calls: there is nothing to call."""
 
     def __init__(self, on_signal: Callable[[Signal], None]) -> None:
         self._bus = MessageBus(bus_address=address(), negotiate_unix_fd=True)
@@ -46,7 +46,7 @@ class Bus:
         return str(self._bus.unique_name)
 
     async def connect(self, *rules: str) -> None:
-        """With match rules for the signals that are wanted. Raises one of LOST or TimeoutError."""
+        """Connect, and ask for the signals that match `rules`. Raises one of LOST or TimeoutError."""
         async with asyncio.timeout(CONNECT_TIMEOUT_S):
             await self._bus.connect()
         self._bus.add_message_handler(self._on_message)
@@ -54,7 +54,7 @@ class Bus:
             await self.call(BUS, "/org/freedesktop/DBus", BUS, "AddMatch", "s", rule)
 
     async def lost(self) -> None:
-        """Until the connection is lost; raises what it was lost by."""
+        """Wait until the connection is lost, then raise the reason."""
         await self._bus.wait_for_disconnect()
         raise EOFError("the bus closed the connection")
 
@@ -78,14 +78,14 @@ class Bus:
         *body: Any,
         timeout_s: float | None = None,
     ) -> Message:
-        """The reply to one method call, within REPLY_TIMEOUT_S unless another time is given.
+        """Return the reply to one method call. It must come within REPLY_TIMEOUT_S, unless another time is given.
 
-        Raises ErrorReply for an error, else TimeoutError, EOFError or OSError.
+        Raises ErrorReply if the reply is an error; TimeoutError, EOFError or OSError if there is no reply.
         """
         call = Message(
             destination=to, path=path, interface=interface, member=member, signature=signature, body=list(body)
         )
-        # Not asyncio.wait_for: until Python 3.12 it loses a cancellation that comes together with the answer.
+        # Not asyncio.wait_for: before Python 3.12 it loses a cancellation that comes together with the answer.
         async with asyncio.timeout(REPLY_TIMEOUT_S if timeout_s is None else timeout_s):
             reply = await self._bus.call(call)
         if reply is None:
@@ -95,24 +95,24 @@ class Bus:
         return reply
 
     async def get(self, to: str, path: str, interface: str, name: str) -> Message:
-        """The reply that has a property's value. Raises as `call`."""
+        """Return the reply that holds a property's value. Raises the same as `call`."""
         return await self.call(to, path, f"{BUS}.Properties", "Get", "ss", interface, name)
 
     def _on_message(self, message: Message) -> Message | bool:
-        """Our match rules keep nobody out: where the bus has no policy, anyone may send to our own name on it."""
+        """Match rules keep nobody out: on a bus without a policy anyone may send to our unique name."""
         if len(SignatureTree._cache) > _SIGNATURES_KEPT:
-            SignatureTree._cache.clear()  # dbus-next keeps each that it has ever met
+            SignatureTree._cache.clear()  # dbus-next keeps every signature that it has ever met
         match message.message_type:
             case MessageType.METHOD_CALL:
                 answer: Message | bool = True
                 if not message.flags & MessageFlag.NO_REPLY_EXPECTED:
-                    # Else dbus-next's own methods would answer.
+                    # Without this answer, dbus-next's own methods would answer.
                     answer = Message.new_error(message, f"{BUS}.Error.UnknownMethod", "there is nothing to call here")
             case MessageType.SIGNAL:
                 answer = True
                 self._on_signal(message)
             case _:
-                return False  # what someone waits for
+                return False  # a reply, for which a caller waits
         for fd in message.unix_fds:
             os.close(fd)
         return answer

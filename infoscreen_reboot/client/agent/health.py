@@ -1,4 +1,4 @@
-"""Facts in, health out."""
+"""Builds the health report from facts that others have gathered."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -87,13 +87,13 @@ def _last(record: Record | None) -> LastCommand | None:
     return LastCommand(record.command_id, answer.status, answer.timestamp)
 
 
-# While reboots count, the helper's answer changes with time alone; it is not woken more often than this for it.
+# While reboots count, the helper's answer changes with time alone. We ask for such a change no more often than this.
 _LOCKOUT_AGES_S = 300.0
 
 
 @dataclass(frozen=True, slots=True)
 class LockoutAge:
-    """What the helper said last, when (monotonic seconds), and after which execution."""
+    """The helper's last answer, when it came (monotonic seconds), and after which execution."""
 
     lockout: Lockout | None
     asked_at_s: float
@@ -101,13 +101,13 @@ class LockoutAge:
 
 
 def should_ask_helper(known: LockoutAge | None, now_s: float, now: datetime, execution: tuple[str, str] | None) -> bool:
-    """Whether the lockout may have changed: to ask is to start a process that runs as root.
+    """Whether the lockout may have changed. If not, we do not ask: each question starts a process that runs as root.
 
-    `execution` names the last command that was executed and its state; it changes when the helper has been asked to
-    do something.
+    `execution` is the id and the state of the last executed command. It changes when the helper has been asked to do
+    something.
     """
     if execution is not None and execution[1] == State.EXECUTING:
-        return False  # it has more important things to do, and its answer changes with them
+        return False  # the helper is busy with this command, and its answer will change with it
     if known is None or known.execution != execution:
         return True
     if known.lockout is None or not known.lockout.used:

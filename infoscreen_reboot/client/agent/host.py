@@ -1,4 +1,4 @@
-"""The host over D-Bus: the helper that may reboot it, logind that announces it, what systemd and timedated know."""
+"""The real host, over D-Bus: asks the helper, follows logind's announcements, reads what systemd and timedated know."""
 
 import asyncio
 import contextlib
@@ -19,10 +19,10 @@ from infoscreen_reboot.contract.telemetry import Lockout
 log = logging.getLogger(__name__)
 
 _PROPERTY_TIMEOUT_S = 5.0
-# A shutdown may have been taken back while the bus was away, and nobody connects to the broker before that is known.
+# A shutdown may have been taken back while the bus was away. Until we know that, we do not connect to the broker again.
 _RECONNECT_S = 2.0
 _ASK_AGAIN_S = 10.0
-# How long the word of a logind that is gone is believed: another one is there in less.
+# How long we believe the announcement of a logind that is gone. A new logind is there sooner.
 _BELIEVED_S = 3.0
 # logind.conf(5): the default of InhibitDelayMaxSec=.
 _DELAY_MAX_S = 5.0
@@ -35,7 +35,7 @@ _HELPER_CODES = {
     f"{_HELPER}.Error.Lockout": ErrorCode.LOCKOUT,
     f"{_HELPER}.Error.Inhibited": ErrorCode.INHIBITED,
 }
-# Said by the bus or by systemd, when the helper has not seen the call.
+# Errors from the bus or from systemd: the helper has not seen the call.
 _NOT_REACHED = (
     "org.freedesktop.DBus.Error.ServiceUnknown",
     "org.freedesktop.DBus.Error.NameHasNoOwner",
@@ -44,7 +44,7 @@ _NOT_REACHED = (
     "org.freedesktop.DBus.Error.Spawn.",
     "org.freedesktop.systemd1.",
 )
-# Said when the helper may have seen the call and then went away.
+# Errors that leave open whether the call was carried out.
 _NO_REPLY = ("org.freedesktop.DBus.Error.NoReply", "org.freedesktop.DBus.Error.Timeout")
 
 _LOGIND = "org.freedesktop.login1"
@@ -55,8 +55,8 @@ _SYSTEMD_PATH = "/org/freedesktop/systemd1"
 _SYSTEMD_MANAGER = "org.freedesktop.systemd1.Manager"
 _UNIT = "org.freedesktop.systemd1.Unit"
 _TIMEDATED = "org.freedesktop.timedate1"
-# logind's words: "power-off" in its manual, "poweroff" in what it sends (systemd 257). A halt is none of ours: what the
-# helper orders is a power-off.
+# logind's words. Its manual says "power-off", but it sends "poweroff" (systemd 257). A halt is missing here because the
+# helper never orders one: it orders a power-off.
 _DEPARTURES = {
     "reboot": Departure.REBOOTING,
     "kexec": Departure.REBOOTING,
@@ -66,10 +66,10 @@ _DEPARTURES = {
 
 
 class SystemHost:
-    """The real host. `on_departure` and `on_stay` are called on the loop as logind announces and takes back.
+    """The real host. When logind announces that the host goes down, `on_departure` is called on the loop.
 
-    A departure counts as taken back, too, when the logind that announced it is gone and another one, or else systemd,
-    knows of none.
+    When logind takes that back, `on_stay` is called. A departure also counts as taken back if the logind that announced
+    it is gone, and the new logind knows of none (or, if there is no new one, systemd).
     """
 
     def __init__(self, on_departure: Callable[[Departure], None], on_stay: Callable[[], None]) -> None:
@@ -83,16 +83,17 @@ class SystemHost:
         self._announced = Departure.UNKNOWN
         self._logind = ""  # its unique name on the bus
         self._logind_is_new = asyncio.Event()
-        # How often logind has announced something, or has gone or come: an answer from before that is out of date.
+        # Counts logind's announcements, and how often logind went or came. An older answer of logind is out of date.
         self._logind_news = 0
-        # Whose departure we have told and not taken back; "" for one of which a logind was asked.
+        # The unique name of the logind whose departure we have reported and not taken back; None if there is none.
+        # "" if we learned of the departure by asking, or before the bus was away.
         self._announcer: str | None = None
         self._doubt: asyncio.Task[None] | None = None
         self._trouble: str | None = None
         self._started_s: float | None = None
 
     async def run(self) -> None:
-        """Keep a connection to the system bus, and with it logind's announcements and our delay."""
+        """Keep a connection to the system bus; on it follow logind's announcements and hold our delay."""
         while True:
             try:
                 await self._serve()
@@ -106,7 +107,7 @@ class SystemHost:
             await asyncio.sleep(_RECONNECT_S)
 
     def _complain(self, trouble: str) -> None:
-        """Once: a bus that is away for days would fill the journal with the same line."""
+        """Warn once: a bus that is away for days would fill the journal with the same line."""
         log.log(logging.DEBUG if trouble == self._trouble else logging.WARNING, "%s", trouble)
         self._trouble = trouble
 
@@ -124,7 +125,7 @@ class SystemHost:
                 log.info("the system bus at %s is there", address())
                 self._trouble = None
             if self._announcer is not None:
-                self._announcer = ""  # names on the bus may be others now
+                self._announcer = ""  # the unique names may have changed
             parts = [
                 asyncio.create_task(bus.lost(), name="system bus"),
                 asyncio.create_task(self._follow_logind(bus), name="logind"),
@@ -142,7 +143,7 @@ class SystemHost:
             await bus.close()
 
     async def _follow_logind(self, bus: Bus) -> None:
-        """Ask logind whether the host is going down, at first and whenever another one has taken its place."""
+        """Ask logind whether the host is going down: at first, and whenever a new logind has started."""
         while True:
             self._logind_is_new.clear()
             again_after_s = None
@@ -152,7 +153,7 @@ class SystemHost:
             except (ErrorReply, TimeoutError) as error:
                 log.debug("cannot ask logind: %s", _words(error))
                 again_after_s = _ASK_AGAIN_S
-            # Not before: whoever is told that the host is going down asks the helper for nothing.
+            # Not earlier: the agent must know whether the host is going down before it can ask the helper.
             self._bus = bus
             self._connected.set()
             with contextlib.suppress(TimeoutError):
@@ -163,12 +164,12 @@ class SystemHost:
         news = self._logind_news
         preparing = await bus.get(_LOGIND, _LOGIND_PATH, _MANAGER, "PreparingForShutdown")
         if news != self._logind_news:
-            pass  # what has come meanwhile is newer
+            pass  # an announcement that came meanwhile is newer
         elif not preparing.body[0].value:
             self._tell_stay()
             self._delay_wanted.set()
         elif self._announcer is None:
-            # Announced while we were not listening: a restart in the middle of a shutdown.
+            # logind announced it when we were not listening: the agent was restarted in the middle of a shutdown.
             self._tell_departure(Departure.UNKNOWN, "")
         else:
             self._stop_doubting()
@@ -180,7 +181,7 @@ class SystemHost:
     def _tell_departure(self, kind: Departure, announcer: str) -> None:
         self._stop_doubting()
         if self._announcer not in (None, announcer):
-            self._on_stay()  # the last one's is void, this is another
+            self._on_stay()  # the departure of the earlier logind is void; this is a new one
         self._announcer = announcer
         self._on_departure(kind)
 
@@ -192,7 +193,7 @@ class SystemHost:
             self._on_stay()
 
     def _doubt_departure(self) -> None:
-        """Whoever announced a departure is gone."""
+        """The logind that announced a departure is gone, or the bus is: the departure may be void."""
         if self._announcer is not None and self._doubt is None:
             self._doubt = asyncio.create_task(self._disbelieve(), name="doubt")
 
@@ -202,7 +203,7 @@ class SystemHost:
         self._doubt = None
 
     async def _disbelieve(self) -> None:
-        """No logind speaks for it: it is off, unless systemd is at it already."""
+        """No logind confirms the departure: take it back, unless systemd is already stopping everything."""
         await asyncio.sleep(_BELIEVED_S)
         while await self.is_going_down():
             await asyncio.sleep(_BELIEVED_S)
@@ -211,9 +212,9 @@ class SystemHost:
         self._delay_wanted.set()
 
     async def request(self, action: Action, command_id: str) -> None:
-        """Ask the helper; returns on its yes.
+        """Ask the helper; returns when it says yes.
 
-        Raises Refusal with the contract's code when nothing will happen, NoReply when that is not known.
+        Raises Refusal with the contract's code if nothing will happen, NoReply if that is not known.
         """
         until_s = asyncio.get_running_loop().time() + HELPER_S
         try:
@@ -232,20 +233,23 @@ class SystemHost:
             raise NoReply(f"no answer from the helper: {_words(error)}") from error
 
     async def clock_is_synchronised(self) -> bool:
-        """timesyncd's mark, else timedated's word, which is the kernel's own whichever NTP daemon keeps the clock."""
+        """Look for timesyncd's mark, else ask timedated: it reports the kernel's state, so any NTP daemon will do."""
         if kernel.timesyncd_says_synchronised():
             return True
         return bool(await self._property(_TIMEDATED, "/org/freedesktop/timedate1", _TIMEDATED, "NTPSynchronized"))
 
     async def lockout(self) -> Lockout | None:
-        """What the helper's record says, for which it has to be started; None where it cannot be asked."""
+        """What the helper's history says; asking starts the helper. None if it cannot be asked."""
         match await self._property(_HELPER, _HELPER_PATH, _HELPER, "Lockout"):
             case [int(used), int(limit), int(window_s), str(unlocks_at)]:
                 return Lockout(used, limit, window_s, datetime.fromisoformat(unlocks_at) if unlocks_at else None)
         return None
 
     async def uptime_s(self) -> float:
-        """Since PID 1 started; without systemd's word the kernel's, which in a container is the host's."""
+        """Seconds since PID 1 started.
+
+        If systemd does not answer: since the kernel started, which in a container is the kernel of its host.
+        """
         if self._started_s is None:
             started_us = await self._of_systemd("UserspaceTimestampMonotonic")
             if started_us is None:
@@ -254,7 +258,7 @@ class SystemHost:
         return time.monotonic() - self._started_s
 
     async def unit_state(self, name: str) -> str | None:
-        """`active` or what else systemd says of the unit; `not found` where there is none of that name."""
+        """`active` or what else systemd says of the unit; `not found` if there is no unit of that name."""
         loaded, state = await self._of_unit(name, "LoadState"), await self._of_unit(name, "ActiveState")
         known = state if loaded == "loaded" else loaded
         return str(known).replace("-", " ") if known else None
@@ -264,7 +268,7 @@ class SystemHost:
         return time.monotonic() - since_us / 1e6 if since_us else 0.0
 
     async def _of_unit(self, name: str, what: str) -> Any:
-        """None where it cannot be had."""
+        """A property of a unit; None if systemd does not answer."""
         try:
             async with asyncio.timeout(_PROPERTY_TIMEOUT_S):
                 manager = _SYSTEMD, _SYSTEMD_PATH, _SYSTEMD_MANAGER
@@ -278,7 +282,7 @@ class SystemHost:
         return bool(await self._of_systemd("SystemState") == "stopping")
 
     async def watchdog_is_armed(self) -> bool:
-        """Whether PID 1 has fed a hardware watchdog within the time after which that would reset the host."""
+        """Whether PID 1 feeds a hardware watchdog: its last ping is younger than the watchdog's timeout."""
         if kernel.watchdog_is_software():
             return False
         timeout_us = await self._of_systemd("RuntimeWatchdogUSec")
@@ -291,7 +295,7 @@ class SystemHost:
         return await self._property(_SYSTEMD, _SYSTEMD_PATH, _SYSTEMD_MANAGER, name)
 
     async def _property(self, to: str, path: str, interface: str, name: str) -> Any:
-        """None where it cannot be had."""
+        """A property of a service; None if the service does not answer."""
         try:
             async with asyncio.timeout(_PROPERTY_TIMEOUT_S):
                 return (await (await self._connection()).get(to, path, interface, name)).body[0].value
@@ -308,7 +312,7 @@ class SystemHost:
         return self._delay_max_s
 
     def release_delay(self) -> None:
-        """Our last word is said; the host may go down."""
+        """Let the host go down: our last words are said."""
         if self._delay_fd is not None:
             os.close(self._delay_fd)
             self._delay_fd = None
@@ -323,13 +327,13 @@ class SystemHost:
             self._delay_wanted.clear()
             fault = await self._take_delay(bus)
             if fault is not None and again_after_s is None:
-                # Announcements still come, only without time to spare: what is owed is delivered after the boot.
+                # Announcements still come, but logind does not wait for us: what is owed is delivered after the boot.
                 log.warning("cannot take a shutdown delay: %s", fault)
-            # polkit is asked for it, and may be away for a while. Of a host that goes down logind gives none.
+            # logind asks polkit for it, which may be away for a while. While the host goes down, logind gives none.
             again_after_s = _ASK_AGAIN_S if fault is not None and self._announcer is None else None
 
     async def _take_delay(self, bus: Bus) -> str | None:
-        """Why there is none; None where it is held."""
+        """Take a delay inhibitor from logind; returns why there is none, or None if we hold it."""
         what = ("shutdown", "infoscreen-simclient", "tell the controller before the host goes down", "delay")
         try:
             reply = await bus.call(_LOGIND, _LOGIND_PATH, _MANAGER, "Inhibit", "ssss", *what)
@@ -356,7 +360,7 @@ class SystemHost:
 
     def _on_announcement(self, member: str, body: list[Any]) -> None:
         match member, body:
-            # Where logind knows the newer signal it sends it first (systemd 255), so the old one is the cue.
+            # From systemd 255 on logind sends the newer signal first. We act on the old one, which all versions send.
             case "PrepareForShutdownWithMetadata", [True, dict() as metadata]:
                 kind = metadata["type"].value if "type" in metadata else ""
                 self._announced = _DEPARTURES.get(kind, Departure.OTHER)
@@ -364,7 +368,7 @@ class SystemHost:
                 self._logind_news += 1
                 kind, self._announced = self._announced, Departure.UNKNOWN
                 self._tell_departure(kind, self._logind)
-                # The longest delay may have been set anew since we asked.
+                # InhibitDelayMaxSec= may have changed since we asked: ask again.
                 self._logind_is_new.set()
             case "PrepareForShutdown", [False]:
                 self._logind_news += 1
@@ -373,10 +377,11 @@ class SystemHost:
 
 
 def _verdict(error: ErrorReply) -> Refusal | NoReply:
-    """What an error reply says about the host: it stays up, and why, or nothing."""
+    """What an error reply means: the host stays up (Refusal), or nobody knows (NoReply)."""
     name = str(error.type)
     if name.startswith(_NO_REPLY):
-        # Said by the helper of logind, or by the bus of a helper that is gone: neither does anything more.
+        # The helper says this if logind gave it no answer, the bus if the helper is gone. Either way the helper does
+        # nothing more.
         return NoReply(f"no answer from the helper: {error.text}", is_over=True)
     if name.startswith(_NOT_REACHED):
         return Refusal(ErrorCode.HELPER_UNAVAILABLE, f"the helper cannot be reached: {error.text}")

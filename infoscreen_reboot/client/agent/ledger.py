@@ -1,4 +1,4 @@
-"""Enters each step of a command: record and owed ack in one transaction, and one line in the system's journal."""
+"""Writes down each step of a command: record and owed ack in one transaction, and one line in systemd's journal."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -13,18 +13,18 @@ from infoscreen_reboot.contract.topics import Topics
 
 log = logging.getLogger(__name__)
 
-# The same message would get the same refusal at any time. A command that met any other could be executed if it were
-# forgotten and came again before it expires.
+# At any time the same message would get the same one of these refusals. After any other refusal, a command could be
+# executed if we forgot it and it came again before it expires.
 _FOR_ALL_TIME = frozenset(
     {ErrorCode.INVALID_SCHEMA, ErrorCode.INVALID_SIGNATURE, ErrorCode.WRONG_CLIENT, ErrorCode.EXPIRED}
 )
 
 
 class Ledger:
-    """The one who applies events to records; `on_entry` is called when a step is on disk.
+    """Applies events to records, and nobody else does. `on_entry` is called when a step is on disk.
 
-    Where the store takes in no new command, it is refused: the refusal is on record, but its ack is not owed. It is
-    sent by `send_once`.
+    While the store can take in no new command, each new one is refused. The refusal is stored, but its ack is not owed:
+    `send_once` sends it.
     """
 
     def __init__(
@@ -43,13 +43,13 @@ class Ledger:
         self._send_once = send_once
 
     def advance(self, record: Record, event: Event) -> None:
-        """Apply `event` to what the store now knows of `record`, unless its story has ended meanwhile."""
+        """Apply `event` to `record` as the store has it now, unless the command has ended meanwhile."""
         current = self._store.find(record.command_id)
         if current is not None and not current.state.is_terminal:
             self.apply(current, event)
 
     def apply(self, record: Record, event: Event) -> None:
-        """Raises StoreError, and then nothing has changed."""
+        """Apply `event` to `record`. If this raises StoreError, nothing has changed."""
         why_no_more = self._store.why_no_more() if record.state is State.NEW else None
         is_for_all_time = record.state is State.NEW and isinstance(event, Failed) and event.code in _FOR_ALL_TIME
         if why_no_more is not None and not isinstance(event, Failed):
@@ -80,7 +80,7 @@ class Ledger:
         log.info("%s %s: %s -> %s%s", what, record.command_id, record.state, after.state, why, extra=log_field(record))
 
     def letters(self, record: Record) -> list[Letter]:
-        """The record's current ack, to each topic that wants it."""
+        """The record's current ack, one letter for each topic on which it is sent."""
         if record.ack is None:
             return []
         topics = [self._topics.commands_ack]
@@ -90,5 +90,5 @@ class Ledger:
 
 
 def log_field(record: Record) -> dict[str, str]:
-    """The command's id as a field of its own in the system's journal."""
+    """The command's id as a field of its own in systemd's journal."""
     return {"COMMAND_ID": record.command_id}

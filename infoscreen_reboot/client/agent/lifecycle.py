@@ -1,13 +1,15 @@
-"""Every state of a command, every event, and what is legal.
+"""Every state of a command, every event, and which steps are legal.
 
 - A command starts as NEW, which is never stored, and ends once, as COMPLETED or FAILED.
 - `step` is the only way from one state to the next; an event that TABLE does not list raises and changes nothing.
-- An event that is listed but whose guard says no leaves the record as it is: `Woke` in the boot that is still
-  running is no news.
+- If the guard of a listed event says no, the record stays as it is: `Woke` in the same boot, for example, changes
+  nothing.
 - Facts (boot id, deadline, error) arrive inside events; nothing here asks a clock.
-- No row leads from EXECUTING back: what was handed to the helper once is never handed to it again.
-- A reboot is proved by another boot id, and over only when what must run on the host runs: CHECKING lies between.
-- `Mocked` is the one way to COMPLETED without another boot; only a canary's agent, whose executor is a mock, sends it.
+- No row leads back from EXECUTING: a command that was given to the helper once is never given to it again.
+- Another boot id proves a reboot. It is completed only when everything that must run on the host runs: so CHECKING
+  comes in between.
+- `Mocked` is the only way in which a reboot is COMPLETED without another boot. Only a canary's agent, whose executor is
+  a mock, sends it.
 """
 
 from collections.abc import Callable
@@ -33,7 +35,7 @@ class State(StrEnum):
 
     @property
     def ack_status(self) -> AckStatus | None:
-        """What the controller is told on entering this state; None where there is nothing to say yet."""
+        """The ack that the controller gets when a command enters this state; None if it gets none."""
         return _ACK_STATUS.get(self)
 
 
@@ -47,9 +49,9 @@ _ACK_STATUS = {
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """All that is known of one command. Times ending in `_s` are seconds on the boot clock of their own boot.
+    """All that is known of one command. Times ending in `_s` are seconds on the boot clock of the boot that set them.
 
-    `keep_until_s` is of the wall clock: until then the command could be executed if it were forgotten and came again.
+    `keep_until_s` is of the wall clock: until then the command could be executed if we forgot it and it came again.
     """
 
     command_id: str
@@ -68,7 +70,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """The clock cannot be trusted yet; at `decide_by_s` the wait is over."""
+    """The clock cannot be trusted yet; the command waits for it until `decide_by_s`."""
 
     decide_by_s: float
 
@@ -90,7 +92,7 @@ class Due:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """It ends here, and why."""
+    """The command ends here with an error."""
 
     code: ErrorCode
     message: str
@@ -110,7 +112,7 @@ class Woke:
 
 @dataclass(frozen=True, slots=True)
 class ChecksPassed:
-    """What must run on the host after a boot runs."""
+    """Everything that must run on the host after a boot is running."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +146,7 @@ def _another_boot_after_shutdown(record: Record, event: Event) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One legal transition. `codes` are the errors a `Failed` may carry there, or the one the row itself gives."""
+    """One legal transition. `codes` are the errors that `Failed` may carry, or for `Woke` the one that the row sets."""
 
     state: State
     event: type[Event]
@@ -176,7 +178,7 @@ TABLE = (
         State.HELD,
         Failed,
         State.FAILED,
-        # The last two after a restart with other settings.
+        # The last two are possible after a restart with other settings.
         codes=(
             ErrorCode.CLOCK_UNSYNCHRONIZED,
             ErrorCode.EXPIRED,
@@ -194,7 +196,7 @@ TABLE = (
         Failed,
         State.FAILED,
         codes=(
-            # It had to wait for someone else's shutdown, which was taken back, between `Due` and the helper.
+            # Between `Due` and the helper, the agent waited for someone else's shutdown, which was then taken back.
             ErrorCode.EXPIRED,
             ErrorCode.LOCKOUT,
             ErrorCode.NOT_AUTHORIZED,
@@ -211,7 +213,7 @@ TABLE = (
     Row(State.EXECUTING, Woke, State.COMPLETED, _another_boot_after_shutdown),
     Row(State.CHECKING, ChecksPassed, State.COMPLETED),
     Row(State.CHECKING, Failed, State.FAILED, codes=(ErrorCode.POST_CHECK_FAILED,)),
-    # It went down once more meanwhile: the checks begin anew.
+    # The agent or the host was restarted during the checks: they begin again.
     Row(State.CHECKING, Woke, State.CHECKING),
 )
 
@@ -224,7 +226,7 @@ class IllegalEvent(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What the controller has to be told."""
+    """The ack that the controller has to get."""
 
     status: AckStatus
     code: ErrorCode | None = None
@@ -232,7 +234,7 @@ class Reply:
 
 
 def step(record: Record, event: Event) -> tuple[Record, Reply | None]:
-    """The record after `event`, and what is owed to the controller for it. Raises IllegalEvent."""
+    """The record after `event`, and the reply that is owed to the controller, if any. Raises IllegalEvent."""
     rows = [row for row in TABLE if row.state is record.state and isinstance(event, row.event)]
     if not rows:
         raise IllegalEvent(f"cannot apply {type(event).__name__} to {record.command_id} in state {record.state}")
@@ -253,7 +255,7 @@ def step(record: Record, event: Event) -> tuple[Record, Reply | None]:
                 raise IllegalEvent(f"cannot fail {record.command_id} as {event.code} in state {record.state}")
             code, message = event.code, event.message
         case Mocked():
-            record = replace(record, started_boot_id=None)  # nothing was started, and no boot may be put down to it
+            record = replace(record, started_boot_id=None)  # nothing was started: this is not the cause of any boot
         case Woke() if row.codes:
             code, message = row.codes[0], _INTERRUPTED
     status = row.to.ack_status

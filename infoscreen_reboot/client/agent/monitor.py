@@ -1,4 +1,4 @@
-"""What the agent says unasked: health every half minute and on change, the boot report, which alerts still stand."""
+"""Reports without being asked: health every half minute and on change, the boot, and which alerts still stand."""
 
 import asyncio
 import contextlib
@@ -28,16 +28,16 @@ from infoscreen_reboot.mqtt.session import Session, Statistics
 log = logging.getLogger(__name__)
 
 INTERVAL_S = 30.0
-# Changes come in bursts; what they add up to is told once.
+# Changes come in bursts; one report tells their result.
 _AT_MOST_EVERY_S = 1.0
-# Whoever made the change goes on first: neither the first connection nor a command's way waits for what is told of it.
+# The part that made the change goes on first: the report must not delay the first connection or a command.
 _AFTER_S = 0.05
 _CLOCK_POLL_S = 5.0
 _STATISTICS = "broker"
 
 
 def recall_statistics(store: Store) -> Statistics:
-    """How the connection to the broker fared before the agent was started. Raises StoreError."""
+    """What earlier runs of the agent counted of the connection to the broker. Raises StoreError."""
     text = store.recall(_STATISTICS)
     if text is None:
         return Statistics()
@@ -45,16 +45,16 @@ def recall_statistics(store: Store) -> Statistics:
         known = json.loads(text)
         at = known["last_disconnect_at"]
         return Statistics(**known | {"last_disconnect_at": datetime.fromisoformat(at) if at else None})
-    except (ValueError, TypeError, KeyError) as error:  # of another version, or damaged: no promise rests on it
+    except (ValueError, TypeError, KeyError) as error:  # of another version, or damaged: no promise depends on it
         log.warning("cannot read how the connection fared before (%r): it is counted anew", error)
         return Statistics()
 
 
 def open_boot(store: Store, clock: Clock, not_running_in: Path) -> None:
-    """Write down how the boot before ended, where this is a boot of which the store knows nothing yet.
+    """If the store does not know this boot yet, write down how the boot before it ended. Raises StoreError.
 
-    `not_running_in` is a file that holds the id of the boot in which the agent was last stopped, in good order or not
-    (its unit's ExecStopPost= writes it): the agent is running again now, so it goes. Raises StoreError.
+    `not_running_in` is a file that holds the id of the boot in which the agent last ended, in good order or not
+    (ExecStopPost= of its unit writes it). The agent is running again now, so the file is removed.
     """
     last = store.last_boot()
     if last is None or last.boot_id != clock.boot_id():
@@ -66,7 +66,7 @@ def open_boot(store: Store, clock: Clock, not_running_in: Path) -> None:
 
 
 def _was_not_running(path: Path, boot_id: str) -> bool:
-    """Also where the file is there and says nothing that can be read: on a full disk it is empty."""
+    """Whether the file names that boot. Yes, too, if the file cannot be read or is empty, as on a full disk."""
     try:
         return str(uuid.UUID(path.read_text("ascii").strip())) == boot_id
     except FileNotFoundError:
@@ -76,7 +76,7 @@ def _was_not_running(path: Path, boot_id: str) -> bool:
 
 
 def _remove(path: Path) -> None:
-    """A file that cannot be removed, a directory say, would be in the way of the next one."""
+    """Remove the file, or set it aside if that fails (it may be a directory): the next one needs its place."""
     try:
         path.unlink(missing_ok=True)
     except OSError as error:
@@ -87,7 +87,7 @@ def _remove(path: Path) -> None:
 
 
 class Monitor:
-    """Tells what is the case; `nudge` says that something has changed."""
+    """Publishes the reports. Call `nudge` when something has changed."""
 
     def __init__(
         self,
@@ -103,7 +103,7 @@ class Monitor:
     ) -> None:
         """`state` is the store's directory.
 
-        With `unfit`, the reason why no command is executed, no action is offered.
+        `unfit` says why no command is executed: then no action is offered. None if commands are executed.
         """
         self._settings = settings
         self._about = About(
@@ -135,14 +135,14 @@ class Monitor:
         self._changed.set()
 
     async def run(self) -> None:
-        """For ever. Raises StoreError."""
+        """Runs for ever. Raises StoreError."""
         while True:
             if self._changed.is_set():
                 await asyncio.sleep(_AFTER_S)
                 self._changed.clear()
             self._save()
             if self._session.is_connected:
-                with contextlib.suppress(NotDelivered):  # the next turn of the loop tells it again
+                with contextlib.suppress(NotDelivered):  # the next turn of the loop sends it again
                     await self._tell_health()
                     await self._tell_alert()
                 await asyncio.sleep(_AT_MOST_EVERY_S)
@@ -151,7 +151,7 @@ class Monitor:
                     await self._changed.wait()
 
     async def report_boot(self) -> None:
-        """Once a boot, as soon as its times can be right. Raises StoreUnusable."""
+        """Give the boot report to the outbox, once a boot, as soon as its times can be right. Raises StoreUnusable."""
         boot = self._store.last_boot()
         if boot is None or boot.is_reported:
             return
@@ -179,7 +179,7 @@ class Monitor:
         return True
 
     def _save(self) -> None:
-        """What a later run of the agent, or the next boot, will want to know."""
+        """Store what a later run of the agent, or the next boot, will need to know."""
         self._store.see_boot(self._clock.boot_id(), wire.format_time(self._clock.now()))
         statistics = self._session.statistics
         if statistics != self._saved_statistics:
@@ -198,7 +198,10 @@ class Monitor:
         await self._session.publish(Message(self._topics.health, payload, qos=0))
 
     async def _tell_alert(self) -> None:
-        """Take back what stands for a unit that is not failed any more; our own is not, for here we are."""
+        """Publish an alert that stands, and take back those of units that are not failed any more.
+
+        Our own unit is not failed any more: the agent is running.
+        """
         standing = self._alerts.standing()
         failed = [alert for alert in standing if await self._host.unit_state(alert.unit) in ("failed", None)]
         payload = failed[-1].payload if failed else self._tell_what_was_set_aside()
@@ -212,7 +215,10 @@ class Monitor:
                 self._forget(alert.unit)
 
     def _tell_what_was_set_aside(self) -> bytes:
-        """An alert that stands until somebody has looked at the files and removed them; the same bytes as long."""
+        """An alert that stands until somebody has removed the files that were set aside; b"" if there are none.
+
+        It stays the same byte for byte as long as the files are the same.
+        """
         files = disk.set_aside_files(self._state)
         if files != self._alert_of_state[0]:
             self._alert_of_state = files, self._alert(files) if files else b""

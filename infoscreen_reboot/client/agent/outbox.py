@@ -1,4 +1,4 @@
-"""Delivers what the store owes, in order, and strikes a letter out only on the broker's PUBACK."""
+"""Delivers the letters that the store owes, in order, and strikes each out only on the broker's PUBACK."""
 
 import asyncio
 import contextlib
@@ -15,16 +15,16 @@ log = logging.getLogger(__name__)
 
 
 class Outbox:
-    """Owed letters of `store`, sent by `post` while `run` is running."""
+    """Sends the owed letters of `store` through `post` while `run` is running."""
 
     def __init__(self, store: Store, post: Post) -> None:
         self._store = store
         self._post = post
-        # Sent and not struck out, by the letters' numbers; all on one connection.
+        # Sent and not struck out: the letter's number and its delivery. All were sent on the same connection.
         self._sent: deque[tuple[int, asyncio.Future[None]]] = deque()
-        # Delivered, and not struck out because the disk did not take it: they are not sent again by this process.
+        # Delivered, but not struck out because the disk refused it. This process does not send them again.
         self._delivered: list[int] = []
-        # To be sent once and not owed; of too many the oldest are dropped.
+        # To be sent once; they are not owed. If there are too many, the oldest are dropped.
         self._once: deque[Letter] = deque(maxlen=OWED_BOUND)
         self._is_delivering = False
         self._work = asyncio.Event()
@@ -32,37 +32,40 @@ class Outbox:
         self.nudge()
 
     def nudge(self) -> None:
-        """There is something new in the store: it goes out before this returns, if it can. Raises StoreError."""
+        """The store has something new: send it before this returns, if that is possible. Raises StoreError."""
         self._empty.clear()
         self._work.set()
         with contextlib.suppress(NotDelivered):
             self._send_more()
 
     def answer_again(self, letters: Sequence[Letter]) -> None:
-        """For a command that is known. Raises StoreError."""
+        """Answer a command that is known already. Raises StoreError."""
         if self._store.why_no_more() is None:
             self._store.owe_again(letters)
             self.nudge()
-        # One that still waits comes in its turn: sent now, it would overtake what was to be said before it.
+        # An answer that still waits is sent in its turn. Sent now, it would overtake an earlier ack.
         elif not self._store.owes_any(letters):
             self.send_once(letters)
 
     def send_once(self, letters: Sequence[Letter]) -> None:
-        """As soon as there is a connection. Not owed, and lost with the process: who asks again is answered again."""
+        """Send as soon as there is a connection.
+
+        The letters are not owed, and are lost if the process ends: who asks again is answered again.
+        """
         self._once.extend(letters)
         self._work.set()
-        # Not now: paho hangs if something is sent at QoS 0 while it delivers a message.
+        # Not at once: paho hangs if something is sent at QoS 0 while it delivers a message.
         asyncio.get_running_loop().call_soon(self._send_once)
 
     def _send_once(self) -> None:
         while self._is_delivering and self._once:
             letter = self._once.popleft()
             with contextlib.suppress(NotDelivered):
-                # At QoS 0, because a broker that acknowledges nothing must not fill the memory instead of the disk.
+                # At QoS 0: a broker that acknowledges nothing must not fill the memory instead of the disk.
                 self._post.send(Message(letter.topic, letter.payload, qos=0)).add_done_callback(_is_lost)
 
     async def wait_empty(self, timeout_s: float) -> bool:
-        """Whether everything owed was delivered within `timeout_s`. Raises StoreError."""
+        """Wait until everything owed is delivered; returns whether that was within `timeout_s`. Raises StoreError."""
         if not self._store.owed(1, after=self._last_delivered()):
             return True
         try:
@@ -73,7 +76,7 @@ class Outbox:
         return True
 
     async def run(self) -> None:
-        """For ever. Raises StoreError."""
+        """Runs for ever. Raises StoreError."""
         while True:
             await self._work.wait()
             await self._post.wait_connected()
@@ -87,7 +90,7 @@ class Outbox:
                 await self._forget_sent()
 
     async def _deliver(self) -> None:
-        """For as long as the connection lasts; raises NotDelivered."""
+        """Deliver as long as the connection lasts; raises NotDelivered when it ends."""
         while True:
             self._work.clear()
             self._send_more()
@@ -101,7 +104,7 @@ class Outbox:
     def _send_more(self) -> None:
         if not self._is_delivering or len(self._sent) == IN_FLIGHT:
             return
-        # After a letter that was lost with its connection none may go out on the next before it.
+        # If a letter was lost with its connection, no later one may go out before it on the next connection.
         if any(_is_lost(delivery) for _, delivery in self._sent):
             return
         last = self._sent[-1][0] if self._sent else self._last_delivered()
@@ -109,7 +112,7 @@ class Outbox:
             self._sent.append((owed.seq, self._post.send(_message(owed.letter))))
 
     def _strike_out(self) -> None:
-        """All from the first on that the broker has, in one transaction."""
+        """Strike out, in one transaction, the first letters of the queue, as far as the broker has them."""
         while self._sent and self._sent[0][1].done() and not _is_lost(self._sent[0][1]):
             self._delivered.append(self._sent.popleft()[0])
         try:

@@ -1,4 +1,4 @@
-"""May this command be executed, here and now?"""
+"""Decides whether a command may be executed, here and now."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -16,7 +16,7 @@ class Facts:
     """What the answer depends on.
 
     `busy_with` is the id of a command that is not yet terminal. `unfit` says why this client executes nothing at
-    all, and what to do about it; None where it does.
+    all, and what to do about it; None if it executes commands.
     """
 
     client_uuid: str
@@ -41,7 +41,7 @@ class Hold:
 
 
 def decide(command: Command, facts: Facts) -> Yes | Hold | Failed:
-    """The answer that names the lasting fault first: one that waiting or sending again would not cure."""
+    """If there are several faults, the answer names one that lasts: waiting or sending again would not cure it."""
     if facts.retained:
         return Failed(ErrorCode.RETAINED, "the message was retained; a retained command is never executed")
     if command.client_uuid != facts.client_uuid:

@@ -1,4 +1,4 @@
-"""What the agent needs of the world, and the words in which the world answers."""
+"""The interfaces through which the agent uses host, clock, keys and broker, and the answers that it gets from them."""
 
 import asyncio
 from collections.abc import Sequence
@@ -10,16 +10,16 @@ from infoscreen_reboot.contract.ack import ErrorCode
 from infoscreen_reboot.contract.command import Action
 from infoscreen_reboot.mqtt.messages import Message
 
-# How long a request may be under way: 10 s until there is a bus, 25 s until that has started the helper, four questions
-# of the helper's own for each of which it waits 10 s, and a margin. Nothing that it does comes later.
+# How long a request may take: 10 s until there is a bus, 25 s until the bus has started the helper, four questions of
+# the helper with 10 s for each answer, and a margin. After that the helper does nothing more.
 HELPER_S = 80.0
 
 
 class Departure(Enum):
-    """What logind announced.
+    """How the host goes down, as logind announced it.
 
-    OTHER is what no command of ours leads to (a restart of user space, a halt), UNKNOWN what logind does not name: it
-    does so from systemd 255 on.
+    OTHER: no command of ours leads to it (a restart of user space, a halt). UNKNOWN: logind did not name it; only from
+    systemd 255 on it does.
     """
 
     REBOOTING = "rebooting"
@@ -28,7 +28,7 @@ class Departure(Enum):
     UNKNOWN = "unknown"
 
     def fits(self, action: Action) -> bool:
-        """Whether this may be what comes of `action`."""
+        """Whether `action` may be the cause of this departure."""
         return self is Departure.UNKNOWN or self is _DEPARTURE_OF[action]
 
 
@@ -36,7 +36,7 @@ _DEPARTURE_OF = {Action.REBOOT_HOST: Departure.REBOOTING, Action.SHUTDOWN_HOST: 
 
 
 class Refusal(Exception):
-    """The host will not go down, and why."""
+    """The host will not go down; `code` and `message` say why."""
 
     def __init__(self, code: ErrorCode, message: str) -> None:
         super().__init__(message)
@@ -47,7 +47,7 @@ class Refusal(Exception):
 class NoReply(Exception):
     """The helper may or may not have acted; the boot id or the deadline will tell.
 
-    `is_over` says that it does nothing more; else it may still be at work.
+    `is_over` says that the helper does nothing more; without it the helper may still be at work.
     """
 
     def __init__(self, message: str, is_over: bool = False) -> None:
@@ -56,10 +56,10 @@ class NoReply(Exception):
 
 
 class Host(Protocol):
-    """The machine: `host.SystemHost`."""
+    """The machine; `host.SystemHost` is the real one."""
 
     async def request(self, action: Action, command_id: str) -> None:
-        """Returns on the helper's yes. Raises Refusal or NoReply."""
+        """Returns when the helper says yes. Raises Refusal or NoReply."""
 
     async def clock_is_synchronised(self) -> bool: ...
 
@@ -67,22 +67,22 @@ class Host(Protocol):
         """Seconds since the host's PID 1 started."""
 
     async def unit_state(self, name: str) -> str | None:
-        """`active` or what else the unit is, in systemd's words; None where it cannot be asked."""
+        """`active` or what else the unit is, in systemd's words; None if systemd cannot be asked."""
 
     async def active_for_s(self, name: str) -> float:
-        """How long the unit has been active without a break; 0 where that is not known."""
+        """How long the unit has been active without a break; 0 if that is not known."""
 
     async def is_going_down(self) -> bool:
-        """Whether systemd is stopping everything, announced by logind or not."""
+        """Whether systemd is stopping everything, even if logind has not announced it."""
 
     def delay_max_s(self) -> float:
-        """How long logind lets others hold up a shutdown that it has announced."""
+        """How long logind lets other programs delay a shutdown that it has announced."""
 
     def release_delay(self) -> None: ...
 
 
 class Clock(Protocol):
-    """The three times: the boot's name, seconds on its clock, and what the wall says."""
+    """Three answers to "when": the id of this boot, seconds on its clock, and wall-clock time."""
 
     def boot_id(self) -> str: ...
 
@@ -92,17 +92,17 @@ class Clock(Protocol):
 
 
 class Signatures(Protocol):
-    """Who may command: `signing.KeyRing`."""
+    """Checks who may send commands; `signing.KeyRing` is the real one."""
 
     def fault(self, topic: str, payload: bytes, properties: Sequence[tuple[str, str]]) -> str | None:
-        """Why a message counts as not signed, in a sentence for its sender; None where its signature is good."""
+        """Why a message counts as not signed, in a sentence for its sender; None if its signature is good."""
 
 
 class Post(Protocol):
-    """The way to the broker: `mqtt.Session`."""
+    """The way to the broker; `mqtt.session.Session` is the real one."""
 
     def send(self, message: Message) -> asyncio.Future[None]:
-        """Out when this returns, and done on the broker's PUBACK. Raises NotDelivered, now or then."""
+        """The message is out when this returns; the future is done on PUBACK. Either may raise NotDelivered."""
 
     async def wait_connected(self) -> None: ...
 

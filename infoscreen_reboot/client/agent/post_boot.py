@@ -1,4 +1,4 @@
-"""What must run on the host after a boot: not only the system is back, the screen is."""
+"""Checks what must run on the host after a boot: not only the system has to be back, but also the screen."""
 
 import asyncio
 import contextlib
@@ -14,11 +14,12 @@ from infoscreen_reboot.contract.ack import ErrorCode
 log = logging.getLogger(__name__)
 
 _POLL_S = 1.0
-# A service counts as active as soon as its process is there; one that crashes at its start has it for a moment, too.
+# systemd calls a service active as soon as its process is there. A service that crashes at its start has one, too, for
+# a moment.
 _STEADY_S = 5.0
-# What a command may take where the deadline has passed before it could be asked once.
+# How long a command may take if the deadline has passed before it could run once.
 _LAST_LOOK_S = 10.0
-# Nothing of the agent's own environment: the broker's password stands in it.
+# The command gets nothing of the agent's own environment, because the broker's password is in it.
 _ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
 
 
@@ -32,7 +33,7 @@ class PostBootChecks:
         self._host = host
 
     async def verdict(self) -> ChecksPassed | Failed:
-        """As soon as all is well, or when the time is over; there is always one look, however late it is."""
+        """Returns as soon as all is well, or when the time is over. It looks at least once, however late it is."""
         while True:
             missing, unsteady = await self._look()
             if not missing and not unsteady and self._command is not None:
@@ -41,7 +42,7 @@ class PostBootChecks:
             if not missing and not unsteady:
                 return ChecksPassed()
             left_s = self._timeout_s - await self._host.uptime_s()
-            # What came in time is given the time to show that it stays.
+            # A unit that became active in time gets the time to show that it stays active.
             if left_s <= (0 if missing else -_STEADY_S):
                 return Failed(
                     ErrorCode.POST_CHECK_FAILED,
@@ -50,7 +51,7 @@ class PostBootChecks:
             await asyncio.sleep(min(left_s, _POLL_S) if left_s > 0 else _POLL_S)
 
     async def _look(self) -> tuple[list[str], list[str]]:
-        """The units that are not active, and those that have not been for long enough."""
+        """The units that are not active, and those that are active, but not for long enough."""
         missing, unsteady = [], []
         for name in self._units:
             state = await self._host.unit_state(name)
@@ -62,7 +63,7 @@ class PostBootChecks:
 
 
 async def _run(name: str, timeout_s: float) -> list[str]:
-    """What is missing according to the executable of that name; what it prints goes to the system's journal."""
+    """Run the executable of that name; returns what is missing because of it. Its output goes to systemd's journal."""
     path = POST_BOOT_DIRECTORY / name
     try:
         process = await asyncio.create_subprocess_exec(
@@ -76,7 +77,7 @@ async def _run(name: str, timeout_s: float) -> list[str]:
     except TimeoutError:
         return [f"{path} did not end within {timeout_s:.0f} s"]
     finally:
-        # Its children too, also when the agent is stopped meanwhile.
+        # This kills its children, too, and also happens if the agent is stopped meanwhile.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         await process.wait()

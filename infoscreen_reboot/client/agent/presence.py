@@ -1,4 +1,4 @@
-"""The retained status of this client: birth, will and farewell of each session with the broker."""
+"""Writes the retained status of this client: birth, will and farewell of each session with the broker."""
 
 import uuid
 

@@ -1,4 +1,4 @@
-"""Opens the store whatever is found: a bad file is set aside; where nothing can be written, memory has to serve."""
+"""Opens the store in any case: it sets a bad file aside, and goes on in memory if nothing can be written."""
 
 import contextlib
 import logging
@@ -22,9 +22,9 @@ _CURE = "free or mend the disk, then restart infoscreen-simclient.service"
 
 
 def open_store(path: Path, begin: Callable[[Store], None]) -> tuple[Store, str | None]:
-    """An open store on which `begin` was called and, where it is in memory, why no command may be executed.
+    """Open a store and call `begin` on it. If the store is in memory, also return why no command may be executed.
 
-    Raises StoreBusy: whoever holds the file will let go of it.
+    Raises StoreBusy if another process holds the file: it will let go of it.
     """
     try:
         return _begun_or_set_aside(path, begin), None
@@ -38,10 +38,10 @@ def open_store(path: Path, begin: Callable[[Store], None]) -> tuple[Store, str |
 
 
 def hand_over(memory: Store, path: Path) -> bool:
-    """Whether a store in memory is needed no more: the file can be written, and the disk is not full.
+    """Whether the store in memory is no longer needed: the file can be written, and the disk is not full.
 
-    The file then knows the commands that were refused meanwhile: else the same one again would be executed. It knows
-    whether the boot was reported, too: that is done once.
+    The file then has what came meanwhile: the commands that were refused (else the same command would be executed if it
+    came again), what is owed, and whether the boot was reported (that is done once).
     """
     if disk.is_full(path.parent):
         return False
@@ -59,7 +59,7 @@ def hand_over(memory: Store, path: Path) -> bool:
 
 
 def set_aside(path: Path, why: StoreUnusable) -> None:
-    """Raises OSError."""
+    """Rename a store that cannot be used, so that a new one can be begun. Raises OSError."""
     aside = disk.set_aside(path)
     log.error("%s; it is set aside as %s, and a new one is begun", why, aside)
 

@@ -1,8 +1,7 @@
-"""What was promised and what is owed, on disk: one SQLite file, one transaction for a record and its messages.
+"""Keeps commands, boots and owed messages in one SQLite file; a record and its messages are one transaction."""
 
-Nothing here needs more room on the disk than `make_room` has taken while there was some: SQLite overwrites its log and
-the free pages of the database. So a full disk stops nobody.
-"""
+# A full disk stops nothing here: `make_room` has taken all the room while there was some. After that SQLite overwrites
+# its log and the free pages of the database.
 
 import contextlib
 import logging
@@ -24,32 +23,32 @@ from infoscreen_reboot.contract.telemetry import Cause
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-# In the state directory; the same since the first version.
+# In the state directory. The name has stayed the same since the first version.
 STORE_NAME = "journal.sqlite3"
-# Of the commands that have ended and expired, so many are kept for `history`; the others are kept until they expire.
+# So many commands that have ended and expired are kept for `history`. A command that has not expired is always kept.
 KEPT_RECORDS = 1_000
-# Of the refusals that the same message would get again at any time, so many.
+# So many are kept of the refusals that the same message would get again at any time.
 KEPT_REFUSALS = 100
 KEPT_BOOTS = 100
 _KEPT_IN_NEED = 50
-# More messages than this wait for the broker only if they belong to a command that was taken in before.
+# When so many messages wait for the broker, no new command is taken in. Only those taken in before add more.
 OWED_BOUND = 1_000
 _FORGET_EVERY = 100
-# In one transaction, which has to fit into the log.
+# How many are forgotten in one transaction, which has to fit into the log.
 _FORGET_AT_ONCE = 200
 _FORGET_AGAIN_AFTER_S = 10.0
-# On 24 MB there is room for the database, its log and the reserve, for all that once more, and for the helper's record.
+# 24 MB have room for the database, its log and the reserve, for all that once more, and for the helper's history.
 _PAGE_BYTES = 4_096
 _MOST_PAGES = 1_024
 _PAGES_MADE = 1_000
-# What the open command and what is told of it may still take when no new command is taken in any more.
+# Kept for the open command and its messages: when only these pages are left, no new command is taken in.
 _PAGES_FOR_THE_OPEN = 128
-# So many commands take less than that, the largest that there are.
+# We look for room every so many commits. So many commands, even of the largest size, take less than those pages.
 _LOOK_EVERY = 16
-# SQLite begins the log anew when it holds so many pages; what the last transaction before that needs comes on top.
+# SQLite begins the log again when it holds so many pages. The last transaction before that may make it longer.
 _LOG_PAGES = 750
 _LOG_BYTES = 4_200_000
-# What makes each format of the one before it; the file says in user_version which it has.
+# Each entry changes the format before it into the next one. user_version in the file says which format it has.
 _FORMATS = (
     """
 CREATE TABLE command (
@@ -123,7 +122,7 @@ class StoreError(Exception):
 
 
 class StoreFull(StoreError):
-    """There is no room, though all that is kept for this case was given up."""
+    """There is no room, although all that is kept for this case was given up."""
 
 
 class StoreBusy(StoreError):
@@ -131,12 +130,12 @@ class StoreBusy(StoreError):
 
 
 class StoreUnusable(StoreError):
-    """What the file holds is not a store, is damaged, or is of a newer format: it does not get better by waiting."""
+    """The file is not a store, is damaged, or has a newer format: waiting does not help."""
 
 
 @dataclass(frozen=True, slots=True)
 class Letter:
-    """A message and the topic it goes to, both final."""
+    """A message and its topic; neither changes any more."""
 
     topic: str
     payload: bytes
@@ -152,10 +151,10 @@ class Owed:
 
 
 class Store:
-    """Open from construction to `close`. Every method raises StoreError and then has changed nothing.
+    """Open from construction to `close`. If a method raises StoreError, it has changed nothing.
 
-    What is only noted (`see_boot`, `remember`, `count`) raises only StoreUnusable: no promise rests on it.
-    With `in_memory` nothing is written to the file; what can be read of it is known, but no open command is taken up.
+    If `see_boot`, `remember` or `count` cannot write, they raise only StoreUnusable: no promise depends on what they
+    write. With `in_memory` nothing is written to the file. What can be read is known, but no open command goes on.
     """
 
     def __init__(
@@ -184,8 +183,8 @@ class Store:
             return
         try:
             self._set_up()
-            # The last connection that is closed deletes the log and the shared memory, which cannot be made again on a
-            # full disk. One that may only read cannot delete, so `close` closes such a one last.
+            # The last connection that is closed deletes the log and the shared memory, and a full disk has no room to
+            # make them again. A read-only connection cannot delete them, so `close` closes this one last.
             self._keeper = _connect(path, "ro")
             self._keeper.execute("SELECT count(*) FROM sqlite_master").fetchall()
         except sqlite3.Error as error:
@@ -212,11 +211,11 @@ class Store:
 
     def _set_up(self) -> None:
         self._db.execute("PRAGMA journal_mode = WAL")
-        # No room in /tmp is needed, and no page is written only because it is free.
+        # So SQLite needs no room in /tmp, and does not overwrite a page with zeros when it becomes free.
         self._db.execute("PRAGMA temp_store = MEMORY")
         self._db.execute("PRAGMA secure_delete = OFF")
         self._db.execute(f"PRAGMA wal_autocheckpoint = {_LOG_PAGES}")
-        # An older agent let it grow larger: then it keeps its size.
+        # An older agent may have let the file grow larger: then it keeps its size.
         self._db.execute(f"PRAGMA max_page_count = {_MOST_PAGES}")
         self._prepare()
 
@@ -228,7 +227,7 @@ class Store:
             self._db.executescript(f"BEGIN IMMEDIATE; {changes} PRAGMA user_version = {number}; COMMIT;")
 
     def examine(self) -> None:
-        """Read what a start needs. Raises StoreUnusable where this agent cannot make sense of it."""
+        """Read what a start needs. Raises StoreUnusable if this agent cannot understand it."""
         try:
             self._records("WHERE state NOT IN ('completed', 'failed')")
             self.last_boot()
@@ -245,13 +244,13 @@ class Store:
             raise
 
     def close(self) -> None:
-        """The log and the shared memory stay."""
+        """Close the database. Its log and its shared memory stay on the disk."""
         self._db.close()
         if self._keeper is not None:
             self._keeper.close()
 
     def commit(self, record: Record, letters: Sequence[Letter] = ()) -> None:
-        """Record and letters, both or neither, on the disk when this returns."""
+        """Write record and letters, both or neither. They are on the disk when this returns."""
 
         def work(db: sqlite3.Connection) -> None:
             db.execute(_UPSERT, [getattr(record, column) for column in _COLUMNS])
@@ -263,16 +262,16 @@ class Store:
         self._commits += 1
 
     def _forget(self, db: sqlite3.Connection, kept: int) -> int:
-        """Some of what need not be known any more; how many.
+        """Delete some commands that need not be known any more; returns how many.
 
-        A refusal that is for all time has no `keep_until_s`: whoever may send rubbish must not push out by it what
-        could be executed if it came again.
+        A refusal that is for all time has no `keep_until_s`, and such refusals are counted apart: a sender of rubbish
+        must not push out commands that could be executed if they came again.
         """
         expired = db.execute(_forget_the_oldest("keep_until_s <= ?1"), [self._now_s(), kept]).rowcount
         return expired + db.execute(_forget_the_oldest("?1 IS keep_until_s"), [None, min(kept, KEPT_REFUSALS)]).rowcount
 
     def owe_again(self, letters: Sequence[Letter]) -> None:
-        """Queue letters that were committed before, unless they still wait; nothing is lost if power fails here."""
+        """Queue letters once more, unless they still wait. Not flushed: what they say was committed before."""
 
         def work(db: sqlite3.Connection) -> None:
             waiting = self._waiting()
@@ -281,7 +280,7 @@ class Store:
         self._write("NORMAL", work)
 
     def owes_any(self, letters: Sequence[Letter]) -> bool:
-        """Whether any of them still waits for the broker."""
+        """Whether any of the letters still waits for the broker."""
         return not self._waiting().isdisjoint(letters)
 
     def _waiting(self) -> set[Letter]:
@@ -294,7 +293,7 @@ class Store:
         )
 
     def why_no_more(self) -> str | None:
-        """Why no new command can be taken in, in a sentence; None where one can be. Raises StoreError."""
+        """Why no new command can be taken in, in a sentence; None if one can be. Raises StoreError."""
         owed = self.owed_count()
         if owed >= OWED_BOUND:
             return f"{owed} messages wait for the broker's acknowledgement; until it comes no command is taken in"
@@ -314,7 +313,7 @@ class Store:
         return int(self._rows(f"PRAGMA {what}")[0][0])
 
     def _has_forgotten(self) -> bool:
-        """Forget what may be forgotten, at most every few seconds; whether there is room now."""
+        """Forget what may be forgotten, at most every few seconds; returns whether there is room now."""
         if time.monotonic() < self._forget_after_s:
             return False
         while self._is_crowded():
@@ -324,13 +323,13 @@ class Store:
         return True
 
     def owed(self, limit: int, after: int = 0) -> list[Owed]:
-        """The oldest letters that are owed, in order, of those that come after one."""
+        """The oldest owed letters, in order, of those whose number is above `after`."""
         query = "SELECT seq, topic, payload, retain FROM outbox WHERE seq > ? ORDER BY seq LIMIT ?"
         rows = self._rows(query, [after, limit])
         return [Owed(seq, _letter(*letter)) for seq, *letter in rows]
 
     def strike_out(self, letters: Sequence[int]) -> None:
-        """The broker has them. Not flushed: if power fails now, they are sent once more, byte for byte."""
+        """Delete letters that the broker has. Not flushed: if power fails now, the same bytes are sent once more."""
         rows = [[seq] for seq in letters]
         self._write("NORMAL", lambda db: db.executemany("DELETE FROM outbox WHERE seq = ?", rows))
 
@@ -344,7 +343,7 @@ class Store:
     def open_records(self) -> list[Record]:
         """Records that are not terminal, oldest first."""
         if self.is_in_memory:
-            return []  # what became of them is written down, and told, when the file can be written again
+            return []  # they end, and their acks are sent, when the file can be written again
         return self._records("WHERE state NOT IN ('completed', 'failed') ORDER BY seq")
 
     def open_id(self) -> str | None:
@@ -359,7 +358,7 @@ class Store:
         return self._records("ORDER BY seq DESC LIMIT ?", [limit])
 
     def count(self, name: str) -> int:
-        """One more of `name`, since the store was made; the new total. What cannot be written is added later."""
+        """Count one more of `name`; returns the total of this store. What cannot be written is added later."""
         self._not_counted[name] += 1
         adding = list(self._not_counted.items())
         add = "INSERT INTO counter VALUES (?, ?) ON CONFLICT DO UPDATE SET value = value + excluded.value"
@@ -371,7 +370,7 @@ class Store:
         return dict(Counter(dict(self._rows("SELECT name, value FROM counter"))) + self._not_counted)
 
     def executed_in(self, boot_id: str) -> str | None:
-        """The id of the command whose execution started in that boot, unless it was refused there."""
+        """The id of the command whose execution started in that boot, unless it has failed."""
         rows = self._rows(
             "SELECT command_id FROM command WHERE started_boot_id = ? AND state != 'failed' ORDER BY seq DESC",
             [boot_id],
@@ -388,7 +387,7 @@ class Store:
         return self._sense(_boot, rows[0]) if rows else None
 
     def open_boot(self, boot: Boot) -> None:
-        """A boot of which the store knows nothing yet, or less."""
+        """Write down a boot that the store does not know yet, or of which it knows less."""
         values = [getattr(boot, column) for column in _BOOT_COLUMNS]
 
         def work(db: sqlite3.Connection) -> None:
@@ -399,16 +398,16 @@ class Store:
         self._write("FULL", work)
 
     def see_boot(self, boot_id: str, at: str) -> None:
-        """The host is up at that moment. Not flushed: after a loss of power an older moment may be found."""
+        """Note that the host is up at that time. Not flushed: after a loss of power an older time may be found."""
         self._note(lambda db: db.execute("UPDATE boot SET last_seen_at = ? WHERE boot_id = ?", [at, boot_id]))
 
     def mark_shutdown(self, boot_id: str, at: str, began: bool = True) -> None:
-        """An orderly shutdown of the host has begun, or was taken back."""
+        """Write down that an orderly shutdown of the host has begun, or that it was taken back."""
         mark = "UPDATE boot SET shutdown_began = ?, last_seen_at = ? WHERE boot_id = ?"
         self._write("FULL", lambda db: db.execute(mark, [began, at, boot_id]))
 
     def report_boot(self, boot_id: str, report: Letter) -> None:
-        """The report is owed from now on, and counts as made."""
+        """From now on the report is owed, and the boot counts as reported."""
 
         def work(db: sqlite3.Connection) -> None:
             db.execute("UPDATE boot SET is_reported = 1 WHERE boot_id = ?", [boot_id])
@@ -417,7 +416,7 @@ class Store:
         self._write("FULL", work)
 
     def remember(self, name: str, value: str) -> None:
-        """A fact that is to be known after a restart of the agent; not flushed."""
+        """Store a fact for later runs of the agent; not flushed."""
         self._note(lambda db: db.execute(_REMEMBER, [name, value]))
 
     def recall(self, name: str) -> str | None:
@@ -429,11 +428,11 @@ class Store:
         return self.is_in_memory or self._pages("page_count") >= _PAGES_MADE
 
     def make_room(self) -> None:
-        """Take now, while there is some, all the room that will ever be needed.
+        """Take all the room that will ever be needed, while there is some. Raises StoreError.
 
-        The log gets its full size, the database its free pages, and a reserve is made that is given up before any write
-        fails. Besides, a flush of what only overwrites does not wait for the file system's own journal, for which all
-        others wait, too. Raises StoreError.
+        The log gets its full size, and the database its free pages. A reserve is made, and given up before any write
+        fails. This also makes flushes faster: if a write only overwrites, its flush need not wait until the file system
+        has committed its metadata.
         """
         if self.is_in_memory:
             return
@@ -451,7 +450,7 @@ class Store:
             raise StoreFull(f"cannot make room for the store {self._path}: {error}") from error
 
     def _lengthen_log(self) -> None:
-        """SQLite takes no notice of what stands behind the frames that it has written."""
+        """Append zeros to the log: SQLite ignores what follows the frames that it has written."""
         path = self._path.with_name(f"{self._path.name}-wal")
         missing = _LOG_BYTES - path.stat().st_size
         if missing > 0:
@@ -460,12 +459,12 @@ class Store:
                 file.write(bytes(missing))
 
     def _enlarge_database(self) -> None:
-        """By a table that is dropped again: its pages stay in the file and are free."""
+        """Make a table and drop it again: its pages stay in the file and are free."""
         drop = "DROP TABLE IF EXISTS room"
-        self._write("NORMAL", lambda db: db.execute(drop))  # where the power failed in between
+        self._write("NORMAL", lambda db: db.execute(drop))  # it is still there if the power failed in between
         missing = _PAGES_MADE - self._pages("page_count")
         if missing > 0:
-            # Half done, it would be in the log, which then could not begin anew.
+            # If the room ended half-way, the half would be in the log, and SQLite could not begin the log again.
             disk.check_room(self._path.parent, missing * _PAGE_BYTES)
             self._rows("PRAGMA cache_size = 10")
             try:
@@ -476,7 +475,7 @@ class Store:
                 self._rows("PRAGMA cache_size = -2000")
 
     def is_short_of_room(self) -> bool:
-        """Whether the disk is full; if not, what room was given up is taken again."""
+        """Whether the disk is full. If it is not, the room that was given up is taken again."""
         if disk.is_full(self._path.parent):
             return True
         if self._has_made_room:
@@ -487,7 +486,7 @@ class Store:
         return False
 
     def check_writable(self) -> None:
-        """Raises StoreError unless a transaction reaches the log on the disk; it is not flushed."""
+        """Write a small transaction to the log on the disk, not flushed. Raises StoreError if that fails."""
         self._write("NORMAL", lambda db: db.execute(_REMEMBER, ["checked", str(self._now_s())]))
 
     def _records(self, where: str, values: Sequence[Any] = ()) -> list[Record]:
@@ -506,7 +505,7 @@ class Store:
             raise self._fault("read", error) from error
 
     def _note(self, work: Callable[[sqlite3.Connection], object]) -> bool:
-        """Write what no promise rests on; whether it was written. A failure is logged once, and ends nothing."""
+        """Write what no promise depends on; returns whether that worked. A failure is logged once and ends nothing."""
         try:
             self._write("NORMAL", work)
         except StoreUnusable:
@@ -520,7 +519,7 @@ class Store:
         return True
 
     def _write(self, synchronous: str, work: Callable[[sqlite3.Connection], T]) -> T:
-        """`work` in one transaction; before it fails for want of room, what is kept for this case is given up."""
+        """Do `work` in one transaction. If there is no room, give up what is kept for this case, and try again."""
         while True:
             try:
                 return self._try(synchronous, work)
@@ -563,7 +562,7 @@ class Store:
             return StoreUnusable(sentence)
         if code == sqlite3.SQLITE_FULL:
             return StoreFull(sentence)
-        # The shared memory, or a file that is to be made: SQLite does not say that it is for want of room.
+        # For the shared memory, or for a new file, SQLite does not say that the disk is full.
         if code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN) and disk.is_full(self._path.parent):
             return StoreFull(sentence)
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
@@ -572,19 +571,19 @@ class Store:
 
 
 def _forget_the_oldest(condition: str) -> str:
-    """Of the ended commands for which the condition holds, all but the newest ?2."""
+    """SQL that deletes ended commands for which the condition holds, but keeps the newest ?2 of them."""
     such = f"SELECT seq FROM command WHERE {_ENDED} AND {condition}"
     newest_to_go = f"{such} ORDER BY seq DESC LIMIT 1 OFFSET ?2"
     return f"DELETE FROM command WHERE seq IN ({such} AND seq <= ({newest_to_go}) ORDER BY seq LIMIT {_FORGET_AT_ONCE})"
 
 
 def _connect(path: Path, mode: str) -> sqlite3.Connection:
-    # No one else writes here, so a lock that lasts is a fault; waiting for it holds up the loop.
+    # Nobody else writes here, so a lock that lasts is a fault. To wait longer for it would hold up the loop.
     return sqlite3.connect(f"file:{quote(str(path))}?mode={mode}", uri=True, isolation_level=None, timeout=1)
 
 
 def _code(error: sqlite3.Error) -> int:
-    """SQLite's primary result code; 0 where the module itself complains."""
+    """SQLite's primary result code; 0 if the error comes from Python's module itself."""
     return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
 
 

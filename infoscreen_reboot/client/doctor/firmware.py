@@ -1,7 +1,6 @@
-"""What a Raspberry Pi's owner may set and a package must not: kernel command line, fstab, EEPROM, config.txt.
+"""Checks what a Raspberry Pi's owner may set and a package must not: kernel command line, fstab, EEPROM, config.txt."""
 
-The values and their reasons are in docs/ssd-tuning.md.
-"""
+# The values and their reasons are in docs/ssd-tuning.md.
 
 from __future__ import annotations
 
@@ -80,7 +79,7 @@ def _eeprom(pi: RaspberryPi) -> Iterator[Finding]:
 
 
 def _power(pi: RaspberryPi) -> Iterator[Finding]:
-    """No warning: it is wrong on a supply that does not deliver, and needless on one that announces 5 A."""
+    """Never a warning: the setting is wrong if the supply cannot deliver 5 A, and needless if it announces 5 A."""
     if "Raspberry Pi 5" not in pi.model or _values(pi.eeprom).get("PSU_MAX_CURRENT") == "5000":
         return
     if _values(pi.config_txt).get("usb_max_current_enable") != "1":

@@ -1,4 +1,4 @@
-"""What the facts about this machine mean for a remote reboot: values in, findings out."""
+"""Says what the facts about this machine mean for a remote reboot: facts in, findings out."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from infoscreen_reboot.client.doctor.firmware import RaspberryPi
 from infoscreen_reboot.client.doctor.tuning import Setting
 
 AGENT, HELPER = "infoscreen-simclient", "infoscreen-reboot-helper"
-# The agent's own, each resting on those before; it goes as far as it can.
+# The probe makes these checks as the agent. Each needs those before it; the probe goes as far as it can.
 BROKER_CHECKS = "configuration", "name resolution", "TCP", "TLS", "login", "subscribe", "publish"
-# As many connections of two clients with one id end in that time, whatever their pauses are.
+# If two clients have one id, at least so many connections end in so many minutes, whatever the clients' pauses are.
 LOSSES_COUNT_FOR_MIN = 10
 _MANY_LOSSES = 4
 _NEARLY_FULL_BYTES = 8 << 20
@@ -27,15 +27,15 @@ _TIME_DAEMONS = {
     "ntpsec.service": "ntpq -pn; name a server in reach in /etc/ntpsec/ntp.conf",
 }
 TIME_DAEMONS = tuple(_TIME_DAEMONS)
-# What the helper may answer about a reboot without anything being broken.
+# What the helper may answer about a reboot although nothing is broken.
 _OF_THE_MOMENT = None, "", "lockout", "inhibited"
-# The kernel's last write to a dead disk may take eight times as long, and a reboot 150 s; docs/ssd-tuning.md.
+# The kernel's last write to a dead disk takes up to eight timeouts, and a reboot may take 150 s; docs/ssd-tuning.md.
 _DISK_TIMEOUTS_S = range(7, 14)
 
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """What the agent found out when it was run for the purpose; `stopped` says why it came to no end, if so."""
+    """What the probe found out as the agent's user. `stopped` says why it did not come to its end; "" if it did."""
 
     findings: Sequence[Finding]
     needs_clock: bool = True
@@ -46,7 +46,7 @@ class Probe:
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """What the helper answers root about an action: "" for yes, a code of the contract, None for no answer at all."""
+    """What the helper answers root about an action. `code`: "" for yes, a code of the contract, None for no answer."""
 
     code: str | None
     text: str = ""
@@ -54,7 +54,7 @@ class Preview:
 
 @dataclass(frozen=True, slots=True)
 class Consent:
-    """What polkit says about the agent that runs; None where nothing is known, and why."""
+    """What polkit says about the running agent; None if that is not known, and then why."""
 
     reboot: bool | None
     shutdown: bool | None
@@ -74,7 +74,7 @@ class Watchdog:
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """The agent's, as passwd and shadow have it; a password that is locked is none."""
+    """The agent's account, as passwd and shadow have it. A locked password counts as none."""
 
     name: str
     shell: str
@@ -83,7 +83,7 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """What a directory's file system has left; None where it has no limit. `is_full` is the agent's own opinion."""
+    """What a directory's file system has left; None if it has no limit. `is_full` is judged as the agent judges it."""
 
     directory: str
     free_bytes: int | None
@@ -94,7 +94,7 @@ class Room:
 
 @dataclass(frozen=True, slots=True)
 class Losses:
-    """How often, in the last LOSSES_COUNT_FOR_MIN, the broker gave the agent's session to another, or just hung up."""
+    """How often the broker gave the agent's session to another, or only closed it; over LOSSES_COUNT_FOR_MIN."""
 
     taken_over: int = 0
     closed: int = 0
@@ -113,16 +113,16 @@ class Facts:
     rooms: Sequence[Room]
     losses: Losses
     unit: Mapping[str, str]  # of the agent, as systemctl shows it
-    container: str  # its kind, "" for a machine of its own
+    container: str  # its kind, "" if this is none
     watchdog: Watchdog
     disk_timeouts_s: Mapping[str, int]  # of USB disks
     settings: Sequence[Setting]
     pi: RaspberryPi | None
-    clock_took_s: int | None = None  # from the network to the right clock; None where nobody measured it
+    clock_took_s: int | None = None  # from the network to the right clock; None if nobody measured it
 
 
 def diagnose(facts: Facts) -> list[Finding]:
-    """In the order of importance. What rests on something that failed is left out: it would be no news."""
+    """Findings in the order of importance. If a check failed, those that depend on it are left out as no news."""
     return [
         *_broker(facts.probe),
         *_helper(facts),
@@ -152,7 +152,7 @@ def _has_problem(probe: Probe, *checks: str) -> bool:
 
 
 def _helper(facts: Facts) -> Iterator[Finding]:
-    """Root is always let in by polkit, so what root is told is the helper's own opinion."""
+    """polkit always allows root. So the helper's answer to root is the helper's own opinion."""
     if not facts.consent.polkit_answers:
         yield problem("polkit", facts.consent.unknown_because, "systemctl unmask polkit; systemctl restart polkit")
         return
@@ -166,7 +166,7 @@ def _helper(facts: Facts) -> Iterator[Finding]:
     if not is_there:
         return
     if facts.reboot.code not in _OF_THE_MOMENT and facts.reboot == facts.shutdown:
-        # Most likely its state is as volatile as the agent's, and that has been said.
+        # Most likely a reboot empties its state directory, as it does the agent's; another finding says so.
         if not _has_problem(facts.probe, "state"):
             yield problem("helper", f"it refuses: {facts.reboot.text}", f"journalctl -u {HELPER}")
         return
@@ -175,7 +175,7 @@ def _helper(facts: Facts) -> Iterator[Finding]:
         yield problem("lockout", facts.reboot.text, advice)
     else:
         yield ok("lockout", "a reboot would be let through")
-    # A shutdown is not counted, so the answer about it is about locks alone.
+    # A shutdown does not count for the lockout, so the answer about it is about inhibitor locks alone.
     match facts.shutdown.code:
         case "":
             yield ok("inhibitors", "nobody blocks a shutdown")
@@ -218,7 +218,7 @@ def _clock(facts: Facts) -> Iterator[Finding]:
 
 def _agent(facts: Facts) -> Iterator[Finding]:
     if _has_problem(facts.probe, "configuration"):
-        return  # it cannot run, and that has been said
+        return  # it cannot run, and another finding says so
     unit = facts.unit
     status = unit["StatusText"]
     found = []
@@ -229,7 +229,7 @@ def _agent(facts: Facts) -> Iterator[Finding]:
         text = f"it is {unit['UnitFileState'] or unit['LoadState']}: after a reboot it does not come back"
         found.append(problem("agent", text, f"systemctl unmask {AGENT}; systemctl enable --now {AGENT}"))
     elif unit["ActiveState"] != "active":
-        # Of one that was stopped systemd still has the last words of its life.
+        # systemd keeps the last status text of a unit that has ended. It tells something only if the unit has failed.
         last_words = f", it said: {status}" if unit["ActiveState"] == "failed" and status else ""
         text = f"it is not running: {unit['ActiveState']} ({unit['Result']}){last_words}"
         found.append(problem("agent", text, f"journalctl -u {AGENT}; then: systemctl restart {AGENT}"))
@@ -243,7 +243,7 @@ def _agent(facts: Facts) -> Iterator[Finding]:
 
 
 def _clones(losses: Losses) -> Iterator[Finding]:
-    """Two hosts with one client UUID, as cloned cards have it, throw each other out, and a command goes to either."""
+    """Two hosts with one client UUID, as on cloned cards, throw each other out, and a command goes to one of them."""
     advice = (
         "look for the other: infoscreen-reboot check-config shows the same client there. Give each a CLIENT_UUID of "
         "its own, or empty /etc/machine-id on the clone and reboot it"

@@ -1,7 +1,6 @@
-"""Whether the broker is there and lets the agent in: asked in small steps, as the agent's own user.
+"""Finds out, in small steps and as the agent's own user, whether the broker is there and lets the agent in."""
 
-It speaks MQTT itself. Only MQTT 5 says that a publish was not authorised, and paho 1.6 keeps that answer to itself.
-"""
+# It speaks MQTT without paho: only MQTT 5 says that a publish was not authorised, and paho 1.6 does not pass that on.
 
 from __future__ import annotations
 
@@ -26,13 +25,13 @@ _PATIENCE_S = 5.0
 _CLOSED = "the broker closed the connection without an answer; is TLS expected on this port?"
 _NOT_MQTT = "the answer was not MQTT; is TLS expected on this port?"
 _OTHER_VERSION, _NOT_AUTHORISED, _REFUSED = (0x01, 0x84), 0x87, 0x80
-# QoS 1; in MQTT 5 also "send no retained message", which is none of our business here.
+# QoS 1; in MQTT 5 also "send no retained message", because we need none here.
 _SUBSCRIPTION = {Protocol.MQTT_3_1_1: 0x01, Protocol.MQTT_5: 0x21}
 _KEEP_ALIVE_S = 60
 
 
 class _Trouble(Exception):
-    """The step cannot be finished; `code` is MQTT's reason where the broker gave one."""
+    """The step cannot be finished; `code` is MQTT's reason if the broker gave one."""
 
     def __init__(self, words: str, code: int = 0) -> None:
         super().__init__(words)
@@ -40,9 +39,9 @@ class _Trouble(Exception):
 
 
 def main(environment: Mapping[str, str]) -> int:
-    """Prints one JSON object a line, each as soon as it is known: what else the doctor asks of the settings, findings.
+    """Prints one JSON object a line, each as soon as it is known: settings that the doctor needs, and findings.
 
-    Returns 0: what is wrong is in the lines.
+    Returns 0 even if something is wrong: the lines say what.
     """
     for sentence in config.unknown_names(environment):
         _print(asdict(warning("configuration", sentence, "correct its name, or take it away")))
@@ -59,7 +58,7 @@ def main(environment: Mapping[str, str]) -> int:
         "is_mock": settings.executor is Executor.MOCK,
     }
     _print({"settings": wanted})
-    # By the agent's user, who may write there. Before its first start there is nothing to judge.
+    # Judged here, because the agent's user may write there. Before its first start there is nothing to judge.
     if lasting.STATE.exists() and (unfit := lasting.unfit_because(lasting.STATE)):
         advice = f"give both state directories a place that stays: {lasting.RECIPE}"
         _print(asdict(problem("state", unfit, advice)))
@@ -73,7 +72,7 @@ def _print(content: Mapping[str, object]) -> None:
 
 
 def examine(settings: Settings) -> Iterator[Finding]:
-    """One finding a step, in order; after a problem only what does not depend on it."""
+    """One finding for each step, in order. After a problem come only steps that do not depend on it."""
     broker = settings.broker
     transport = "TLS" if broker.tls else "plain TCP"
     yield ok("configuration", f"client {settings.client_uuid}, broker {broker.address} over {transport}")
@@ -112,12 +111,12 @@ def _reach(broker: BrokerSettings) -> socket.socket:
 
 
 def _secure(sock: socket.socket, broker: BrokerSettings) -> socket.socket:
-    """As the agent's connections do it: certificate and host name count."""
+    """TLS as in the agent's connections: certificate and host name are verified."""
     return sock if broker.tls is None else tls_context(broker.tls).wrap_socket(sock, server_hostname=broker.host)
 
 
 def _talk(sock: socket.socket, settings: Settings) -> Iterator[Finding]:
-    """Login and rights, in MQTT 5, or 3.1.1 if the broker knows no other."""
+    """Check login and rights, in MQTT 5, or in 3.1.1 if the broker knows no other."""
     broker, topics = settings.broker, Topics(settings.client_uuid)
     login = "as " + broker.username if broker.username else "without a user name"
     mqtt = _Mqtt(sock, Protocol.MQTT_5)
@@ -172,7 +171,7 @@ def _rights(mqtt: _Mqtt, topics: Sequence[str]) -> Finding:
 
 
 class _Mqtt:
-    """One connection that asks and leaves. Its client id is its own: with the agent's the agent would be thrown out."""
+    """One connection that asks and leaves. It has a client id of its own: the agent's id would throw the agent out."""
 
     def __init__(self, sock: socket.socket, protocol: Protocol) -> None:
         self.protocol = protocol
@@ -181,7 +180,7 @@ class _Mqtt:
         self._offered = 0
 
     def log_in(self, broker: BrokerSettings, topics: Topics) -> None:
-        """A new session, without a will, that ends with the connection."""
+        """Open a new session that has no will and ends with the connection."""
         client_id = f"infoscreen-{topics.client_uuid}-probe"
         connect = packets.Connect(client_id, _KEEP_ALIVE_S, broker.username, broker.password)
         self._sock.sendall(connect.write(self.protocol))
@@ -190,7 +189,10 @@ class _Mqtt:
             raise _Trouble(REFUSALS.get(code, f"code {code}"), code)
 
     def subscribe(self, topics: Sequence[str]) -> list[str]:
-        """Those that the broker refuses. mosquitto's acl_file refuses none: it drops what comes in later."""
+        """Subscribe; returns the topics that the broker refuses.
+
+        With an acl_file mosquitto refuses none: it drops what comes in later.
+        """
         self._sock.sendall(packets.Subscribe(1, topics, _SUBSCRIPTION[self.protocol]).write(self.protocol))
         codes = packets.Suback.read(self._answer(Kind.SUBACK), self.protocol).codes
         if len(codes) != len(topics):
@@ -200,9 +202,9 @@ class _Mqtt:
     def offer(self, topic: str) -> None:
         """Ask for the right to publish; raises _Trouble with the broker's reason.
 
-        The first half of an empty QoS 2 message: the broker judges it, and never gets the word to pass it on. mosquitto
-        then tells nobody; a broker that passes it on at once shows subscribers an empty payload, which is retained
-        nowhere and by the contract neither an ack nor a health report.
+        We send only the first half of an empty QoS 2 message: the broker judges it, and is never told to pass it on.
+        mosquitto then tells nobody. A broker that passes it on at once shows subscribers an empty payload. It is
+        retained nowhere, and by the contract it is neither an ack nor a health report.
         """
         self._offered += 1
         self._sock.sendall(packets.Publish(topic, b"", qos=2, packet_id=self._offered).write(self.protocol))
@@ -214,7 +216,7 @@ class _Mqtt:
         self._sock.sendall(packets.Disconnect().write())
 
     def _answer(self, kind: Kind) -> Packet:
-        """The next packet of that kind; a command that comes meanwhile is the agent's."""
+        """Wait for the next packet of that kind. A command that comes meanwhile is ignored: it is for the agent."""
         while True:
             packet = self._next_packet()
             if packet.kind is kind:

@@ -1,4 +1,4 @@
-"""Asks systemd, the bus, /proc and /sys what the doctor and `status` want to know, as root and without a change."""
+"""Gathers, as root, what the doctor and `status` need from systemd, the bus, /proc and /sys; it changes nothing."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _UNIT_FACTS = "LoadState", "ActiveState", "Result", "StatusText", "UnitFileState
 
 
 class NoAnswer(Exception):
-    """A question that got no answer; the sentence is the one of who was asked."""
+    """A question got no answer. The text is that of the program that we asked."""
 
 
 def gather() -> Facts:
@@ -50,7 +50,7 @@ def gather() -> Facts:
     unit = show(UNIT, *_UNIT_FACTS)
     model = _text(Path("/proc/device-tree/model")).rstrip("\0")
     return Facts(
-        # Of a unit that is masked systemd does not know the settings.
+        # systemd does not know the settings of a masked unit.
         probe=_probe() if unit["LoadState"] == "loaded" else Probe([]),
         reboot=_preview("reboot_host"),
         shutdown=_preview("shutdown_host"),
@@ -72,13 +72,13 @@ def gather() -> Facts:
 
 
 def show(unit: str, *names: str) -> dict[str, str]:
-    """Properties of a unit, or of systemd itself for "". A repeated one keeps its last line."""
+    """Properties of a unit, or of systemd itself for "". If a property comes more than once, its last line counts."""
     shown = _ask("systemctl", "show", *([unit] if unit else []), *(f"--property={name}" for name in names))
     return dict.fromkeys(names, "") | dict(line.split("=", 1) for line in shown.splitlines())
 
 
 def as_agent(*program: str) -> list[str]:
-    """The command that runs a program as the agent's unit would: its user, environment, credentials and view."""
+    """The command that runs a program as the agent's unit would: its user, environment, credentials, view of files."""
     properties = [f"{name}={_unit_property(name)}" for name in ("User", "ProtectHome", "PrivateTmp")]
     properties += [f"EnvironmentFile={'-' * may_miss}{path}" for path, may_miss in _unit_property("EnvironmentFiles")]
     properties += [f"LoadCredential={name}:{path}" for name, path in _unit_property("LoadCredential")]
@@ -90,7 +90,7 @@ def as_agent(*program: str) -> list[str]:
 
 
 def _unit_property(name: str) -> Any:
-    """A property of the agent's unit by way of the bus: `systemctl show` of systemd 252 leaves some out."""
+    """A property of the agent's unit, asked over the bus: `systemctl show` of systemd 252 leaves some out."""
     path = "/org/freedesktop/systemd1/unit/infoscreen_2dsimclient_2eservice"
     return _get(_SYSTEMD, path, f"{_SYSTEMD}.Service", name)
 
@@ -133,7 +133,7 @@ def _preview(action: str) -> Preview:
 
 
 def _consent(pid: int) -> Consent:
-    """The question that the helper would put, about the same connection of the agent; polkit answers it to root."""
+    """Ask polkit what the helper would ask, about the agent's own connection to the bus. polkit answers root."""
     try:
         connections = json.loads(_ask("busctl", "--json=short", "list", "--unique"))
         names = [one["name"] for one in connections if pid and one["pid"] == pid]
@@ -169,7 +169,7 @@ def _account() -> Account | None:
 
 
 def _room(directory: Path) -> Room:
-    """Of the directory, or of the one in which it will be made."""
+    """What is left for the directory, or for the one in which it will be made."""
     place = directory if directory.exists() else directory.parent
     told = os.statvfs(place)
     return Room(
@@ -182,7 +182,7 @@ def _room(directory: Path) -> Room:
 
 
 def _losses() -> Losses:
-    """As the agent's lines in the journal tell of its connections; a lost one stands there each time."""
+    """Counted in the agent's lines in the journal: each lost connection has a line there."""
     options = f"--unit={UNIT}", "--boot", f"--since=-{LOSSES_COUNT_FOR_MIN}min", "--output=cat", "--no-pager", "--quiet"
     done = subprocess.run(["journalctl", *options], capture_output=True, text=True, errors="replace", check=False)
     ends = [line.partition(" lost: ")[2].partition(";")[0] for line in done.stdout.splitlines() if " lost: " in line]
@@ -215,7 +215,7 @@ def _settings() -> list[Setting]:
 
 def _settings_of(unit: str, path: Path) -> list[Setting]:
     shipped = tuning.assignments(_text(path))
-    # A template is no unit that could be asked; any instance of it is as good as another.
+    # systemd cannot be asked about a template; any instance of it is as good as another.
     asked = unit.replace("@.", "@1000.")
     values = show(asked, "LoadState", *(one.shown_as for one in shipped))
     if asked and values["LoadState"] == "not-found":
@@ -236,7 +236,7 @@ def _raspberry_pi(model: str) -> RaspberryPi:
 
 
 def _text(path: Path) -> str:
-    """A file's contents, "" if there is none to read."""
+    """A file's contents; "" if it cannot be read."""
     try:
         return path.read_text("utf-8", errors="replace")
     except OSError:

@@ -1,4 +1,4 @@
-"""Whether systemd goes by the values that the package ships, and whose it goes by if not."""
+"""Says whether systemd uses the values that the package ships and, if not, which file overrides them."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from infoscreen_reboot.client.doctor.finding import Finding, ok, warning
 CHECK = "tuning"
 OUR_FILE = "90-infoscreen-reboot.conf"
 _SECTION, _ASSIGNMENT = re.compile(r"\[(\w+)\]\s*"), re.compile(r"(\w+)\s*=\s*(.*?)\s*")
-# As `systemctl cat` and `systemd-analyze cat-config` mark where a file begins.
+# `systemctl cat` and `systemd-analyze cat-config` mark the beginning of each file with such a line.
 _FILE = re.compile(r"# (/\S+)")
-# What others may add to.
+# Settings to which other files may add values.
 _LISTS = ("Environment", "After", "BindsTo")
 _UNITS_S = {"us": 1e-6, "ms": 1e-3, "": 1, "s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """A line of a configuration file; `file` is empty where the text did not say."""
+    """A line of a configuration file; `file` is empty if the text did not say which."""
 
     section: str
     key: str
@@ -29,13 +29,13 @@ class Assignment:
 
     @property
     def shown_as(self) -> str:
-        """What `systemctl show` calls it."""
+        """The name that `systemctl show` has for it."""
         return re.sub("Sec$", "USec", self.key)
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """A value that we ship: for which unit ("" for systemd itself), what is in force, and whose line is the last."""
+    """A value that we ship: for which unit ("" for systemd itself), what is in force, and which file set it last."""
 
     unit: str
     shipped: Assignment
@@ -44,7 +44,7 @@ class Setting:
 
 
 def assignments(text: str) -> list[Assignment]:
-    """The lines that set something, in order; `text` is a configuration file, or what systemd makes of several."""
+    """The lines that set something, in order; `text` is one configuration file, or several as systemd prints them."""
     found: list[Assignment] = []
     section = file = ""
     for line in text.splitlines():
@@ -58,7 +58,7 @@ def assignments(text: str) -> list[Assignment]:
 
 
 def last_setter(of: Assignment, merged: Sequence[Assignment]) -> str:
-    """The file whose line for the same thing comes last, which is the one that counts."""
+    """The file with the last line for the same setting: that line counts."""
     files = [one.file for one in merged if (one.section, one.key) == (of.section, of.key)]
     return files[-1] if files else ""
 
@@ -75,7 +75,7 @@ def judge(settings: Sequence[Setting]) -> Iterator[Finding]:
         if setting.last_set_by.endswith(f"/{OUR_FILE}"):
             yield warning(CHECK, f"{what}, {wanted}", "not in force until the next boot, or: systemctl daemon-reload")
         else:
-            # An administrator's drop-in wins, and is right to; only nobody should have to guess at it.
+            # An administrator's drop-in wins, and that is right. We report it, so that nobody has to guess.
             by = setting.last_set_by or "a file that is gone"
             advice = "keep it if it is meant and the budget in ssd-tuning.md still adds up, else take it out"
             yield warning(CHECK, f"{what}, overridden by {by}; {wanted}", advice)
@@ -91,7 +91,7 @@ def _is_in_force(setting: Setting) -> bool:
 
 
 def seconds(text: str) -> float | None:
-    """A span as systemd.time(7) writes it, such as "1min 30s"; None if it is none."""
+    """The seconds of a span as systemd.time(7) writes it, such as "1min 30s"; None if the text is no span."""
     parts = re.findall(r"([0-9.]+)\s*([a-z]*)\s*", text)
     if not parts or "".join(re.split(r"\s+", text)) != "".join(number + unit for number, unit in parts):
         return None

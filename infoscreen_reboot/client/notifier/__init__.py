@@ -1,4 +1,4 @@
 """Tells the controller that systemd gave up on a unit; a program of its own.
 
-notify_failure  waits for the outcome, and has the alert delivered
+notify_failure  waits for the outcome, then delivers the alert
 """

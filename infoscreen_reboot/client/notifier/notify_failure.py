@@ -24,10 +24,10 @@ from infoscreen_reboot.mqtt.messages import BrokerSettings, Message, NotDelivere
 from infoscreen_reboot.mqtt.session import PATIENCE, back_off_s
 from systemd.daemon import notify
 
-# A unit that is restarted again and again is up, or down, for a moment now and then.
+# A unit that is restarted again and again is up, or down, for a moment now and then. So we look more than once.
 LOOK_AGAIN_S, STEADY_S = 2.0, 10.0
 _ASK_TIMEOUT_S = 10
-# PID 1 logs a line of the settings that it cannot use with what stands in it, `export MQTT_PASSWORD_BROKER=…` say.
+# If PID 1 cannot use a line of the settings, it logs it with its content, for example `export MQTT_PASSWORD_BROKER=…`.
 _TOLD_BY_PID_1 = re.compile("(invalid environment assignment '[^=]*=|invalid UTF-8 value for key [^:]*: ).*")
 _SHOWN = "ActiveState,Result,ExecMainCode,ExecMainStatus,NRestarts,InvocationID"
 
@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of the unit's last `run`; `state` is empty where systemd did not answer."""
+    """What became of the unit's last `run`; `state` is empty if systemd did not answer."""
 
     state: str
     run: str
@@ -46,7 +46,7 @@ class Outcome:
 
 
 def read_outcome(shown: Mapping[str, str], environment: Mapping[str, str]) -> Outcome:
-    """From the properties of the unit or, where there are none, from what systemd gave us along (systemd.exec(5))."""
+    """Read the unit's properties or, if there are none, the MONITOR_ variables from systemd (systemd.exec(5))."""
     if shown:
         status = _exit_status(shown.get("ExecMainCode", ""), shown.get("ExecMainStatus", ""))
         state, run = shown.get("ActiveState", ""), shown.get("InvocationID", "")
@@ -59,7 +59,7 @@ def read_outcome(shown: Mapping[str, str], environment: Mapping[str, str]) -> Ou
 
 
 def _exit_status(code: str, status: str) -> int | str | None:
-    """By the code of waitid(2): exited, killed, or killed with a core dump; 0 where no process had run."""
+    """`code` is that of waitid(2): exited, killed, or killed with a core dump; "0" if no process has run."""
     number = _number(status)
     if code == "1" or number is None:
         return number
@@ -76,9 +76,9 @@ def _number(text: str) -> int | None:
 
 
 class Notifier:
-    """Has one unit's alert delivered. `ask` runs a command and gives its output, `send` raises NotDelivered.
+    """Delivers one unit's alert. `ask` runs a command and returns its output, `send` raises NotDelivered.
 
-    The `secret` is not passed on, whoever logged it.
+    The `secret` is left out of the alert, whoever has logged it.
     """
 
     def __init__(
@@ -104,11 +104,11 @@ class Notifier:
         self._trouble = ""
 
     async def run(self) -> None:
-        """Until the broker has the alert, or the unit is not failed any more."""
+        """Runs until the broker has the alert, or the unit is not failed any more."""
         topic = Topics(self._client_uuid).service_failed
         sent: Alert | None = None
         failures = 0
-        # After the sending, too, for systemd starts no second notifier for a unit that failed again meanwhile.
+        # We look again after the sending: systemd starts no second notifier for a unit that failed again meanwhile.
         while (alert := await self._owed()) is not None and alert != sent:
             self._keep(alert)
             try:
@@ -121,14 +121,17 @@ class Notifier:
             else:
                 sent = alert
                 # If the unit came up while we were sending, the agent may have cleared the topic before our message
-                # came; where it finds the file it clears it again.
+                # came. We write the file again: if the agent finds it, it clears the topic again.
                 self._keep(alert)
                 logger.info("sent the alert for %s", self._unit)
         if sent is None:
             logger.info("%s is not failed, or not any more: there is nothing to send", self._unit)
 
     async def _owed(self) -> Alert | None:
-        """Since systemd 254 OnFailure= comes with each restart (systemd issue 27594); what counts is the last."""
+        """The alert, or None if the unit is not failed after all.
+
+        Since systemd 254 OnFailure= comes with each restart (systemd issue 27594). Only the last outcome counts.
+        """
         outcome, steady_s = self._look(), 0.0
         while outcome.state not in ("", "failed") and steady_s < STEADY_S:
             await self._sleep(LOOK_AGAIN_S)
@@ -143,7 +146,7 @@ class Notifier:
         return read_outcome(properties, os.environ)
 
     def _alert_of(self, outcome: Outcome) -> Alert:
-        """The one that was made for this run if there is one, also by a notifier before us; else a new one."""
+        """The alert that was already made for this run, by us or by an earlier notifier; else a new one."""
         alert = self._alert or self._alerts.read(self._unit)
         if alert is None or alert.run != outcome.run:
             content = FailureAlert(
@@ -165,14 +168,14 @@ class Notifier:
         return alert
 
     def _last_log_lines(self) -> tuple[str, ...]:
-        # The boot by its id: a sandboxed service in a container of systemd 252 sees another one in /proc.
+        # We name the boot by its id: a sandboxed service in a container of systemd 252 sees another one in /proc.
         boot_id = f"--boot={self._boot_id.replace('-', '')}"
         what = boot_id, f"--unit={self._unit}", f"--lines={MAX_LOG_LINES}"
         lines = self._ask("journalctl", "--quiet", "--no-pager", "--output=cat", *what).split("\n")
         return tuple([self._fit_to_be_seen(line) for line in lines if line.strip()][-MAX_LOG_LINES:])
 
     def _fit_to_be_seen(self, line: str) -> str:
-        """Who reads alerts need not be one who may read the journal."""
+        """Leaves secrets out: people who read alerts may have no right to read the journal."""
         line = _TOLD_BY_PID_1.sub(r"\1(left out)", line)
         return line.replace(self._secret, "(left out)") if self._secret else line
 
@@ -191,7 +194,7 @@ class Notifier:
 
 
 def ask(*command: str) -> str:
-    """What it printed, or nothing: an alert that says less is better than none."""
+    """What the command printed, or nothing if it failed: an alert that says less is better than none."""
     try:
         done = subprocess.run(
             command, stdin=subprocess.DEVNULL, capture_output=True, timeout=_ASK_TIMEOUT_S, check=True
@@ -203,7 +206,7 @@ def ask(*command: str) -> str:
 
 
 async def send(broker: BrokerSettings, client_id: str, message: Message) -> None:
-    """Over a connection of its own, without a will and with a session that ends with it. Raises NotDelivered."""
+    """Send over a new connection, without a will and with a session that ends with it. Raises NotDelivered."""
     connection = Connection(broker, client_id, None, lambda _: None, clean_session=True)
     patience_s = PATIENCE * broker.keep_alive_s
     try:
