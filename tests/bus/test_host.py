@@ -363,6 +363,7 @@ def test_a_bus_that_goes_in_the_middle_of_a_shutdown_does_not_make_it_last_for_e
         await asyncio.to_thread(bus.close)
         if comes_back:
             logind.preparing = False
+            await asyncio.to_thread(logind.vanish)  # else its old connection is left to the garbage collector
             buses.append(await asyncio.to_thread(PrivateBus, tmp_path))
             await asyncio.to_thread(logind.appear)
             await until(lambda: logind.held() == 1)

@@ -60,6 +60,14 @@ NEVER_ARRIVED = Evidence(orders=GOOD.orders, lives=(Life(BEFORE, None),), broker
         replace(GOOD, lives=(Life(BEFORE, "power cut"), Life(AFTER, None))),
         # A broker that was killed brings a command of an earlier run again, and it is answered again.
         replace(GOOD, earlier=frozenset({OTHER}), heard=(ack("failed", code="busy", command_id=OTHER), *STORY)),
+        # And after it has lost its record it asks the helper, who knows the command.
+        replace(
+            GOOD,
+            earlier=frozenset({OTHER}),
+            forgotten=frozenset({OTHER}),
+            asked=Counter({ID: 1, OTHER: 1}),
+            heard=(ack("failed", code="helper_failed", command_id=OTHER), *STORY),
+        ),
         # In a flood it is refused for want of room, and the only ack is lost.
         replace(
             REFUSED,
@@ -136,6 +144,14 @@ def lie(**changes: object) -> Evidence:
         ),
         (lie(lives=(Life(BEFORE, "rebooted"),)), f"the ack completed names boot {AFTER}, which never was"),
         (lie(heard=(*STORY, ack("accepted", command_id=OTHER))), f"an ack for {OTHER}, which nobody sent"),
+        (
+            lie(earlier=frozenset({OTHER}), asked=Counter({ID: 1, OTHER: 1})),
+            f"{OTHER} was handed to the helper, which no valid command asked for",
+        ),
+        (
+            lie(earlier=frozenset({OTHER}), forgotten=frozenset({OTHER}), executed=Counter({ID: 1, OTHER: 1})),
+            f"{OTHER} was executed by the helper, which no valid command asked for",
+        ),
         (lie(was_flooded=True, kept=()), "and the client does not know it"),
         (lie(client_forgot=True, executed=Counter({ID: 2})), f"{ID} was executed by the helper 2 times"),
         (lie(client_forgot=True, kept=(), heard=(STARTED, ack("completed", BEFORE))), "there was no reboot"),

@@ -66,6 +66,8 @@ class Evidence:
     orders: Sequence[Order] = ()
     # Commands of the runs before on this machine: a broker that was killed may bring them, and they are answered again.
     earlier: frozenset[str] = frozenset()
+    # Those among them that the client may have forgotten since: it asks the helper, who has not.
+    forgotten: frozenset[str] = frozenset()
     # By the witness between client and broker, in order.
     said: Sequence[Ack] = ()
     # Ack bytes whose PUBACK went to the client.
@@ -117,6 +119,8 @@ def _executions(evidence: Evidence, orders: dict[str, Order]) -> Iterator[str]:
         ("recorded by the helper", evidence.recorded),
     ):
         for command_id, times in counts.items():
+            if counts is evidence.asked and command_id in evidence.forgotten:
+                continue
             if times > 1:
                 yield f"{command_id} was {what} {times} times"
             if command_id not in orders or not orders[command_id].may_run:

@@ -91,14 +91,17 @@ class Player:
         self._ground: Ground | None = None
         self._lives = self._connects = 0
         self._earlier: set[str] = set()
+        self._forgotten: set[str] = set()
 
     def play(self, plan: Plan) -> Result:
         started, since = time.monotonic(), time.time()
         try:
             ground = self._prepare(plan)
             since = time.time()
-            result = Trial(ground, plan, self._earlier).play()
-            self._earlier |= {order.command_id for order in result.evidence.orders} if result.evidence else set()
+            result = Trial(ground, plan, self._earlier, self._forgotten).play()
+            if result.evidence is not None:
+                self._earlier |= {order.command_id for order in result.evidence.orders}
+                self._forgotten |= self._earlier if result.evidence.client_forgot else set()
         except (LabError, OSError) as error:
             result = Result(plan, [], 0, [f"the run could not be played: {error}"], time.monotonic() - started)
         if self._ground is not None and (result.broken or result.seconds > KEPT_FROM_S):

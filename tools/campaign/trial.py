@@ -84,9 +84,9 @@ class Result:
 class Trial:
     """Played once, on a machine that is at rest."""
 
-    def __init__(self, ground: Ground, plan: Plan, earlier: Iterable[str] = ()) -> None:
-        """`earlier` are the ids of commands that this machine knows from runs before."""
-        self.earlier = frozenset(earlier)
+    def __init__(self, ground: Ground, plan: Plan, earlier: Iterable[str] = (), forgotten: Iterable[str] = ()) -> None:
+        """`earlier` are the ids of commands that this machine knows from runs before, or knew: `forgotten`."""
+        self.earlier, self.forgotten = frozenset(earlier), frozenset(forgotten)
         self.ground = ground
         self.plan = plan
         self.since = time.time()
@@ -327,6 +327,7 @@ class Trial:
         return Evidence(
             orders=tuple(self.orders),
             earlier=self.earlier | {json.loads(flood_line(number))["command_id"] for number in range(FLOOD)},
+            forgotten=self.forgotten,
             said=[Ack.of(p.payload) for p in said if p.topic in acks and p.from_client and not p.is_puback],
             taken=frozenset(p.payload for p in said if p.topic in acks and not p.from_client and p.is_puback),
             arrived_live=_ids(
