@@ -122,7 +122,7 @@ def test_no_import_goes_through_a_wall() -> None:
         ("client/agent/policy.py", "import systemd"),
         ("client/doctor/survey.py", "import dbus_next"),
         ("client/doctor/survey.py", "from infoscreen_reboot.client.agent.bus import Bus"),
-        ("client/notifier/notify_failure.py", "from infoscreen_reboot.client.agent.store import Journal"),
+        ("client/notifier/notify_failure.py", "from infoscreen_reboot.client.agent.store import Store"),
         ("controller/__init__.py", "from infoscreen_reboot.client import config"),
         ("controller/__init__.py", "import cryptography"),
         ("another.py", "from infoscreen_reboot.contract import ack"),
