@@ -161,6 +161,7 @@ class Journal:
     ) -> None:
         self._path = path
         self.is_in_memory = in_memory
+        self._is_handed_over = False
         self._now_s = now_s
         self._reserve = disk.Reserve(path.parent)
         self._synchronous = ""
@@ -241,6 +242,10 @@ class Journal:
             if isinstance(cause, sqlite3.Error) and _code(cause) == sqlite3.SQLITE_ERROR:
                 raise JournalUnusable(str(error)) from cause  # a table or a column is missing
             raise
+
+    def take_no_more(self) -> None:
+        """All that it holds is in the file now. What came later would be known to nobody, so each write fails."""
+        self._is_handed_over = True
 
     def close(self) -> None:
         """The log and the shared memory stay."""
@@ -539,6 +544,8 @@ class Journal:
         return forgotten > 0
 
     def _try(self, synchronous: str, work: Callable[[sqlite3.Connection], T]) -> T:
+        if self._is_handed_over:
+            raise JournalError("the state in memory was handed over to the disk; it takes nothing more")
         try:
             if synchronous != self._synchronous:
                 self._db.execute(f"PRAGMA synchronous = {synchronous}")

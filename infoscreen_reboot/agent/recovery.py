@@ -55,6 +55,7 @@ def hand_over(memory: Journal, path: Path) -> bool:
             journal.owe_again([owed.letter for owed in memory.owed(OWED_BOUND)])
     except (JournalError, OSError):
         return False
+    memory.take_no_more()
     return True
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from infoscreen_reboot.agent import disk, recovery
-from infoscreen_reboot.agent.journal import Journal, JournalBusy, Letter
+from infoscreen_reboot.agent.journal import Journal, JournalBusy, JournalError, Letter
 from infoscreen_reboot.agent.lifecycle import Record, State
 from infoscreen_reboot.agent.monitor import recall_statistics
 from infoscreen_reboot.mqtt import Statistics
@@ -117,6 +117,17 @@ def test_a_directory_that_cannot_be_written_leaves_it_in_memory_and_says_why(tmp
     assert on_disk.find("refused") is not None
     assert [owed.letter for owed in on_disk.owed(9)] == [Letter("topic", b"ack")]
     on_disk.close()
+
+
+def test_what_comes_after_it_was_handed_over_is_not_taken_in(path: Path) -> None:
+    """The process goes on for some seconds, and the next one would execute what this one has refused."""
+    memory = Journal(path, in_memory=True)
+    assert recovery.hand_over(memory, path)
+    with pytest.raises(JournalError, match="handed over"):
+        memory.commit(Record("late", "boot", b"{}", state=State.FAILED))
+    with pytest.raises(JournalError, match="handed over"):
+        memory.report_boot("boot", Letter("boot", b"late"))
+    memory.close()
 
 
 def test_what_is_handed_over_leaves_what_the_file_knows_as_it_is(path: Path) -> None:
