@@ -162,7 +162,9 @@ def test_a_command_that_was_refused_on_a_full_disk_is_not_executed_when_it_comes
     assert world.helper_calls == []
 
 
-def test_a_boot_that_was_reported_on_a_full_disk_is_not_reported_again(tmp_path: Path) -> None:
+def test_a_boot_that_was_reported_on_a_full_disk_is_not_reported_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     world = World(tmp_path / "journal.sqlite3")
 
     async def nature() -> None:
@@ -178,6 +180,7 @@ def test_a_boot_that_was_reported_on_a_full_disk_is_not_reported_again(tmp_path:
     journal = Journal(tmp_path / "journal.sqlite3")
     assert (boot := journal.last_boot()) is not None and (boot.boot_id, boot.is_reported) == (w.BOOTS[1], True)
     journal.close()
+    assert "the watchdog is not fed" not in caplog.text
 
 
 def test_a_file_that_another_holds_is_waited_for(path: Path) -> None:
