@@ -38,7 +38,7 @@ class Client:
         self.refuse: Callable[[Delivery], None] = lambda _: None
         self.changes: list[bool] = []
         self._changed = asyncio.Event()
-        self.number = itertools.count(1)
+        self._number = itertools.count(1)
         self.session = Session(
             settings,
             client_id=client_id,
@@ -79,7 +79,7 @@ class Client:
             yield task
 
     def _presence(self) -> Presence:
-        number = next(self.number)
+        number = next(self._number)
         return Presence(
             will=Message(STATUS, b"lost %d" % number, retain=True),
             birth=Message(STATUS, b"online %d" % number, retain=True),

@@ -12,7 +12,7 @@ from infoscreen_reboot.client import disk
 from infoscreen_reboot.client.agent import recovery
 from infoscreen_reboot.client.agent.lifecycle import Record, State
 from infoscreen_reboot.client.agent.monitor import recall_statistics
-from infoscreen_reboot.client.agent.store import Letter, Store, StoreBusy
+from infoscreen_reboot.client.agent.store import Letter, Store, StoreBusy, StoreError
 from infoscreen_reboot.mqtt.session import Statistics
 from tests import world as w
 from tests.world import World
@@ -120,6 +120,17 @@ def test_a_directory_that_cannot_be_written_leaves_it_in_memory_and_says_why(tmp
     on_disk.close()
 
 
+def test_what_comes_after_it_was_handed_over_is_not_taken_in(path: Path) -> None:
+    """The process goes on for some seconds, and the next one would execute what this one has refused."""
+    memory = Store(path, in_memory=True)
+    assert recovery.hand_over(memory, path)
+    with pytest.raises(StoreError, match="handed over"):
+        memory.commit(Record("late", "boot", b"{}", state=State.FAILED))
+    with pytest.raises(StoreError, match="handed over"):
+        memory.report_boot("boot", Letter("boot", b"late"))
+    memory.close()
+
+
 def test_what_is_handed_over_leaves_what_the_file_knows_as_it_is(path: Path) -> None:
     memory = Store(path, in_memory=True)
     memory.commit(Record("known", "boot", b"{}", state=State.COMPLETED, came_by_transitional=True))
@@ -152,7 +163,9 @@ def test_a_command_that_was_refused_on_a_full_disk_is_not_executed_when_it_comes
     assert world.helper_calls == []
 
 
-def test_a_boot_that_was_reported_on_a_full_disk_is_not_reported_again(tmp_path: Path) -> None:
+def test_a_boot_that_was_reported_on_a_full_disk_is_not_reported_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     world = World(tmp_path / "journal.sqlite3")
 
     async def nature() -> None:
@@ -168,6 +181,7 @@ def test_a_boot_that_was_reported_on_a_full_disk_is_not_reported_again(tmp_path:
     store = Store(tmp_path / "journal.sqlite3")
     assert (boot := store.last_boot()) is not None and (boot.boot_id, boot.is_reported) == (w.BOOTS[1], True)
     store.close()
+    assert "the watchdog is not fed" not in caplog.text
 
 
 def test_a_file_that_another_holds_is_waited_for(path: Path) -> None:

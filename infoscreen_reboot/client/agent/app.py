@@ -153,6 +153,7 @@ class Service:
             logger.info("the state can be written to the disk again: the agent starts anew")
             self._starts_again = True
             self._stop.set()
+            return True  # what was handed over can be written no more
         self._is_short_of_room = self._tell_room(self._store.is_short_of_room())
         try:
             self._store.check_writable()

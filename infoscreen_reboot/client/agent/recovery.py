@@ -55,6 +55,7 @@ def hand_over(memory: Store, path: Path) -> bool:
             store.owe_again([owed.letter for owed in memory.owed(OWED_BOUND)])
     except (StoreError, OSError):
         return False
+    memory.take_no_more()
     return True
 
 

@@ -162,6 +162,7 @@ class Store:
     ) -> None:
         self._path = path
         self.is_in_memory = in_memory
+        self._is_handed_over = False
         self._now_s = now_s
         self._reserve = disk.Reserve(path.parent)
         self._synchronous = ""
@@ -242,6 +243,10 @@ class Store:
             if isinstance(cause, sqlite3.Error) and _code(cause) == sqlite3.SQLITE_ERROR:
                 raise StoreUnusable(str(error)) from cause  # a table or a column is missing
             raise
+
+    def take_no_more(self) -> None:
+        """All that it holds is in the file now. What came later would be known to nobody, so each write fails."""
+        self._is_handed_over = True
 
     def close(self) -> None:
         """Close the database. Its log and its shared memory stay on the disk."""
@@ -540,6 +545,8 @@ class Store:
         return forgotten > 0
 
     def _try(self, synchronous: str, work: Callable[[sqlite3.Connection], T]) -> T:
+        if self._is_handed_over:
+            raise StoreError("the state in memory was handed over to the disk; it takes nothing more")
         try:
             if synchronous != self._synchronous:
                 self._db.execute(f"PRAGMA synchronous = {synchronous}")
