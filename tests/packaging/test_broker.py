@@ -35,6 +35,13 @@ def readme(section: str) -> list[str]:
     return re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 
+def shown(after: str, uuid: str) -> list[str]:
+    """The lines of output that the project's README shows there, as that client would see them."""
+    block = (tree.TREE / "README.md").read_text().partition(f"{after}\n\n```\n")[2].partition("```")[0]
+    assert block.count("\n") == 15
+    return block.replace(CLIENT, uuid).splitlines()
+
+
 def do(machine: Machine, block: str) -> str:
     return machine.run("sh", "-euc", f"cd /root/kit\n{block}", timeout_s=180)
 
@@ -71,7 +78,8 @@ def test_the_first_page_leads_from_a_package_to_a_reboot_and_away_again(
     testbed.write("/root/kit/password", "a long one\n")
     do(testbed, f"mosquitto_passwd -b /etc/mosquitto/infoscreen.passwd {said} 'a long one'; systemctl reload mosquitto")
     # The last one is the doctor, which fails where it finds a problem.
-    do(testbed, log_in.replace("client=…", f"client={said}"))
+    found = do(testbed, log_in.replace("client=…", f"client={said}")).splitlines()
+    assert set(shown(after="what to do where something is missing:", uuid=said)) <= set(found)
     testbed.run("mosquitto_sub", *ACKS, "-E")
     (send,) = readme("Send a command")
     do(testbed, send.replace("client=… password=…", f"client={said} password=infoscreen-controller-secret"))

@@ -12,9 +12,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 from tools.demonstration.narrative import Event, Story
+from tools.demonstration.recording import record
 from tools.lab import tree
 from tools.lab.machine import AGENT, HELPER, POWERED_OFF, Machine, bare_machine, timestamp
 from tools.lab.roots import larder
@@ -157,11 +159,15 @@ def main() -> int:
         "--suite", choices=tree.SUITES, default="trixie", help="the machine's Debian (default: %(default)s)"
     )
     parser.add_argument("--action", choices=ACTIONS, default=ACTIONS[0], help="the command (default: %(default)s)")
-    parser.add_argument("--keep", action="store_true", help="leave machine and broker running to try it oneself")
+    ending = parser.add_mutually_exclusive_group()
+    ending.add_argument("--keep", action="store_true", help="leave machine and broker running to try it oneself")
+    ending.add_argument("--record", type=Path, metavar="FILE", help="write what is seen there, as an animated SVG")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         tree.ensure_host()
+        if options.record is not None:
+            return record(options.record, "--suite", options.suite, "--action", options.action)
         return 0 if play(options.suite, options.action, options.keep) else 1
     except LabError as error:
         say(f"\ntools/demo: {error}", RED)

@@ -30,6 +30,8 @@ PEERS = {
     "systemctl-mqtt": "systemctl-mqtt==3.0.0 aiomqtt==2.5.1 jeepney==0.9.0 paho-mqtt==2.2.0",
     "lnxlink": "lnxlink==2026.10.0 aiohttp==3.14.5 jeepney==0.9.0 paho-mqtt==2.2.0 psutil==7.2.2 requests==2.34.2",
 }
+# What tools/demo records itself with.
+RECORDER = "termtosvg==1.1.0 lxml==6.1.3 pyte==0.8.2 wcwidth==0.9.4"
 PYTHON = {"bookworm": "3.11", "trixie": "3.13"}
 UNUSED_LAYERS_GO_AFTER_S = 3 * 86400
 
@@ -234,6 +236,16 @@ def peers(suite: str) -> list[Path]:
     compiled = digest(base.name.encode(), name.encode())
     script = "python3 -m compileall -q /opt/peers || true"
     return [grown(f"compiled-{suite}-{compiled}", [files, base], script), files]
+
+
+def recorder() -> Path:
+    """RECORDER for the Python of this host, as a directory to put on its path."""
+
+    def make(target: Path) -> None:
+        pip = "/usr/bin/python3", "-m", "pip", "install", "--quiet", "--no-compile", "--only-binary=:all:"
+        command(*pip, "--target", target, *RECORDER.split())
+
+    return layer(f"recorder-{platform.machine()}-{platform.python_version()}-{digest(RECORDER.encode())}", make)
 
 
 def grown(name: str, layers: Sequence[Path], script: str, given: Path | None = None) -> Path:
