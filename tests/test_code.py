@@ -1,6 +1,7 @@
 """The walls of the house, and the checks that need no running code."""
 
 import ast
+import re
 import shutil
 import subprocess
 import sys
@@ -137,6 +138,15 @@ def test_a_planted_import_is_found(where: str, line: str, tmp_path: Path) -> Non
         file.write(f"\n\ndef later():\n    {line}\n")
     name = ".".join(Path(where).with_suffix("").parts).removesuffix(".__init__")
     assert [sentence for sentence in broken_walls(package) if sentence.startswith(f"{name} imports ")]
+
+
+def test_one_module_reads_and_writes_the_packets_of_mqtt() -> None:
+    """A packet's length is written in groups of seven bits: whoever does that writes packets by hand."""
+    seven_bits = re.compile(r"& (0x7f|127)\b|(%|//) 128\b|>>=? 7\b|<<=? 7\b", re.IGNORECASE)
+    folders = (TOP / folder for folder in ("infoscreen_reboot", "tools", "tests", "helper"))
+    sources = [path for folder in folders for path in folder.rglob("*.py")]
+    found = [path for path in sources if seven_bits.search(path.read_text("utf-8"))]
+    assert found == [PACKAGE / "mqtt/packets.py"]
 
 
 # Part of an expression. An expression that stands in anything else is a whole one.
