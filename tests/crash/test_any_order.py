@@ -26,7 +26,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from infoscreen_reboot.client.agent import agent, host
 from infoscreen_reboot.client.agent.agent import Agent
-from infoscreen_reboot.client.agent.lifecycle import GoingDown, Woke
+from infoscreen_reboot.client.agent.lifecycle import AgentStarted, GoingDown
 from infoscreen_reboot.client.agent.ports import Departure, NoReply, Refusal
 from infoscreen_reboot.client.agent.store import Store
 from infoscreen_reboot.contract.ack import ErrorCode
@@ -515,7 +515,7 @@ def _leaves_the_mark(patch: pytest.MonkeyPatch) -> None:
 
     def wake(self: Agent) -> None:
         for record in self._store.open_records():
-            self._ledger.apply(record, Woke(self._boot_id))
+            self._ledger.apply(record, AgentStarted(self._boot_id))
 
     patch.setattr(Agent, "wake", wake)
 
@@ -527,7 +527,7 @@ def _takes_any_departure_for_its_own(patch: pytest.MonkeyPatch) -> None:
     def complete(self: Agent, announced: Departure) -> None:
         on_departure(self, announced)
         for record in self._store.open_records():
-            if record.command_id == self._asked and record.action is Action.SHUTDOWN_HOST:
+            if record.command_id == self._asked_command_id and record.action is Action.SHUTDOWN_HOST:
                 self._ledger.advance(record, GoingDown())
 
     patch.setattr(Agent, "on_departure", complete)

@@ -15,14 +15,14 @@ import pytest
 from infoscreen_reboot.client.agent.lifecycle import (
     TABLE,
     Accepted,
+    AgentStarted,
     ChecksPassed,
-    Due,
     Event,
+    ExecutionStarted,
     GoingDown,
     Held,
     Mocked,
     State,
-    Woke,
 )
 from infoscreen_reboot.client.agent.ports import Departure, NoReply, Refusal
 from infoscreen_reboot.client.config import Settings
@@ -76,7 +76,7 @@ def stage(path: tuple[Move, ...], world: World) -> Play:
                 _stage_refusal(code, play, world)
             case (State.HELD, t, _, None) if t is Accepted:
                 play.synchronised_after_s = 5
-            case (State.HELD, t, _, _) if t is Woke:
+            case (State.HELD, t, _, _) if t is AgentStarted:
                 play.dies_after_s = 5
             case (State.HELD, _, _, ErrorCode.CLOCK_UNSYNCHRONIZED):
                 pass
@@ -91,9 +91,9 @@ def stage(path: tuple[Move, ...], world: World) -> Play:
             case (State.HELD, _, _, ErrorCode.WRONG_CLIENT):
                 play.synchronised_after_s = 5
                 play.settings_after_restart = replace(world.settings, client_uuid=OTHER_ID)
-            case (State.ACCEPTED, t, _, None) if t is Due:
+            case (State.ACCEPTED, t, _, None) if t is ExecutionStarted:
                 pass
-            case (State.ACCEPTED, t, _, _) if t is Woke:
+            case (State.ACCEPTED, t, _, _) if t is AgentStarted:
                 play.departure, play.dies_after_s = True, 10
             case (State.ACCEPTED, _, _, ErrorCode.EXPIRED):
                 play.departure, play.stays_after_s = True, 300
@@ -103,11 +103,11 @@ def stage(path: tuple[Move, ...], world: World) -> Play:
                 play.payload = w.payload(action=Action.SHUTDOWN_HOST)
             case (State.EXECUTING, t, _, None) if t is Mocked:
                 world.settings = replace(world.settings, executor=Executor.MOCK, mocks_reboots=True)
-            case (State.EXECUTING, t, State.COMPLETED, None) if t is Woke:
+            case (State.EXECUTING, t, State.COMPLETED, None) if t is AgentStarted:
                 # The host goes down without a word: power fails while the helper thinks.
                 play.payload = w.payload(action=Action.SHUTDOWN_HOST)
                 world.helper, play.dies_after_s = NoReply("no answer"), 10
-            case (State.EXECUTING, t, State.CHECKING, None) if t is Woke:
+            case (State.EXECUTING, t, State.CHECKING, None) if t is AgentStarted:
                 world.settings = replace(world.settings, post_boot_units=("player.service",))
             case (State.CHECKING, t, _, None) if t is ChecksPassed:
                 pass
@@ -165,7 +165,7 @@ async def perform(play: Play, world: World) -> None:
     world.send(play.payload, retain=play.retain)
     if play.departs_while_it_speaks:
         await asyncio.sleep(0.0007)
-        # Between `Due` and the helper: the agent waits for the broker to have heard of it.
+        # Between `ExecutionStarted` and the helper: the agent waits for the broker to have heard of it.
         world.broker_is_up = False
         await asyncio.sleep(1)
         world.announce(Departure.UNKNOWN)

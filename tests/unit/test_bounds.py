@@ -9,7 +9,7 @@ import pytest
 
 from infoscreen_reboot.client.agent import store as stores
 from infoscreen_reboot.client.agent.ledger import Ledger
-from infoscreen_reboot.client.agent.lifecycle import Accepted, Due, Failed, Record, State
+from infoscreen_reboot.client.agent.lifecycle import Accepted, ExecutionStarted, Failed, Record, State
 from infoscreen_reboot.client.agent.outbox import Outbox
 from infoscreen_reboot.client.agent.store import Letter, Store, StoreFull
 from infoscreen_reboot.contract import ack
@@ -92,7 +92,7 @@ def test_at_the_bound_new_work_is_refused_on_record_and_what_is_taken_in_goes_on
         assert refused.keep_until_s is None
         open_record = told.store.find(COMMAND_ID)
         assert open_record is not None
-        told.ledger.advance(open_record, Due(w.BOOTS[0], 1e9))
+        told.ledger.advance(open_record, ExecutionStarted(w.BOOTS[0], 1e9))
         assert told.store.owed_count() == 3
         told.store.close()
 

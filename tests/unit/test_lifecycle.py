@@ -9,9 +9,10 @@ import pytest
 from infoscreen_reboot.client.agent.lifecycle import (
     TABLE,
     Accepted,
+    AgentStarted,
     ChecksPassed,
-    Due,
     Event,
+    ExecutionStarted,
     Failed,
     GoingDown,
     Held,
@@ -19,7 +20,6 @@ from infoscreen_reboot.client.agent.lifecycle import (
     Mocked,
     Record,
     State,
-    Woke,
     diagram,
     step,
 )
@@ -30,10 +30,10 @@ BEFORE, AFTER = "boot-before", "boot-after"
 EVENTS: tuple[Event, ...] = (
     Held(60),
     Accepted(240),
-    Due(BEFORE, 62),
+    ExecutionStarted(BEFORE, 62),
     Failed(ErrorCode.EXPIRED, "too late"),
     GoingDown(),
-    Woke(AFTER),
+    AgentStarted(AFTER),
     ChecksPassed(),
     Mocked(),
 )
@@ -59,17 +59,17 @@ def test_nothing_leads_out_of_an_end_and_nothing_back_from_execution() -> None:
 
 def test_only_a_new_boot_id_counts_as_a_reboot() -> None:
     executing = a_record(State.EXECUTING)
-    assert step(executing, Woke(BEFORE)) == (executing, None)
-    after, reply = step(executing, Woke(AFTER))
+    assert step(executing, AgentStarted(BEFORE)) == (executing, None)
+    after, reply = step(executing, AgentStarted(AFTER))
     assert (after.state, reply) == (State.CHECKING, None)
-    assert step(after, Woke("boot-after-that")) == (after, None)
+    assert step(after, AgentStarted("boot-after-that")) == (after, None)
     after, reply = step(after, ChecksPassed())
     assert after.state is State.COMPLETED
     assert reply is not None and reply.status is AckStatus.COMPLETED and reply.code is None
 
 
 def test_a_shutdown_is_over_with_the_next_boot_whatever_runs_in_it() -> None:
-    after, reply = step(a_record(State.EXECUTING, Action.SHUTDOWN_HOST), Woke(AFTER))
+    after, reply = step(a_record(State.EXECUTING, Action.SHUTDOWN_HOST), AgentStarted(AFTER))
     assert after.state is State.COMPLETED
     assert reply is not None and reply.status is AckStatus.COMPLETED
 
@@ -85,8 +85,8 @@ def test_only_a_reboot_is_mocked_and_no_boot_is_put_down_to_it() -> None:
 @pytest.mark.parametrize("state", [State.HELD, State.ACCEPTED])
 def test_what_had_not_begun_before_the_host_went_down_is_interrupted(state: State) -> None:
     record = a_record(state)
-    assert step(record, Woke(BEFORE)) == (record, None)
-    after, reply = step(record, Woke(AFTER))
+    assert step(record, AgentStarted(BEFORE)) == (record, None)
+    after, reply = step(record, AgentStarted(AFTER))
     assert after.state is State.FAILED
     assert reply is not None and reply.code is ErrorCode.INTERRUPTED and reply.message
 
@@ -98,7 +98,7 @@ def test_a_shutdown_completes_as_the_host_goes_down_and_a_reboot_does_not() -> N
 
 
 def test_execution_remembers_boot_and_deadline() -> None:
-    after, reply = step(a_record(State.ACCEPTED), Due(AFTER, 62.5))
+    after, reply = step(a_record(State.ACCEPTED), ExecutionStarted(AFTER, 62.5))
     assert (after.started_boot_id, after.down_by_s) == (AFTER, 62.5)
     assert reply is not None and reply.status is AckStatus.EXECUTION_STARTED
 
@@ -142,7 +142,7 @@ def test_every_code_has_a_row() -> None:
 def test_a_step_changes_no_record_in_place() -> None:
     record = a_record(State.ACCEPTED)
     same = replace(record)
-    step(record, Due(BEFORE, 62))
+    step(record, ExecutionStarted(BEFORE, 62))
     assert record == same
 
 

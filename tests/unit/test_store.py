@@ -117,17 +117,17 @@ def test_a_database_that_is_full_forgets_what_it_may_and_then_takes_in_no_more(p
     now_s = 0.0
     store = Store(path, now_s=lambda: now_s)
     number = 0
-    while store.why_no_more() is None:
+    while store.why_no_new_command() is None:
         number += 1
         big = replace(a_record(str(number), State.FAILED), command=bytes(4096), keep_until_s=float(number))
         store.commit(big)
         assert number < 2000
-    assert "no room for another command" in (store.why_no_more() or "")
+    assert "no room for another command" in (store.why_no_new_command() or "")
     assert store.find("1") is not None
     store.commit(replace(a_record("open", State.ACCEPTED), keep_until_s=1e9), [ACK] * 50)  # what is taken in has room
     now_s = number - 10.0
     store._forget_after_s = 0.0
-    assert store.why_no_more() is None
+    assert store.why_no_new_command() is None
     assert store.find("1") is None and store.find(str(number)) is not None
     assert len(ids(store)) > 50  # the newest are kept, expired or not
     store.close()
@@ -139,11 +139,11 @@ def test_too_many_letters_that_wait_are_a_reason_to_take_in_no_more(
     monkeypatch.setattr(module, "OWED_BOUND", 3)
     store = Store(path)
     store.commit(a_record(), [ACK, SECOND])
-    assert store.why_no_more() is None
+    assert store.why_no_new_command() is None
     store.commit(a_record(), [ACK])
-    assert "3 messages wait" in (store.why_no_more() or "")
+    assert "3 messages wait" in (store.why_no_new_command() or "")
     store.strike_out([1])
-    assert store.why_no_more() is None
+    assert store.why_no_new_command() is None
 
 
 def test_what_is_only_noted_ends_nothing_and_is_said_once(path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -12,7 +12,17 @@ from dataclasses import replace
 
 from infoscreen_reboot.client.agent import policy
 from infoscreen_reboot.client.agent.ledger import Ledger, log_field
-from infoscreen_reboot.client.agent.lifecycle import Accepted, Due, Failed, GoingDown, Held, Mocked, Record, State, Woke
+from infoscreen_reboot.client.agent.lifecycle import (
+    Accepted,
+    AgentStarted,
+    ExecutionStarted,
+    Failed,
+    GoingDown,
+    Held,
+    Mocked,
+    Record,
+    State,
+)
 from infoscreen_reboot.client.agent.outbox import Outbox
 from infoscreen_reboot.client.agent.ports import HELPER_S, Clock, Departure, Host, NoReply, Post, Refusal, Signatures
 from infoscreen_reboot.client.agent.post_boot import PostBootChecks
@@ -68,9 +78,9 @@ class Agent:
         self._boot_id = clock.boot_id()
         self._clock_is_trusted = not settings.require_synced_clock
         # The id of the command for which the helper was asked last. There is only one at a time.
-        self._asked: str | None = None
+        self._asked_command_id: str | None = None
         # When the helper had finished with that command. While this is not known: when it must have finished.
-        self._through_at_s = 0.0
+        self._helper_done_at_s = 0.0
         self._no_call = asyncio.Event()
         self._no_call.set()
         # The departure that logind has announced and not taken back: the host is going down.
@@ -98,7 +108,7 @@ class Agent:
             # This is still the same boot, so the shutdown that an earlier run saw begin did not happen.
             self._mark_shutdown(began=False)
         for record in self._store.open_records():
-            self._ledger.apply(record, Woke(self._boot_id))
+            self._ledger.apply(record, AgentStarted(self._boot_id))
 
     def on_message(self, delivery: Delivery) -> None:
         """Take a command in. When this returns, it is on disk. Raises Redeliver if it could not be written."""
@@ -234,7 +244,7 @@ class Agent:
             return
         # This deadline is for a later run of the agent: it cannot know when the helper finished.
         latest_s = DELIVERY_S + HELPER_S + self._settings.execution_timeout_s
-        self._ledger.advance(record, Due(self._boot_id, self._clock.boot_clock_s() + latest_s))
+        self._ledger.advance(record, ExecutionStarted(self._boot_id, self._clock.boot_clock_s() + latest_s))
         await self._outbox.wait_empty(DELIVERY_S)
         if self._settings.executor is Executor.MOCK:
             self._pretend(record)
@@ -242,8 +252,8 @@ class Agent:
         await self._staying.wait()
         if self._expire(record):
             return
-        self._asked = record.command_id
-        self._through_at_s = self._clock.boot_clock_s() + HELPER_S
+        self._asked_command_id = record.command_id
+        self._helper_done_at_s = self._clock.boot_clock_s() + HELPER_S
         self._no_call.clear()
         try:
             await self._host.request(record.action, record.command_id)
@@ -252,10 +262,10 @@ class Agent:
         except NoReply as unknown:
             log.warning("command %s: %s; the boot id will tell", record.command_id, unknown, extra=log_field(record))
             if unknown.is_over:
-                self._through_at_s = self._clock.boot_clock_s()
+                self._helper_done_at_s = self._clock.boot_clock_s()
         else:
             log.info("command %s: the helper said yes", record.command_id, extra=log_field(record))
-            self._through_at_s = self._clock.boot_clock_s()
+            self._helper_done_at_s = self._clock.boot_clock_s()
             self._claim_departure(record, record.action)
         finally:
             self._no_call.set()
@@ -295,8 +305,8 @@ class Agent:
     async def _await_down(self, record: Record) -> None:
         assert record.down_by_s is not None
         timeout_s = self._settings.execution_timeout_s
-        was_asked = self._asked == record.command_id
-        down_by_s = self._through_at_s + timeout_s if was_asked else record.down_by_s
+        was_asked = self._asked_command_id == record.command_id
+        down_by_s = self._helper_done_at_s + timeout_s if was_asked else record.down_by_s
         if self._departure is not None:
             # Other programs may delay the departure for as long as logind lets them.
             down_by_s = max(down_by_s, self._departure_began_s + self._host.delay_max_s() + timeout_s)

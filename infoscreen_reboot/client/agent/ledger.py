@@ -50,14 +50,14 @@ class Ledger:
 
     def apply(self, record: Record, event: Event) -> None:
         """Apply `event` to `record`. If this raises StoreError, nothing has changed."""
-        why_no_more = self._store.why_no_more() if record.state is State.NEW else None
+        why_no_new_command = self._store.why_no_new_command() if record.state is State.NEW else None
         is_for_all_time = record.state is State.NEW and isinstance(event, Failed) and event.code in _FOR_ALL_TIME
-        if why_no_more is not None and not isinstance(event, Failed):
-            event = Failed(ErrorCode.INTERNAL_ERROR, why_no_more)
+        if why_no_new_command is not None and not isinstance(event, Failed):
+            event = Failed(ErrorCode.INTERNAL_ERROR, why_no_new_command)
         after, reply = step(record, event)
         if after == record:
             return
-        if is_for_all_time or why_no_more is not None:
+        if is_for_all_time or why_no_new_command is not None:
             after = replace(after, keep_until_s=None)
         if reply is not None:
             answer = Ack(
@@ -71,9 +71,9 @@ class Ledger:
             )
             after = replace(after, ack=ack.encode(answer))
         letters = self.letters(after) if reply is not None else []
-        self._store.commit(after, letters if why_no_more is None else ())
+        self._store.commit(after, letters if why_no_new_command is None else ())
         self._on_entry()
-        if why_no_more is not None:
+        if why_no_new_command is not None:
             self._send_once(letters)
         why = f" ({reply.code}: {reply.message})" if reply is not None and reply.code is not None else ""
         what = record.action or "command"

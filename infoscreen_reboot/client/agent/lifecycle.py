@@ -2,8 +2,8 @@
 
 - A command starts as NEW, which is never stored, and ends once, as COMPLETED or FAILED.
 - `step` is the only way from one state to the next; an event that TABLE does not list raises and changes nothing.
-- If the guard of a listed event says no, the record stays as it is: `Woke` in the same boot, for example, changes
-  nothing.
+- If the guard of a listed event says no, the record stays as it is: `AgentStarted` in the same boot, for example,
+  changes nothing.
 - Facts (boot id, deadline, error) arrive inside events; nothing here asks a clock.
 - No row leads back from EXECUTING: a command that was given to the helper once is never given to it again.
 - Another boot id proves a reboot. It is completed only when everything that must run on the host runs: so CHECKING
@@ -83,7 +83,7 @@ class Accepted:
 
 
 @dataclass(frozen=True, slots=True)
-class Due:
+class ExecutionStarted:
     """Execution starts now, in boot `boot_id`; the host is to be down by `down_by_s`."""
 
     boot_id: str
@@ -104,7 +104,7 @@ class GoingDown:
 
 
 @dataclass(frozen=True, slots=True)
-class Woke:
+class AgentStarted:
     """The agent started, in boot `boot_id`."""
 
     boot_id: str
@@ -120,12 +120,12 @@ class Mocked:
     """Nothing was executed, and the settings say that this counts as done."""
 
 
-Event = Held | Accepted | Due | Failed | GoingDown | Woke | ChecksPassed | Mocked
+Event = Held | Accepted | ExecutionStarted | Failed | GoingDown | AgentStarted | ChecksPassed | Mocked
 Guard = Callable[[Record, Event], bool]
 
 
 def _another_boot_than_received(record: Record, event: Event) -> bool:
-    return isinstance(event, Woke) and event.boot_id != record.received_boot_id
+    return isinstance(event, AgentStarted) and event.boot_id != record.received_boot_id
 
 
 def _rebooting(record: Record, event: Event) -> bool:
@@ -137,16 +137,16 @@ def _shutting_down(record: Record, event: Event) -> bool:
 
 
 def _another_boot_after_reboot(record: Record, event: Event) -> bool:
-    return _rebooting(record, event) and isinstance(event, Woke) and event.boot_id != record.started_boot_id
+    return _rebooting(record, event) and isinstance(event, AgentStarted) and event.boot_id != record.started_boot_id
 
 
 def _another_boot_after_shutdown(record: Record, event: Event) -> bool:
-    return _shutting_down(record, event) and isinstance(event, Woke) and event.boot_id != record.started_boot_id
+    return _shutting_down(record, event) and isinstance(event, AgentStarted) and event.boot_id != record.started_boot_id
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One legal transition. `codes` are the errors that `Failed` may carry, or for `Woke` the one that the row sets."""
+    """One legal transition. `codes` are the errors that `Failed` may carry, or the one that `AgentStarted` sets."""
 
     state: State
     event: type[Event]
@@ -187,16 +187,16 @@ TABLE = (
             ErrorCode.WRONG_CLIENT,
         ),
     ),
-    Row(State.HELD, Woke, State.FAILED, _another_boot_than_received, (ErrorCode.INTERRUPTED,)),
-    Row(State.ACCEPTED, Due, State.EXECUTING),
+    Row(State.HELD, AgentStarted, State.FAILED, _another_boot_than_received, (ErrorCode.INTERRUPTED,)),
+    Row(State.ACCEPTED, ExecutionStarted, State.EXECUTING),
     Row(State.ACCEPTED, Failed, State.FAILED, codes=(ErrorCode.EXPIRED,)),
-    Row(State.ACCEPTED, Woke, State.FAILED, _another_boot_than_received, (ErrorCode.INTERRUPTED,)),
+    Row(State.ACCEPTED, AgentStarted, State.FAILED, _another_boot_than_received, (ErrorCode.INTERRUPTED,)),
     Row(
         State.EXECUTING,
         Failed,
         State.FAILED,
         codes=(
-            # Between `Due` and the helper, the agent waited for someone else's shutdown, which was then taken back.
+            # The agent waited for someone else's shutdown before it asked the helper, and that shutdown was taken back.
             ErrorCode.EXPIRED,
             ErrorCode.LOCKOUT,
             ErrorCode.NOT_AUTHORIZED,
@@ -209,12 +209,12 @@ TABLE = (
     ),
     Row(State.EXECUTING, GoingDown, State.COMPLETED, _shutting_down),
     Row(State.EXECUTING, Mocked, State.COMPLETED, _rebooting),
-    Row(State.EXECUTING, Woke, State.CHECKING, _another_boot_after_reboot),
-    Row(State.EXECUTING, Woke, State.COMPLETED, _another_boot_after_shutdown),
+    Row(State.EXECUTING, AgentStarted, State.CHECKING, _another_boot_after_reboot),
+    Row(State.EXECUTING, AgentStarted, State.COMPLETED, _another_boot_after_shutdown),
     Row(State.CHECKING, ChecksPassed, State.COMPLETED),
     Row(State.CHECKING, Failed, State.FAILED, codes=(ErrorCode.POST_CHECK_FAILED,)),
     # The agent or the host was restarted during the checks: they begin again.
-    Row(State.CHECKING, Woke, State.CHECKING),
+    Row(State.CHECKING, AgentStarted, State.CHECKING),
 )
 
 _INTERRUPTED = "the host went down before execution began; nothing was executed"
@@ -248,7 +248,7 @@ def step(record: Record, event: Event) -> tuple[Record, Reply | None]:
             record = replace(record, decide_by_s=decide_by_s)
         case Accepted(expires_at_s):
             record = replace(record, expires_at_s=expires_at_s)
-        case Due(boot_id, down_by_s):
+        case ExecutionStarted(boot_id, down_by_s):
             record = replace(record, started_boot_id=boot_id, down_by_s=down_by_s)
         case Failed():
             if event.code not in row.codes:
@@ -256,7 +256,7 @@ def step(record: Record, event: Event) -> tuple[Record, Reply | None]:
             code, message = event.code, event.message
         case Mocked():
             record = replace(record, started_boot_id=None)  # nothing was started: this is not the cause of any boot
-        case Woke() if row.codes:
+        case AgentStarted() if row.codes:
             code, message = row.codes[0], _INTERRUPTED
     status = row.to.ack_status
     return replace(record, state=row.to), Reply(status, code, message) if status is not None else None

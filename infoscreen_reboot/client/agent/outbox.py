@@ -40,7 +40,7 @@ class Outbox:
 
     def answer_again(self, letters: Sequence[Letter]) -> None:
         """Answer a command that is known already. Raises StoreError."""
-        if self._store.why_no_more() is None:
+        if self._store.why_no_new_command() is None:
             self._store.owe_again(letters)
             self.nudge()
         # An answer that still waits is sent in its turn. Sent now, it would overtake an earlier ack.

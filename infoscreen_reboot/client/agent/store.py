@@ -297,7 +297,7 @@ class Store:
             [(x.topic, x.payload, x.retain) for x in letters],
         )
 
-    def why_no_more(self) -> str | None:
+    def why_no_new_command(self) -> str | None:
         """Why no new command can be taken in, in a sentence; None if one can be. Raises StoreError."""
         owed = self.owed_count()
         if owed >= OWED_BOUND:
@@ -389,7 +389,7 @@ class Store:
 
     def last_boot(self) -> Boot | None:
         rows = self._rows(f"SELECT {', '.join(_BOOT_COLUMNS)} FROM boot ORDER BY seq DESC LIMIT 1")
-        return self._sense(_boot, rows[0]) if rows else None
+        return self._parse_row(_boot, rows[0]) if rows else None
 
     def open_boot(self, boot: Boot) -> None:
         """Write down a boot that the store does not know yet, or of which it knows less."""
@@ -495,9 +495,9 @@ class Store:
         self._write("NORMAL", lambda db: db.execute(_REMEMBER, ["checked", str(self._now_s())]))
 
     def _records(self, where: str, values: Sequence[Any] = ()) -> list[Record]:
-        return [self._sense(_record, row) for row in self._rows(f"{_SELECT} {where}", values)]
+        return [self._parse_row(_record, row) for row in self._rows(f"{_SELECT} {where}", values)]
 
-    def _sense(self, read: Callable[[Sequence[Any]], T], row: Sequence[Any]) -> T:
+    def _parse_row(self, read: Callable[[Sequence[Any]], T], row: Sequence[Any]) -> T:
         try:
             return read(row)
         except (ValueError, TypeError) as error:
