@@ -26,7 +26,8 @@ from infoscreen_reboot.mqtt.messages import (
     Redeliver,
     words,
 )
-from infoscreen_reboot.mqtt.paho_client import PahoClient, Protocol
+from infoscreen_reboot.mqtt.packets import Protocol
+from infoscreen_reboot.mqtt.paho_client import PahoClient
 from infoscreen_reboot.mqtt.tls import tls_context
 
 log = logging.getLogger(__name__)

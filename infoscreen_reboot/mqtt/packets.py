@@ -22,7 +22,7 @@ class MalformedPacket(ValueError):
 
 
 class Protocol(IntEnum):
-    """As a CONNECT says it (3.1.2.2; in 3.1.1 the same section)."""
+    """As a CONNECT says it (3.1.2.2; in 3.1.1 the same section), and as paho does."""
 
     MQTT_3_1_1 = 4
     MQTT_5 = 5

@@ -2,13 +2,14 @@
 
 import struct
 from collections.abc import Callable, Sequence
-from enum import IntEnum
 from typing import Any
 
 import paho.mqtt.client as paho
 from paho.mqtt import properties as paho_properties
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.subscribeoptions import SubscribeOptions
+
+from infoscreen_reboot.mqtt.packets import Protocol
 
 # The broker keeps a session of MQTT 3.1.1 until it is told otherwise; so should it in MQTT 5.
 NEVER_EXPIRES = 0xFFFFFFFF
@@ -24,11 +25,6 @@ UNREADABLE = (struct.error, UnicodeDecodeError, LookupError, AssertionError, pah
 
 PahoClient = paho.Client
 error_string = paho.error_string
-
-
-class Protocol(IntEnum):
-    MQTT_3_1_1 = paho.MQTTv311
-    MQTT_5 = paho.MQTTv5
 
 
 def new_client(protocol: Protocol, client_id: str, clean_session: bool) -> PahoClient:

@@ -435,7 +435,7 @@ class Talk:
 @contextlib.contextmanager
 def talking(protocol: Protocol, username: str | None = None, password: str | None = None) -> Iterator[Talk]:
     ours, theirs = socket.socketpair()
-    client: Any = paho_client.new_client(paho_client.Protocol(protocol), "screen", True)
+    client: Any = paho_client.new_client(protocol, "screen", True)
     client._create_socket_connection = lambda: theirs
     client.username_pw_set(username, password)
     with ours, theirs:
@@ -469,7 +469,7 @@ def test_paho_and_we_understand_each_other(protocol: Protocol) -> None:
         talk.said()
         talk.hear(Connack(0).write(protocol))
 
-        _, mid = talk.client.subscribe(paho_client.subscriptions(paho_client.Protocol(protocol), ["a/b", "c"]))
+        _, mid = talk.client.subscribe(paho_client.subscriptions(protocol, ["a/b", "c"]))
         assert talk.said().raw == Subscribe(mid, ["a/b", "c"], 1).write(protocol)
         talk.hear(Suback(mid, (1, 0x80)).write(protocol))
         assert [paho_client.code(code) for code in talk.heard["subscribe"][3]] == [1, 0x80]
