@@ -261,11 +261,11 @@ class History:
         if aside is not None:
             aside.replace(aside.with_suffix(f"{aside.suffix}.corrupt"))
         new.replace(self.path)
+        self.end = end  # of the file that is there now, whatever the next lines say
         directory = os.open(self.path.parent, os.O_RDONLY)
         os.fsync(directory)
         os.close(directory)
         self.entries = {entry.command_id: entry for entry in kept}
-        self.end = end
 
 
 def write(file: BinaryIO, *entries: Entry, reserve: int = 0) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import pwd
@@ -874,6 +875,29 @@ def test_after_a_failed_write_the_history_is_made_anew(helper: HelperProcess, ag
     old.rename(path)
     assert agent.ask("Reboot", ID).error == ""
     assert [e["command_id"] for e in helper.history][1:] == [ID]
+
+
+def test_a_file_that_was_made_anew_and_perhaps_not_kept_is_written_on_where_it_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its directory could not be flushed. The new file is shorter than the old one: a gap in it would be rubbish."""
+
+    def fail(_: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    now = code.Now(time.time(), BOOT_ID, 1000.0, 1000.0)
+    history = code.History(tmp_path, 3, 900)
+    entries = [code.Entry(new_id(), "reboot_host", "old", now.at(-7200), 1.0, True) for _ in range(code.IDS_KEPT + 200)]
+    with history.path.open("wb") as file:
+        file.write(code.HEADER)
+        code.write(file, *entries)
+    monkeypatch.setattr(os, "fsync", fail)
+    history.load(now)
+    history.commit(code.Entry(ID, "reboot_host", BOOT_ID, now.at(), now.monotonic_s, True), now)
+    reader = code.History(tmp_path, 3, 900)
+    reader.load(now)
+    assert ID in reader.entries and reader.lockout(now)[0] == 1
+    assert not history.path.with_suffix(".jsonl.corrupt").exists()
 
 
 def test_a_history_that_cannot_be_written_stops_the_command(
