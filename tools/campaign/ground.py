@@ -111,8 +111,8 @@ class Ground(Machine):
             self.owes_mount = False
         if self.owes_restart:
             # What was started on a read-only disk executes nothing until then, and says so. A start of the helper that
-            # is cut off would leave the bus, and all who call, waiting for 25 s: so it first comes to its end.
+            # is cut off would leave the bus, and all who call, waiting for 25 s: so it first comes to its end. Not a
+            # stop: one is cancelled where the agent calls the helper meanwhile. A restart takes such a start in.
             self.run("systemctl", "start", HELPER, check=False)
-            self.run("systemctl", "stop", HELPER)
-            self.run("systemctl", "restart", AGENT)
+            self.run("systemctl", "restart", HELPER, AGENT)
             self.owes_restart = False
