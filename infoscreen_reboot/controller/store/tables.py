@@ -1,0 +1,305 @@
+"""The tables, for SQLite and PostgreSQL alike.
+
+Times are whole microseconds since 1970 in UTC: both databases then compare and index them in the same way, and a batch
+of facts can be handed over as JSON. UUIDs are text in lower case, as on the wire.
+"""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Dialect,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.types import JSON, TypeDecorator
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+def to_number(moment: datetime) -> int:
+    """How a time stands in the database."""
+    return (moment - _EPOCH) // _MICROSECOND
+
+
+def to_moment(number: int) -> datetime:
+    return _EPOCH + number * _MICROSECOND
+
+
+class Moment(TypeDecorator[datetime]):
+    """A time with its zone on our side, a number in the database."""
+
+    impl = BigInteger
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> int | None:
+        return None if value is None else to_number(value)
+
+    def process_result_value(self, value: Any | None, dialect: Dialect) -> datetime | None:
+        return None if value is None else to_moment(value)
+
+
+# SQLite numbers rows by itself only where the key is an INTEGER.
+_SEQUENCE = BigInteger().with_variant(Integer, "sqlite")
+_UUID = String(36)
+
+metadata = MetaData()
+
+client = Table(
+    "client",
+    metadata,
+    Column("uuid", _UUID, primary_key=True),
+    Column("standing", String(16), nullable=False),
+    Column("name", String(128)),
+    Column("note", Text),
+    Column("first_heard_at", Moment),
+    Column("heard_at", Moment),
+    Column("is_online", Boolean, nullable=False, server_default=text("false")),
+    Column("presence_reason", String(32)),
+    Column("presence_at", Moment),
+    Column("session_id", Text),
+    # The sessions that have ended, newest first: what still comes of them is not news.
+    Column("ended_sessions", JSON, nullable=False, server_default=text("'[]'")),
+    Column("boot_id", _UUID),
+    Column("two_hosts_at", Moment),
+    Column("can_be_woken", Boolean, nullable=False, server_default=text("false")),
+    Column("retired_at", Moment),
+    Index("client_name", "name"),
+    Index("client_standing", "standing"),
+)
+
+label = Table(
+    "label",
+    metadata,
+    Column("client_uuid", _UUID, ForeignKey("client.uuid", ondelete="CASCADE"), primary_key=True),
+    Column("key", String(64), primary_key=True),
+    Column("value", String(256), nullable=False),
+    Index("label_value", "key", "value"),
+)
+
+preview = Table(
+    "preview",
+    metadata,
+    Column("hash", String(64), primary_key=True),
+    Column("made_at", Moment, nullable=False),
+    Column("made_by", String(128), nullable=False),
+    Column("content", JSON, nullable=False),
+)
+
+batch = Table(
+    "batch",
+    metadata,
+    Column("id", _UUID, primary_key=True),
+    Column("action", String(16), nullable=False),
+    Column("reason", Text),
+    Column("selector", Text),
+    Column("preview_hash", String(64)),
+    Column("created_at", Moment, nullable=False),
+    Column("created_by", String(128), nullable=False),
+    Column("via", String(32), nullable=False),
+    Column("send_at", Moment, nullable=False),
+    Column("wait_until", Moment),
+    Column("idempotency_key", String(128)),
+    Column("request_digest", String(64)),
+    UniqueConstraint("created_by", "idempotency_key", name="batch_key"),
+)
+
+command = Table(
+    "command",
+    metadata,
+    Column("id", _UUID, primary_key=True),
+    # No foreign key: what was done to a client outlives its row.
+    Column("client_uuid", _UUID, nullable=False),
+    Column("batch_id", _UUID, ForeignKey("batch.id")),
+    Column("action", String(16), nullable=False),
+    Column("reason", Text),
+    Column("created_at", Moment, nullable=False),
+    Column("created_by", String(128), nullable=False),
+    Column("via", String(32), nullable=False),
+    Column("address", String(64)),
+    Column("idempotency_key", String(128)),
+    Column("request_digest", String(64)),
+    Column("someone_is_there", Boolean, nullable=False, server_default=text("false")),
+    # What holds a queued command that nobody has given to the broker, and for how long it may wait.
+    Column("wait_until", Moment),
+    Column("hold_rule", String(32)),
+    Column("hold_why", Text),
+    Column("hold_opens_at", Moment),
+    # The record of `lifecycle`.
+    Column("state", String(24), nullable=False),
+    Column("rank", Integer, nullable=False),
+    Column("expires_at", Moment, nullable=False),
+    Column("sent_at", Moment),
+    Column("published_at", Moment),
+    Column("accepted_at", Moment),
+    Column("started_at", Moment),
+    Column("started_boot_id", _UUID),
+    Column("down_at", Moment),
+    Column("back_at", Moment),
+    Column("back_boot_id", _UUID),
+    Column("ended_at", Moment),
+    Column("ended_boot_id", _UUID),
+    Column("error_code", String(32)),
+    Column("error_message", Text),
+    Column("overdue", String(32)),
+    Column("late", String(24)),
+    Column("late_at", Moment),
+    # When `timers` looks at it next, and when it was last asked for its ack.
+    Column("due_at", Moment),
+    Column("asked_at", Moment),
+    Column("asks", Integer, nullable=False, server_default=text("0")),
+    Column("last_event", _SEQUENCE),
+    UniqueConstraint("created_by", "idempotency_key", name="command_key"),
+    Index("command_client", "client_uuid", "created_at"),
+    Index("command_batch", "batch_id", "state"),
+    Index("command_created", "created_at", "id"),
+    Index("command_due", "due_at", postgresql_where=text("due_at IS NOT NULL"), sqlite_where=text("due_at IS NOT NULL")),
+    Index(
+        "command_open", "client_uuid", "rank", postgresql_where=text("rank < 5"), sqlite_where=text("rank < 5")
+    ),
+)
+
+outbox = Table(
+    "outbox",
+    metadata,
+    Column("command_id", _UUID, ForeignKey("command.id", ondelete="CASCADE"), primary_key=True),
+    Column("client_uuid", _UUID, nullable=False),
+    Column("topic", Text, nullable=False),
+    Column("payload", LargeBinary, nullable=False),
+    Column("properties", JSON, nullable=False),
+    # When it goes out (again); null while nothing is to be sent. The row goes when the command has ended.
+    Column("send_at", Moment),
+    Index("outbox_send", "send_at", postgresql_where=text("send_at IS NOT NULL"), sqlite_where=text("send_at IS NOT NULL")),
+)
+
+batch_member = Table(
+    "batch_member",
+    metadata,
+    Column("batch_id", _UUID, ForeignKey("batch.id", ondelete="CASCADE"), primary_key=True),
+    Column("client_uuid", _UUID, primary_key=True),
+    Column("command_id", _UUID, ForeignKey("command.id"), nullable=False),
+)
+
+event = Table(
+    "event",
+    metadata,
+    Column("seq", _SEQUENCE, primary_key=True),
+    Column("at", Moment, nullable=False),
+    Column("kind", String(32), nullable=False),
+    Column("client_uuid", _UUID),
+    Column("command_id", _UUID),
+    Column("batch_id", _UUID),
+    Column("content", JSON, nullable=False),
+    Index("event_command", "command_id", "seq"),
+    Index("event_client", "client_uuid", "seq"),
+)
+
+boot = Table(
+    "boot",
+    metadata,
+    Column("client_uuid", _UUID, primary_key=True),
+    Column("boot_id", _UUID, primary_key=True),
+    Column("first_heard_at", Moment, nullable=False),
+    # How often this boot came back after another one was heard: one host cannot do that.
+    Column("returns", Integer, nullable=False, server_default=text("0")),
+    Column("report", JSON),
+    Column("reported_at", Moment),
+    Index("boot_client", "client_uuid", "first_heard_at"),
+)
+
+health = Table(
+    "health",
+    metadata,
+    Column("client_uuid", _UUID, primary_key=True),
+    Column("heard_at", Moment, nullable=False),
+    Column("content", Text, nullable=False),
+)
+
+alert = Table(
+    "alert",
+    metadata,
+    Column("id", _SEQUENCE, primary_key=True),
+    Column("client_uuid", _UUID, nullable=False),
+    Column("unit", String(256), nullable=False),
+    Column("raised_at", Moment, nullable=False),
+    Column("cleared_at", Moment),
+    Column("content", JSON, nullable=False),
+    Index("alert_standing", "client_uuid", "cleared_at"),
+)
+
+freeze = Table(
+    "freeze",
+    metadata,
+    Column("id", _SEQUENCE, primary_key=True),
+    Column("why", Text, nullable=False),
+    Column("made_by", String(128), nullable=False),
+    Column("made_at", Moment, nullable=False),
+    Column("until", Moment),
+    Column("ended_at", Moment),
+    Column("ended_by", String(128)),
+)
+
+user = Table(
+    "user_account",  # `user` is a word of PostgreSQL's
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("role", String(16), nullable=False),
+    Column("may_shut_down", Boolean, nullable=False, server_default=text("false")),
+    Column("password_hash", Text),
+    Column("created_at", Moment, nullable=False),
+    Column("disabled_at", Moment),
+)
+
+token = Table(
+    "token",
+    metadata,
+    Column("id", _UUID, primary_key=True),
+    Column("name", String(128), nullable=False),
+    Column("user_name", String(64), ForeignKey("user_account.name"), nullable=False),
+    Column("role", String(16), nullable=False),
+    Column("may_shut_down", Boolean, nullable=False, server_default=text("false")),
+    # SHA-256: the token itself is 256 random bits, so nobody can guess it from its digest.
+    Column("digest", String(64), nullable=False, unique=True),
+    Column("created_at", Moment, nullable=False),
+    Column("expires_at", Moment),
+    Column("used_at", Moment),
+    Column("revoked_at", Moment),
+)
+
+audit = Table(
+    "audit",
+    metadata,
+    Column("seq", _SEQUENCE, primary_key=True),
+    Column("at", Moment, nullable=False),
+    Column("who", String(128), nullable=False),
+    Column("via", String(32), nullable=False),
+    Column("address", String(64)),
+    Column("what", String(64), nullable=False),
+    Column("target", Text),
+    Column("outcome", String(32), nullable=False),
+    Column("content", JSON),
+    Index("audit_at", "at"),
+)
+
+lease = Table(
+    "lease",
+    metadata,
+    Column("name", String(32), primary_key=True),
+    Column("holder", String(128)),
+    Column("epoch", Integer, nullable=False),
+    Column("ends_at", Moment, nullable=False),
+    # Since when its holder hears the broker; null while it does not.
+    Column("listening_since", Moment),
+)

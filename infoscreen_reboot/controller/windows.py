@@ -1,0 +1,46 @@
+"""When a maintenance window is open: days, a local start time, a duration and a zone."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from zoneinfo import ZoneInfo
+
+DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Open from `start` local time on each of `days` (0 is Monday) for `duration`, at most a week.
+
+    `duration` is real time: a window of 4 h has 4 h in the night in which the clocks change, too.
+    """
+
+    days: frozenset[int]
+    start: time
+    duration: timedelta
+    zone: str
+
+    def __str__(self) -> str:
+        days = ",".join(DAYS[day] for day in sorted(self.days))
+        return f"{days} {self.start:%H:%M} {self.duration.total_seconds() / 3600:g}h {self.zone}"
+
+
+def opens_at(windows: Iterable[Window], now: datetime) -> datetime | None:
+    """The moment from which one of the windows is open: not after `now` if one is open now. None without windows."""
+    starts = [start for window in windows for start, end in _near(window, now) if end > now]
+    return min(starts, default=None)
+
+
+def _near(window: Window, now: datetime) -> list[tuple[datetime, datetime]]:
+    """Start and end of each opening that may be open at `now`, and of the next ones; in UTC."""
+    zone = ZoneInfo(window.zone)
+    today = now.astimezone(zone).date()
+    # A week before, for what is still open; a week after, for a window of a single day; a day more for the zone.
+    days = [today + timedelta(days=offset) for offset in range(-8, 9)]
+    starts = [_start(day, window.start, zone) for day in days if day.weekday() in window.days]
+    return [(start, start + window.duration) for start in starts]
+
+
+def _start(day: date, at: time, zone: ZoneInfo) -> datetime:
+    """A time that a night skips counts as that much later; of a time that comes twice the first counts (PEP 495)."""
+    return datetime.combine(day, at, zone).astimezone(UTC)
