@@ -72,8 +72,8 @@ class Proof(StrEnum):
 class Limits:
     """How long each step may take. The figures are those of docs/contract.md, "Operational defaults".
 
-    `down` is what the client promises, and `word` the time that its own `execution_timeout` may take to reach us: without
-    it, our verdict would always come just before the client's.
+    `down` is what the client promises, and `word` the time that its own `execution_timeout` may take to reach us:
+    without it, our verdict would always come just before the client's.
     """
 
     first_ack: timedelta = timedelta(seconds=60)
@@ -213,7 +213,7 @@ def _has_forgotten(record: Record, ack: Acked) -> bool:
     helper refuses to execute it a second time.
     """
     is_another_boot = record.started_boot_id is not None and ack.boot_id != record.started_boot_id
-    return is_another_boot and ack.code is not ErrorCode.POST_CHECK_FAILED
+    return is_another_boot and ack.status is AckStatus.FAILED and ack.code is not ErrorCode.POST_CHECK_FAILED
 
 
 def _gone(record: Record, fact: Fact) -> bool:

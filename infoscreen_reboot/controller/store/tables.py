@@ -156,6 +156,8 @@ command = Table(
     Column("overdue", String(32)),
     Column("late", String(24)),
     Column("late_at", Moment),
+    # The limits of its steps where a label sets other ones than the fleet's, in seconds.
+    Column("limits", JSON),
     # When `timers` looks at it next, and when it was last asked for its ack.
     Column("due_at", Moment),
     Column("asked_at", Moment),
@@ -165,10 +167,10 @@ command = Table(
     Index("command_client", "client_uuid", "created_at"),
     Index("command_batch", "batch_id", "state"),
     Index("command_created", "created_at", "id"),
-    Index("command_due", "due_at", postgresql_where=text("due_at IS NOT NULL"), sqlite_where=text("due_at IS NOT NULL")),
     Index(
-        "command_open", "client_uuid", "rank", postgresql_where=text("rank < 5"), sqlite_where=text("rank < 5")
+        "command_due", "due_at", postgresql_where=text("due_at IS NOT NULL"), sqlite_where=text("due_at IS NOT NULL")
     ),
+    Index("command_open", "client_uuid", "rank", postgresql_where=text("rank < 5"), sqlite_where=text("rank < 5")),
 )
 
 outbox = Table(
@@ -181,7 +183,9 @@ outbox = Table(
     Column("properties", JSON, nullable=False),
     # When it goes out (again); null while nothing is to be sent. The row goes when the command has ended.
     Column("send_at", Moment),
-    Index("outbox_send", "send_at", postgresql_where=text("send_at IS NOT NULL"), sqlite_where=text("send_at IS NOT NULL")),
+    Index(
+        "outbox_send", "send_at", postgresql_where=text("send_at IS NOT NULL"), sqlite_where=text("send_at IS NOT NULL")
+    ),
 )
 
 batch_member = Table(
