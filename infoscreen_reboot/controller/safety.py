@@ -110,7 +110,7 @@ class Reported:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """All that the rules ask for. `started` are the times at which the controller's own commands rebooted this client."""
+    """All that the rules ask for. `started` are the times at which commands of ours rebooted this client."""
 
     now: datetime
     action: Action
@@ -226,10 +226,8 @@ def window(facts: Facts) -> Answer:
 
 def budget(facts: Facts) -> Answer:
     """Clients that are down already count. One that is down itself takes nothing away from its group."""
-    inputs: dict[str, object] = {
-        group.name: f"{group.others_unavailable} of {group.size} unavailable besides this client"
-        for group in facts.groups
-    }
+    counts = [f"{one.name}: {one.others_unavailable} of {one.size} besides this client" for one in facts.groups]
+    inputs: dict[str, object] = {"unavailable": counts}
     for group in facts.groups:
         allowed = group.budget.may_be_unavailable(group.size)
         if facts.is_online and group.others_unavailable + 1 > allowed:
