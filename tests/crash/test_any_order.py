@@ -463,6 +463,15 @@ def test_whatever_happens_in_any_order_the_promises_hold() -> None:
     the_same(AnyOrder, 20 * settings().max_examples)
 
 
+def test_a_letter_whose_puback_came_on_a_full_disk_is_not_owed_for_ever() -> None:
+    """Found by the machine: nothing is sent after this refusal, so nothing else strikes it out."""
+    state = AnyOrder()
+    state.a_command_is_sent(Action.REBOOT_HOST, -60, False, TOPICS.commands, CLIENT, 0.001)
+    state.the_disk(is_full=True)
+    state.time_passes(seconds=1.0)
+    state.teardown()
+
+
 class Undisturbed(AnyOrder):
     """Only commands, shutdowns and the power: what the mended faults need, found in fewer examples."""
 
@@ -484,8 +493,25 @@ class WithASlowHelper(Undisturbed):
 
 
 class OnAFullDisk(AnyOrder):
-    """Only commands, the disk, and restarts of the agent."""
+    """Only right commands, the disk, and restarts of the agent; each has the time to take its effect."""
 
+    @rule()
+    def a_command_is_sent(self) -> None:  # type: ignore[override]
+        """One that a client on a healthy disk executes."""
+        super().a_command_is_sent(Action.REBOOT_HOST, 240, False, TOPICS.commands, CLIENT, 1.0)
+
+    @rule(is_full=st.booleans())
+    def the_disk(self, is_full: bool) -> None:
+        super().the_disk(is_full)
+        self.go(asyncio.sleep(40.0))
+
+    @rule()
+    def the_agent_is_restarted(self) -> None:
+        super().the_agent_is_restarted()
+        self.go(asyncio.sleep(40.0))
+
+    time_passes = None  # type: ignore[assignment]
+    the_agent_is_killed = None  # type: ignore[assignment]
     the_broker = None  # type: ignore[assignment]
     junk_is_sent = None  # type: ignore[assignment]
     the_helper_will = None  # type: ignore[assignment]

@@ -10,7 +10,7 @@ from tests.system.hands import HELPER_CALL, check_stays_up, rebooted, recorded, 
 from tools.fuzzing.outcome import resident_mb
 from tools.lab.machine import AGENT, HELPER, Machine
 
-CALLS = Path(__file__).parents[1] / "fuzz/calls.py"
+CALLS = Path(__file__).parents[2] / "tools/fuzzing/calls.py"
 DENIED = "org.freedesktop.DBus.Error.AccessDenied"
 MAY_GROW_MB = 16
 

@@ -139,7 +139,9 @@ def asking(machine: Machine) -> str:
     machine.run("systemd-run", "-q", "--unit=silence", "python3", "-c", silence)
     machine.configure(MQTT_PORT="8884")
     machine.run("systemd-run", "-q", "--unit=asking", "infoscreen-reboot", "doctor")
-    return machine.run("sh", "-c", "until pgrep -u infoscreen-reboot -f [-]-probe; do :; done", timeout_s=20).strip()
+    return machine.run(
+        "sh", "-c", "until pgrep -u infoscreen-reboot -f reboot-prob[e]; do :; done", timeout_s=20
+    ).strip()
 
 
 def core_limit(machine: Machine, pid: str) -> list[str]:

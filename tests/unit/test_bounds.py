@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from infoscreen_reboot.client.agent import outbox as outboxes
 from infoscreen_reboot.client.agent import store as stores
 from infoscreen_reboot.client.agent.ledger import Ledger
 from infoscreen_reboot.client.agent.lifecycle import Accepted, ExecutionStarted, Failed, Record, State
@@ -147,6 +148,33 @@ def test_what_cannot_be_struck_out_is_not_sent_again_and_stops_nothing(tmp_path:
         assert await outbox.wait_empty(1)
         assert [message.payload for message in line.sent] == [b"0", b"1", b"2", b"3"]
         assert store.owed_count() == 0
+        running.cancel()
+        store.close()
+
+    asyncio.run(test())
+
+
+def test_what_could_not_be_struck_out_is_so_as_soon_as_there_is_room_though_nothing_else_happens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(outboxes, "_STRIKE_OUT_AGAIN_S", 0.001)
+
+    async def test() -> None:
+        store, line = FullStore(tmp_path / "store"), Line()
+        outbox = Outbox(store, line)
+        store.is_full = True
+        running = asyncio.ensure_future(outbox.run())
+        store.commit(replace(new("0"), state=State.FAILED), [Letter("acks", b"0")])
+        outbox.nudge()
+        assert await outbox.wait_empty(1)
+        await asyncio.sleep(0.05)
+        assert store.owed_count() == 1
+        store.is_full = False
+        async with asyncio.timeout(5):
+            while store.owed_count():
+                await asyncio.sleep(0.001)
+        assert [message.payload for message in line.sent] == [b"0"]
+        assert len(caplog.records) == 1, "a full disk is told once, and not each time"
         running.cancel()
         store.close()
 

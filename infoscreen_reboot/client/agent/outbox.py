@@ -13,6 +13,9 @@ from infoscreen_reboot.mqtt.paho_client import IN_FLIGHT
 
 log = logging.getLogger(__name__)
 
+# A full disk keeps what the broker has from being struck out. There may be room again at any time.
+_STRIKE_OUT_AGAIN_S = 30.0
+
 
 class Outbox:
     """Sends the owed letters of `store` through `post` while `run` is running."""
@@ -99,7 +102,18 @@ class Outbox:
                 self._strike_out()
             else:
                 self._empty.set()
-                await self._work.wait()
+                await self._wait_for_work()
+
+    async def _wait_for_work(self) -> None:
+        """Wait until there is something new. In the meantime, try to strike out what a full disk has kept."""
+        while self._delivered:
+            try:
+                async with asyncio.timeout(_STRIKE_OUT_AGAIN_S):
+                    await self._work.wait()
+                return
+            except TimeoutError:
+                self._strike_out()
+        await self._work.wait()
 
     def _send_more(self) -> None:
         if not self._is_delivering or len(self._sent) == IN_FLIGHT:
@@ -113,6 +127,7 @@ class Outbox:
 
     def _strike_out(self) -> None:
         """Strike out, in one transaction, the first letters of the queue, as far as the broker has them."""
+        is_news = bool(self._sent)
         while self._sent and self._sent[0][1].done() and not _is_lost(self._sent[0][1]):
             self._delivered.append(self._sent.popleft()[0])
         try:
@@ -120,7 +135,8 @@ class Outbox:
         except StoreUnusable:
             raise
         except StoreError as error:
-            log.warning("%s; what the broker has may be sent once more", error)
+            if is_news:
+                log.warning("%s; what the broker has may be sent once more", error)
         else:
             self._delivered.clear()
 
