@@ -27,9 +27,12 @@ PahoClient = paho.Client
 error_string = paho.error_string
 
 
-def new_client(protocol: Protocol, client_id: str, clean_session: bool) -> PahoClient:
+def new_client(protocol: Protocol, client_id: str, clean_session: bool, manual_ack: bool = False) -> PahoClient:
+    """`manual_ack` needs paho 2."""
     # Without this option, paho answers a refusal with a reconnect that blocks the loop.
     options: dict[str, Any] = {"protocol": int(protocol), "reconnect_on_failure": False}
+    if manual_ack:
+        options["manual_ack"] = True
     if protocol is Protocol.MQTT_3_1_1:
         options["clean_session"] = clean_session
     if hasattr(paho, "CallbackAPIVersion"):
@@ -49,6 +52,15 @@ def session_options(protocol: Protocol, clean_session: bool) -> dict[str, Any]:
     if not clean_session:
         properties.SessionExpiryInterval = NEVER_EXPIRES
     return {"clean_start": clean_session, "properties": properties}
+
+
+def publish_options(protocol: Protocol, pairs: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """The argument of publish() for user properties. MQTT 3.1.1 has none, so there they are left out."""
+    if protocol is Protocol.MQTT_3_1_1 or not pairs:
+        return {}
+    properties = paho_properties.Properties(PacketTypes.PUBLISH)
+    properties.UserProperty = list(pairs)
+    return {"properties": properties}
 
 
 def subscriptions(protocol: Protocol, topics: Sequence[str]) -> list[tuple[str, Any]]:
