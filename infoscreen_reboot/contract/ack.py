@@ -5,7 +5,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from infoscreen_reboot.contract import wire
-from infoscreen_reboot.contract.wire import SCHEMA_VERSION, ContractError
+from infoscreen_reboot.contract.wire import SCHEMA_VERSION, Check, ContractError
 
 MAX_BYTES = 8192
 _MAX_MESSAGE = 1000
@@ -72,13 +72,13 @@ def encode(ack: Ack) -> bytes:
     return wire.encode(content)
 
 
-def parse(payload: bytes) -> Ack:
-    """Read an ack. Raises ContractError naming field and rule."""
+def parse(payload: bytes, check: Check = wire.check) -> Ack:
+    """Read an ack. Raises ContractError naming field and rule. `check` judges it by its schema."""
     content = wire.decode(payload, MAX_BYTES)
     command_id = content.get("command_id")
     if not isinstance(command_id, str) or not wire.is_uuid(command_id):
         raise ContractError("command_id", "is missing or not a UUID")
-    wire.check("ack", content, command_id.lower())
+    check("ack", content, command_id.lower())
     return Ack(
         command_id=command_id.lower(),
         client_uuid=content["client_uuid"].lower(),

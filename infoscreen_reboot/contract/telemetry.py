@@ -191,6 +191,106 @@ def is_failure_alert(payload: bytes) -> bool:
     return True
 
 
+def parse_status(payload: bytes, check: wire.Check = wire.check) -> Status:
+    """Raises ContractError, as all of these. `check` judges by the schema."""
+    content = _decoded("status", payload, check)
+    return Status(
+        reason=PresenceReason(content["reason"]),
+        client_uuid=content["client_uuid"].lower(),
+        session_id=content["session_id"].lower(),
+        boot_id=content["boot_id"].lower(),
+        timestamp=wire.parse_time(content["timestamp"], "timestamp"),
+    )
+
+
+def parse_boot_report(payload: bytes, check: wire.Check = wire.check) -> BootReport:
+    content = _decoded("boot", payload, check)
+    return BootReport(
+        client_uuid=content["client_uuid"].lower(),
+        boot_id=content["boot_id"].lower(),
+        previous_boot_id=_lower(content["previous_boot_id"]),
+        cause=Cause(content["cause"]),
+        command_id=_lower(content["command_id"]),
+        clean_shutdown=content["clean_shutdown"],
+        boot_started_at=wire.parse_time(content["boot_started_at"], "boot_started_at"),
+        reported_at=wire.parse_time(content["reported_at"], "reported_at"),
+        previous_boot_last_seen_at=_time(content, "previous_boot_last_seen_at"),
+    )
+
+
+def parse_failure_alert(payload: bytes, check: wire.Check = wire.check) -> FailureAlert:
+    content = _decoded("service_failed", payload, check)
+    return FailureAlert(
+        client_uuid=content["client_uuid"].lower(),
+        unit=content["unit"],
+        result=content["result"],
+        exit_status=content["exit_status"],
+        restarts=content["restarts"],
+        boot_id=content["boot_id"].lower(),
+        timestamp=wire.parse_time(content["timestamp"], "timestamp"),
+        last_log_lines=tuple(content["last_log_lines"]),
+    )
+
+
+def parse_health(payload: bytes, check: wire.Check = wire.check) -> Health:
+    """A client that is older than `state` sends none: all is well with it as far as it knows."""
+    content = _decoded("health", payload, check)
+    connection, commands, capabilities = content["broker_connection"], content["commands"], content["capabilities"]
+    last, lockout = commands["last"], content["lockout"]
+    return Health(
+        client_uuid=content["client_uuid"].lower(),
+        timestamp=wire.parse_time(content["timestamp"], "timestamp"),
+        boot_id=content["boot_id"].lower(),
+        uptime_s=content["uptime_s"],
+        agent_version=content["agent_version"],
+        executor=Executor(content["executor"]),
+        broker_connection=BrokerConnection(
+            connection["broker_reachable"],
+            connection["reconnect_count"],
+            _time(connection, "last_disconnect_at"),
+            connection["last_disconnect_reason"],
+        ),
+        commands=Commands(
+            in_progress=_lower(commands["in_progress"]),
+            last=None if last is None else _last_command(last),
+            outbox=commands["outbox"],
+            unreadable=commands["unreadable"],
+            conflicts=commands["conflicts"],
+            bad_signatures=commands.get("bad_signatures"),
+        ),
+        lockout=None
+        if lockout is None
+        else Lockout(lockout["used"], lockout["limit"], lockout["window_s"], _time(lockout, "unlocks_at")),
+        clock_synchronized=content["clock_synchronized"],
+        capabilities=Capabilities(
+            actions=tuple(Action(action) for action in capabilities["actions"]),
+            hardware_watchdog=capabilities["hardware_watchdog"],
+            post_boot_checks=tuple(capabilities["post_boot_checks"]),
+            recovery_tier=capabilities["recovery_tier"],
+        ),
+        state=StateDirectory(**content.get("state", {"writable": True, "disk_full": False, "set_aside": 0})),
+    )
+
+
+def _decoded(name: str, payload: bytes, check: wire.Check) -> dict[str, Any]:
+    content = wire.decode(payload, _MAX_ALERT)
+    check(name, content, None)
+    return content
+
+
+def _last_command(content: dict[str, Any]) -> LastCommand:
+    moment = wire.parse_time(content["timestamp"], "commands.last.timestamp")
+    return LastCommand(content["command_id"].lower(), AckStatus(content["status"]), moment)
+
+
+def _time(content: dict[str, Any], name: str) -> datetime | None:
+    return None if content[name] is None else wire.parse_time(content[name], name)
+
+
+def _lower(text: str | None) -> str | None:
+    return None if text is None else text.lower()
+
+
 def _encode(content: dict[str, Any]) -> bytes:
     return wire.encode(_on_the_wire(content))
 

@@ -1,6 +1,36 @@
 """Where each message between controller and client goes."""
 
+import re
 from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Leaf(StrEnum):
+    """What a client publishes: the end of its topics."""
+
+    ACK = "commands/ack"
+    TRANSITIONAL_ACK = "command/ack"
+    STATUS = "status"
+    HEALTH = "health"
+    BOOT = "boot"
+    SERVICE_FAILED = "service_failed"
+
+    @property
+    def filter(self) -> str:
+        """The topic filter for all clients. One for each leaf: `#` would also match the commands, and a broker then no
+        longer says that nobody listens to one."""
+        return f"infoscreen/+/{self}"
+
+
+_FROM_CLIENT = re.compile(
+    rf"infoscreen/([0-9a-f]{{8}}(?:-[0-9a-f]{{4}}){{3}}-[0-9a-f]{{12}})/({'|'.join(Leaf)})", re.ASCII
+)
+
+
+def from_client(topic: str) -> tuple[str, Leaf] | None:
+    """Whose topic it is, and which; None if no client publishes there."""
+    found = _FROM_CLIENT.fullmatch(topic)
+    return (found[1], Leaf(found[2])) if found else None
 
 
 @dataclass(frozen=True, slots=True)
