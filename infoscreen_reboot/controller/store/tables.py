@@ -69,6 +69,7 @@ client = Table(
     Column("is_online", Boolean, nullable=False, server_default=text("false")),
     Column("presence_reason", String(32)),
     Column("presence_at", Moment),
+    Column("presence_told_at", Moment),
     Column("session_id", Text),
     # The sessions that have ended, newest first: what still comes of them is not news.
     Column("ended_sessions", JSON, nullable=False, server_default=text("'[]'")),
@@ -216,11 +217,12 @@ boot = Table(
     Column("client_uuid", _UUID, primary_key=True),
     Column("boot_id", _UUID, primary_key=True),
     Column("first_heard_at", Moment, nullable=False),
+    Column("heard_at", Moment, nullable=False),
     # How often this boot came back after another one was heard: one host cannot do that.
     Column("returns", Integer, nullable=False, server_default=text("0")),
     Column("report", JSON),
     Column("reported_at", Moment),
-    Index("boot_client", "client_uuid", "first_heard_at"),
+    Index("boot_client", "client_uuid", "heard_at"),
 )
 
 health = Table(
