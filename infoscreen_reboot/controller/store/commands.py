@@ -9,13 +9,23 @@ from datetime import datetime, timedelta
 from enum import Enum
 from typing import Any
 
-from sqlalchemy import RowMapping, Table, delete, insert, select, text, update
+from sqlalchemy import RowMapping, Table, and_, delete, func, insert, or_, select, text, update
 
 from infoscreen_reboot.contract.ack import AckStatus
 from infoscreen_reboot.contract.command import Action
 from infoscreen_reboot.controller import lifecycle
-from infoscreen_reboot.controller.lifecycle import Acked, Fact, Limits, Record, State, Step
-from infoscreen_reboot.controller.store import tables
+from infoscreen_reboot.controller.lifecycle import (
+    VERDICT_RANK,
+    Acked,
+    Blocked,
+    Fact,
+    Limits,
+    Record,
+    Sent,
+    State,
+    Step,
+)
+from infoscreen_reboot.controller.safety import Answer
 from infoscreen_reboot.controller.store.database import Transaction
 from infoscreen_reboot.controller.store.tables import command, event, outbox, to_number
 
@@ -168,15 +178,181 @@ def _shown(value: Any) -> Any:
     return value.isoformat() if isinstance(value, datetime) else str(value) if isinstance(value, Enum) else value
 
 
-__all__ = [
-    "Change",
-    "Letter",
-    "columns_of",
-    "learn",
-    "limits_of",
-    "record_of",
-    "tables",
-    "update",
-    "update_many",
-    "write",
-]
+
+
+# --- Made
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Who asks for what, and how: the same for all commands of a batch."""
+
+    action: Action
+    by: str
+    via: str
+    reason: str | None = None
+    address: str | None = None
+    batch_id: str | None = None
+    idempotency_key: str | None = None
+    request_digest: str | None = None
+    someone_is_there: bool = False
+    wait_until: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class New:
+    """One command to make: `answer` is the first hold that the rules gave, or None for yes."""
+
+    command_id: str
+    client_uuid: str
+    answer: Answer | None
+    limits: Mapping[str, float] | None = None
+
+
+def create(tx: Transaction, request: Request, new: Sequence[New], valid_for: timedelta) -> None:
+    """Make commands, each with its event. What a rule holds is `queued` if it may wait, else `blocked_safety`."""
+    commands, events = [], []
+    for each in new:
+        held = each.answer
+        is_blocked = held is not None and (request.wait_until is None or not held.can_wait)
+        expires_at = request.wait_until if held is not None and not is_blocked else tx.now + valid_for
+        record = Record(request.action, expires_at or tx.now + valid_for)
+        if is_blocked and held is not None:
+            record = lifecycle.learn(record, Blocked(tx.now, held.rule, held.hold or ""))
+        commands.append(_row(tx, request, each, record))
+        content = {"by": request.by, "via": request.via, "reason": request.reason}
+        events.append(_told(tx, each, request, str(State.QUEUED), content))
+        if held is not None:
+            kind = str(State.BLOCKED_SAFETY) if is_blocked else "held"
+            events.append(_told(tx, each, request, kind, {"rule": held.rule, "why": held.hold, "inputs": held.inputs}))
+    tx.db.execute(insert(command), commands)
+    tx.db.execute(insert(event), events)
+
+
+def _row(tx: Transaction, request: Request, each: New, record: Record) -> dict[str, Any]:
+    due = lifecycle.deadline(record, Limits())
+    return {
+        "id": each.command_id,
+        "client_uuid": each.client_uuid,
+        "batch_id": request.batch_id,
+        "action": str(request.action),
+        "reason": request.reason,
+        "created_at": tx.now,
+        "created_by": request.by,
+        "via": request.via,
+        "address": request.address,
+        "idempotency_key": request.idempotency_key,
+        "request_digest": request.request_digest,
+        "someone_is_there": request.someone_is_there,
+        "wait_until": request.wait_until,
+        "hold_rule": each.answer.rule if each.answer else None,
+        "hold_why": each.answer.hold if each.answer else None,
+        "hold_opens_at": each.answer.opens_at if each.answer else None,
+        "limits": dict(each.limits) if each.limits else None,
+        "state": str(record.state),
+        "rank": record.state.rank,
+        "expires_at": record.expires_at,
+        "ended_at": record.ended_at,
+        "error_code": record.error_code,
+        "error_message": record.error_message,
+        "due_at": due[1] if due else None,
+    }
+
+
+def _told(tx: Transaction, each: New, request: Request, kind: str, content: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "at": tx.now,
+        "kind": kind,
+        "client_uuid": each.client_uuid,
+        "command_id": each.command_id,
+        "batch_id": request.batch_id,
+        "content": dict(content),
+    }
+
+
+def release(tx: Transaction, letters: Sequence[Letter], send_at: datetime, expires_at: datetime) -> None:
+    """Give commands to the outbox, with their exact bytes: from `send_at` on `dispatch` hands them to the broker."""
+    if not letters:
+        return
+    rows = [
+        {
+            "command_id": letter.command_id,
+            "client_uuid": letter.client_uuid,
+            "topic": letter.topic,
+            "payload": letter.payload,
+            "properties": [list(pair) for pair in letter.properties],
+            "send_at": send_at,
+        }
+        for letter in letters
+    ]
+    tx.db.execute(insert(outbox), rows)
+    changed = {"expires_at": expires_at, "hold_rule": None, "hold_why": None, "hold_opens_at": None}
+    ids = [letter.command_id for letter in letters]
+    tx.db.execute(update(command).where(command.c.id.in_(ids)).values(**changed))
+
+
+# --- Sent
+
+
+def to_send(tx: Transaction, most: int) -> list[Letter]:
+    """What is due in the outbox, the oldest first."""
+    rows = tx.db.execute(select(outbox).where(outbox.c.send_at <= tx.now).order_by(outbox.c.send_at).limit(most))
+    return [
+        Letter(row.command_id, row.client_uuid, row.topic, row.payload, tuple(map(tuple, row.properties)))
+        for row in rows
+    ]
+
+
+def mark_sent(tx: Transaction, letters: Sequence[Letter], fleet: Limits) -> None:
+    """They go out as soon as this is committed, and not before: so a command that was cancelled never goes out."""
+    ids = [letter.command_id for letter in letters]
+    tx.db.execute(update(outbox).where(outbox.c.command_id.in_(ids)).values(send_at=None))
+    learn(tx, [(command_id, Sent(tx.now)) for command_id in ids], fleet)
+
+
+def send_again(tx: Transaction, command_ids: Sequence[str], at: datetime) -> None:
+    """The same bytes: a question to whoever knows the command, and nothing else."""
+    tx.db.execute(update(outbox).where(outbox.c.command_id.in_(command_ids)).values(send_at=at))
+    asked = update(command).where(command.c.id.in_(command_ids)).values(asked_at=at, asks=command.c.asks + 1)
+    tx.db.execute(asked)
+
+
+def in_flight(tx: Transaction) -> list[str]:
+    """Given to the broker by a process that may be gone, and without its PUBACK: they go out again at a start."""
+    where = and_(command.c.state == State.QUEUED, command.c.sent_at.is_not(None))
+    return list(tx.db.execute(select(command.c.id).where(where)).scalars())
+
+
+def due(tx: Transaction, most: int) -> list[RowMapping]:
+    """Commands whose step has taken too long."""
+    wanted = [command.c[name] for name in dict.fromkeys((*_MADE, *_FIELDS))]
+    query = select(*wanted).where(command.c.due_at <= tx.now, command.c.rank < VERDICT_RANK).limit(most)
+    return list(tx.db.execute(query.order_by(command.c.due_at)).mappings())
+
+
+def postpone(tx: Transaction, until: datetime) -> None:
+    """While nobody heard the broker, no client could answer: no step that was heard of is over before `until`."""
+    where = and_(command.c.rank < VERDICT_RANK, command.c.sent_at.is_not(None), command.c.due_at < until)
+    tx.db.execute(update(command).where(where).values(due_at=until))
+
+
+def open_of(tx: Transaction, clients: Iterable[str]) -> dict[str, list[str]]:
+    """The commands of each client that were sent and have no verdict."""
+    where = and_(command.c.client_uuid.in_(list(clients)), command.c.rank < VERDICT_RANK, command.c.sent_at.is_not(None))
+    found: dict[str, list[str]] = {}
+    for row in tx.db.execute(select(command.c.client_uuid, command.c.id).where(where)):
+        found.setdefault(row.client_uuid, []).append(row.id)
+    return found
+
+
+def waiting(tx: Transaction, most: int) -> list[RowMapping]:
+    """Commands that a rule holds and that may wait, the oldest first."""
+    where = and_(command.c.state == State.QUEUED, command.c.hold_rule.is_not(None), command.c.sent_at.is_(None))
+    is_open = or_(command.c.hold_opens_at.is_(None), command.c.hold_opens_at <= tx.now)
+    query = select(command).where(where, is_open).order_by(command.c.created_at, command.c.id).limit(most)
+    return list(tx.db.execute(query).mappings())
+
+
+def count_open(tx: Transaction) -> int:
+    where = and_(command.c.rank < VERDICT_RANK, or_(command.c.sent_at.is_not(None), command.c.hold_rule.is_(None)))
+    return int(tx.db.execute(select(func.count()).select_from(command).where(where)).scalar_one())
