@@ -9,8 +9,9 @@
 """
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 
@@ -325,6 +326,23 @@ RULES: tuple[Callable[[Facts], Answer], ...] = (
 def ask(facts: Facts) -> tuple[Answer, ...]:
     """What every rule says; the command may go if each says yes."""
     return tuple(rule(facts) for rule in RULES)
+
+
+def ask_in_turn(all_facts: Sequence[Facts]) -> list[tuple[Answer, ...]]:
+    """What every rule says to each of several commands, as if each that may go was sent before the next one is asked."""
+    taken: Counter[str] = Counter()
+    sent = 0
+    found = []
+    for facts in all_facts:
+        groups = tuple(
+            replace(group, others_unavailable=group.others_unavailable + taken[group.name]) for group in facts.groups
+        )
+        answers = ask(replace(facts, groups=groups, others_open=facts.others_open + sent))
+        found.append(answers)
+        if first_hold(answers) is None:
+            sent += 1
+            taken.update(group.name for group in groups if facts.is_online)
+    return found
 
 
 def first_hold(answers: tuple[Answer, ...]) -> Answer | None:

@@ -178,8 +178,6 @@ def _shown(value: Any) -> Any:
     return value.isoformat() if isinstance(value, datetime) else str(value) if isinstance(value, Enum) else value
 
 
-
-
 # --- Made
 
 
@@ -338,7 +336,9 @@ def postpone(tx: Transaction, until: datetime) -> None:
 
 def open_of(tx: Transaction, clients: Iterable[str]) -> dict[str, list[str]]:
     """The commands of each client that were sent and have no verdict."""
-    where = and_(command.c.client_uuid.in_(list(clients)), command.c.rank < VERDICT_RANK, command.c.sent_at.is_not(None))
+    where = and_(
+        command.c.client_uuid.in_(list(clients)), command.c.rank < VERDICT_RANK, command.c.sent_at.is_not(None)
+    )
     found: dict[str, list[str]] = {}
     for row in tx.db.execute(select(command.c.client_uuid, command.c.id).where(where)):
         found.setdefault(row.client_uuid, []).append(row.id)

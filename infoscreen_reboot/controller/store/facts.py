@@ -1,0 +1,182 @@
+"""Gathers what the rules ask for, for many clients at once, in the transaction that makes or releases their commands."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import and_, func, or_, select
+
+from infoscreen_reboot.contract import wire
+from infoscreen_reboot.contract.command import Action
+from infoscreen_reboot.contract.telemetry import Executor
+from infoscreen_reboot.controller.lifecycle import VERDICT_RANK
+from infoscreen_reboot.controller.safety import (
+    LOCKOUT_WINDOW,
+    Budget,
+    Facts,
+    Freeze,
+    Group,
+    Reported,
+    Standing,
+)
+from infoscreen_reboot.controller.selection import Selector
+from infoscreen_reboot.controller.store.database import Transaction
+from infoscreen_reboot.controller.store.tables import client, command, freeze, health, label
+from infoscreen_reboot.controller.windows import Window
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What the settings say about sending. A client gets the windows of each selector that it matches."""
+
+    fleet_cap: int | None = None
+    budgets: tuple[Budget, ...] = ()
+    windows: tuple[tuple[Selector, Window], ...] = ()
+    has_signing_key: bool = False
+
+
+def gather(
+    tx: Transaction,
+    uuids: Sequence[str],
+    action: Action,
+    policy: Policy,
+    *,
+    may_shut_down: bool,
+    someone_is_there: bool,
+    without: Sequence[str] = (),
+) -> dict[str, Facts]:
+    """Facts by UUID; clients that do not exist are left out. Commands in `without` are those that are asked about."""
+    found = {row["uuid"]: row for row in tx.db.execute(select(client).where(client.c.uuid.in_(uuids))).mappings()}
+    open_commands = _open(tx, without)
+    labels = _labels(tx)
+    groups = _groups(tx, policy.budgets, labels, open_commands)
+    started, reported, freezes = _started(tx, uuids, without), _reported(tx, uuids), _freezes(tx)
+    return {
+        uuid: Facts(
+            now=tx.now,
+            action=action,
+            standing=Standing(row["standing"]),
+            is_online=row["is_online"],
+            heard_at=row["heard_at"],
+            has_two_hosts=row["two_hosts_at"] is not None,
+            open_command_id=open_commands.get(uuid),
+            started=started.get(uuid, ()),
+            health=reported.get(uuid),
+            groups=tuple(group.for_client(uuid) for group in groups if uuid in group.members),
+            fleet_cap=policy.fleet_cap,
+            others_open=len(open_commands.keys() - {uuid}),
+            windows=tuple(window for selector, window in policy.windows if selector.matches(labels.get(uuid, {}))),
+            freezes=freezes,
+            may_shut_down=may_shut_down,
+            can_be_woken=row["can_be_woken"],
+            someone_is_there=someone_is_there,
+            has_signing_key=policy.has_signing_key,
+        )
+        for uuid, row in found.items()
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class _Members:
+    """The clients of one group, and those of them that are unavailable."""
+
+    name: str
+    budget: Budget
+    members: frozenset[str]
+    unavailable: frozenset[str]
+
+    def for_client(self, uuid: str) -> Group:
+        return Group(self.name, self.budget, len(self.members), len(self.unavailable - {uuid}))
+
+
+def _open(tx: Transaction, without: Sequence[str]) -> dict[str, str]:
+    """The command on its way, or about to be, of each client. One that waits for a rule holds nobody else up."""
+    is_going = or_(command.c.sent_at.is_not(None), command.c.hold_rule.is_(None))
+    where = and_(command.c.rank < VERDICT_RANK, is_going, command.c.id.not_in(list(without)))
+    return {row.client_uuid: row.id for row in tx.db.execute(select(command.c.client_uuid, command.c.id).where(where))}
+
+
+def _labels(tx: Transaction) -> dict[str, dict[str, str]]:
+    found: dict[str, dict[str, str]] = {}
+    for row in tx.db.execute(select(label.c.client_uuid, label.c.key, label.c.value)):
+        found.setdefault(row.client_uuid, {})[row.key] = row.value
+    return found
+
+
+def _groups(
+    tx: Transaction,
+    budgets: Sequence[Budget],
+    labels: Mapping[str, Mapping[str, str]],
+    open_commands: Mapping[str, str],
+) -> list[_Members]:
+    """A client without one of the labels is in no group of that budget."""
+    if not budgets:
+        return []
+    accepted = select(client.c.uuid, client.c.is_online).where(client.c.standing == Standing.ACCEPTED)
+    online = {row.uuid: row.is_online for row in tx.db.execute(accepted)}
+    found = []
+    for budget in budgets:
+        members: dict[str, set[str]] = {}
+        for uuid in online:
+            values = [labels.get(uuid, {}).get(key) for key in budget.group_by]
+            if None not in values:
+                name = ",".join(f"{key}={value}" for key, value in zip(budget.group_by, values, strict=True))
+                members.setdefault(name, set()).add(uuid)
+        for name, uuids in members.items():
+            down = frozenset(uuid for uuid in uuids if not online[uuid] or uuid in open_commands)
+            found.append(_Members(name, budget, frozenset(uuids), down))
+    return found
+
+
+def _started(tx: Transaction, uuids: Sequence[str], without: Sequence[str]) -> dict[str, tuple[datetime, ...]]:
+    """Reboots that were begun lately, by our commands. A mock reboots nothing."""
+    is_mock = and_(command.c.state == "completed", command.c.ended_boot_id == command.c.started_boot_id)
+    where = and_(
+        command.c.client_uuid.in_(uuids),
+        command.c.action == Action.REBOOT_HOST,
+        command.c.started_at > tx.now - LOCKOUT_WINDOW,
+        command.c.id.not_in(list(without)),
+        ~func.coalesce(is_mock, False),
+    )
+    found: dict[str, list[datetime]] = {}
+    for row in tx.db.execute(select(command.c.client_uuid, command.c.started_at).where(where)):
+        found.setdefault(row.client_uuid, []).append(row.started_at)
+    return {uuid: tuple(times) for uuid, times in found.items()}
+
+
+def _reported(tx: Transaction, uuids: Sequence[str]) -> dict[str, Reported]:
+    rows = tx.db.execute(select(health).where(health.c.client_uuid.in_(uuids)))
+    return {row.client_uuid: _read(json.loads(row.content), row.heard_at) for row in rows}
+
+
+def _read(content: dict[str, Any], at: datetime) -> Reported:
+    lockout = content["lockout"] or {"used": None, "limit": None, "unlocks_at": None}
+    unlocks_at = lockout["unlocks_at"]
+    return Reported(
+        at=at,
+        actions=frozenset(Action(action) for action in content["capabilities"]["actions"]),
+        executor=Executor(content["executor"]),
+        is_clock_synchronized=content["clock_synchronized"],
+        requires_signature=content["commands"]["bad_signatures"] is not None,
+        lockout_used=lockout["used"],
+        lockout_limit=lockout["limit"],
+        unlocks_at=None if unlocks_at is None else wire.parse_time(unlocks_at, "lockout.unlocks_at"),
+        is_disk_full=content["state"]["disk_full"],
+        agent_version=content["agent_version"],
+    )
+
+
+def _freezes(tx: Transaction) -> tuple[Freeze, ...]:
+    standing = and_(freeze.c.ended_at.is_(None), or_(freeze.c.until.is_(None), freeze.c.until > tx.now))
+    rows = tx.db.execute(select(freeze).where(standing).order_by(freeze.c.id))
+    return tuple(Freeze(row.why, row.made_by, row.until) for row in rows)
+
+
+def counts_by_hold(facts: Mapping[str, Facts], holds: Mapping[str, str]) -> Counter[str]:
+    """How many of these clients each rule holds; `yes` counts the others."""
+    return Counter(holds.get(uuid, "yes") for uuid in facts)
