@@ -1,7 +1,7 @@
 """What a client's statuses say about its connection, whatever the order in which they come.
 
-A broker may publish the will of an old session after the birth of the next one, and retained statuses come again at each
-subscription. `session_id` tells them apart: a session that has ended never comes back.
+A broker may publish the will of an old session after the birth of the next one, and retained statuses come again at
+each subscription. `session_id` tells them apart: a session that has ended never comes back.
 """
 
 from dataclasses import dataclass, replace

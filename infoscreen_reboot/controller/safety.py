@@ -329,7 +329,7 @@ def ask(facts: Facts) -> tuple[Answer, ...]:
 
 
 def ask_in_turn(all_facts: Sequence[Facts]) -> list[tuple[Answer, ...]]:
-    """What every rule says to each of several commands, as if each that may go was sent before the next one is asked."""
+    """What every rule says to each of several commands, as if those before it that may go had gone."""
     taken: Counter[str] = Counter()
     sent = 0
     found = []

@@ -7,6 +7,7 @@ then. Nothing is read that the caller did not ask for, so a slow database fills 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import select
 import socket
@@ -138,10 +139,8 @@ class Consumer:
 
     def wake(self) -> None:
         """Let `receive` return at once; any thread may call this."""
-        try:
+        with contextlib.suppress(BlockingIOError):  # then it wakes all the same
             self._wakes.send(b"x")
-        except BlockingIOError:
-            pass  # it will wake all the same
 
     def close(self) -> None:
         """End the connection; the broker keeps the session, and all that is not acknowledged."""

@@ -1,4 +1,4 @@
-"""Gathers what the rules ask for, for many clients at once, in the transaction that makes or releases their commands."""
+"""Gathers what the rules ask for, for many clients at once, in the transaction that makes or releases commands."""
 
 from __future__ import annotations
 
