@@ -184,9 +184,9 @@ class History:
         except (OSError, ValueError, TypeError, KeyError, ArithmeticError, RecursionError) as error:
             logging.error("cannot read %s (%r): set aside, a full lockout starts now", self.path, error)
             self.begin_anew(now)
-            return
-        self.end = end
-        self.make_room(now)
+        else:
+            self.end = end
+            self.make_room(now)
 
     def read(self) -> tuple[bytes, int]:
         # Returns the lines, and where the next one begins. If there is no file, it reads one in the older format.
@@ -236,9 +236,8 @@ class History:
     def commit(self, entry: Entry, now: Now) -> None:
         # Returns when the entry is on the disk. If it raises Refused, nothing may be executed.
         entries = self.entries | {entry.command_id: entry}
-        can_add = self.end > 0 and self.path.exists() and len(entries) <= 2 * IDS_KEPT
         try:
-            if can_add:
+            if self.end > 0 and self.path.exists() and len(entries) <= 2 * IDS_KEPT:
                 with self.path.open("r+b") as file:
                     file.seek(self.end)
                     self.end = write(file, entry)
@@ -338,7 +337,7 @@ class Helper:
         fault = fault_of(message)
         if fault is not None:
             message.body = []  # it may be megabytes
-        task = asyncio.create_task(self.in_turn(message, fault))
+        task = asyncio.create_task(self.answer(message, fault))
         self.work.add(task)
         task.add_done_callback(self.on_answered)
         return True
@@ -349,38 +348,35 @@ class Helper:
             self.is_dropping = False
             self.idle = asyncio.get_running_loop().call_later(IDLE_S, self.stopping.set)
 
-    async def in_turn(self, message: Message, fault: Refused | None) -> None:
-        async with self.room:
-            await self.answer(message, fault)
-
     async def answer(self, message: Message, fault: Refused | None) -> None:
-        command_id = next((word.lower() for word in message.body if isinstance(word, str) and UUID.fullmatch(word)), "")
-        caller = str(message.sender)
-        try:
-            [who] = await self.ask_or_refuse("NotAuthorized", BUS, "GetConnectionCredentials", "s", [message.sender])
-            if "ProcessID" not in who:
-                # The caller gave its connection to another process and ended: polkit could not tell the caller's unit.
-                raise Refused("NotAuthorized", "the process that made this connection has ended")
-            caller = f"uid {who['UnixUserID'].value}, pid {who['ProcessID'].value}"
-            reply = await self.gate(message, fault)
-            outcome = "done"
-        except Refused as no:
-            reply = Message.new_error(message, f"{no.prefix}{no.error}", str(no))
-            outcome = f"{no.error}: {no}"
-        except Exception as bug:
-            # The boundary: whatever goes wrong inside, no traceback crosses the bus.
-            logging.exception("cannot answer %s", message.member)
-            outcome = f"internal error: {type(bug).__name__}"
-            reply = Message.new_error(message, f"{NAME}.Error.Failed", outcome)
-        logging.info(
-            "%s by %s: %s",
-            f"{message.member} {command_id}".strip(),
-            caller,
-            outcome,
-            extra={"COMMAND_ID": command_id} if command_id else None,
-        )
-        if not message.flags & MessageFlag.NO_REPLY_EXPECTED:
-            await self.bus.send(reply)
+        async with self.room:
+            command_id = next((x.lower() for x in message.body if isinstance(x, str) and UUID.fullmatch(x)), "")
+            caller = str(message.sender)
+            try:
+                [who] = await self.ask_or_refuse("NotAuthorized", BUS, "GetConnectionCredentials", "s", [caller])
+                if "ProcessID" not in who:
+                    # The caller gave its connection to another process and ended: polkit could not tell its unit.
+                    raise Refused("NotAuthorized", "the process that made this connection has ended")
+                caller = f"uid {who['UnixUserID'].value}, pid {who['ProcessID'].value}"
+                reply = await self.gate(message, fault)
+                outcome = "done"
+            except Refused as no:
+                reply = Message.new_error(message, f"{no.prefix}{no.error}", str(no))
+                outcome = f"{no.error}: {no}"
+            except Exception as bug:
+                # The boundary: whatever goes wrong inside, no traceback crosses the bus.
+                logging.exception("cannot answer %s", message.member)
+                outcome = f"internal error: {type(bug).__name__}"
+                reply = Message.new_error(message, f"{NAME}.Error.Failed", outcome)
+            logging.info(
+                "%s by %s: %s",
+                f"{message.member} {command_id}".strip(),
+                caller,
+                outcome,
+                extra={"COMMAND_ID": command_id} if command_id else None,
+            )
+            if not message.flags & MessageFlag.NO_REPLY_EXPECTED:
+                await self.bus.send(reply)
 
     async def gate(self, message: Message, fault: Refused | None) -> Message:
         # Every call has to pass here: the call itself has no fault, and polkit says yes to its sender.
@@ -505,11 +501,10 @@ def fault_of(message: Message) -> Refused | None:
     return None
 
 
-def close_descriptors(message: Message) -> bool:
+def close_descriptors(message: Message) -> None:
     # For every message: dbus-broker sends descriptors with its answers, and any caller may send some. We need none.
     for descriptor in message.unix_fds:
         os.close(descriptor)
-    return False
 
 
 # --- Start: the settings, the connection, and the end -----------------------------------------------------------------

@@ -182,9 +182,9 @@ def test_the_helper_is_one_file_that_shares_nothing_with_the_agent() -> None:
     assert {name.split(".")[0] for name in imports(helper, PACKAGE)} - STDLIB <= {"dbus_next", "systemd"}
     nodes = list(ast.walk(ast.parse(helper.read_text("utf-8"))))
     # What an auditor has to follow. Not lines: a bound on them made the file denser instead of smaller.
-    assert sum(isinstance(node, ast.stmt) for node in nodes) <= 380
+    assert sum(isinstance(node, ast.stmt) for node in nodes) <= 375
     branches = ast.If | ast.IfExp | ast.For | ast.While | ast.ExceptHandler | ast.BoolOp | ast.comprehension
-    assert sum(isinstance(node, branches) for node in nodes) <= 95
+    assert sum(isinstance(node, branches) for node in nodes) <= 93
     # These would be a way round the first bound.
     assert dense_places(helper.read_text("utf-8")) == []
 

@@ -496,7 +496,7 @@ class OnAFullDisk(AnyOrder):
     """Only right commands, the disk, and restarts of the agent; each has the time to take its effect."""
 
     @rule()
-    def a_command_is_sent(self) -> None:  # type: ignore[override]
+    def a_command_is_sent(self) -> None:
         """One that a client on a healthy disk executes."""
         super().a_command_is_sent(Action.REBOOT_HOST, 240, False, TOPICS.commands, CLIENT, 1.0)
 
