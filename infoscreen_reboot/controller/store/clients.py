@@ -117,12 +117,13 @@ def _hear_statuses(
         if after.session_id == known[uuid].session_id and after.is_online == known[uuid].is_online:
             known[uuid] = after
             continue
+        boot_before = known[uuid].boot_id
         known[uuid] = after
         kind = "client_online" if after.is_online else "client_offline"
         told.append((uuid, kind, {"reason": str(status.reason), "boot_id": status.boot_id}))
         if after.is_online:
             batch.born.add(uuid)
-            _note_boot(tx, uuid, status.boot_id)
+            _note_boot(tx, uuid, status.boot_id, boot_before)
     changed = {uuid: after for uuid, after in known.items() if after != before[uuid]}
     for uuid, after in changed.items():
         tx.db.execute(update(client).where(client.c.uuid == uuid).values(**_presence_columns(after)))
@@ -142,28 +143,25 @@ def _presence_columns(after: Presence) -> dict[str, Any]:
     }
 
 
-def _note_boot(tx: Transaction, uuid: str, boot_id: str) -> None:
+def _note_boot(tx: Transaction, uuid: str, boot_id: str, boot_before: str | None) -> None:
     """A boot that comes back after another one, again and again, is that of a second host."""
     of_client = boot.c.client_uuid == uuid
-    latest = select(boot).where(of_client).order_by(boot.c.heard_at.desc()).limit(1)
-    last = tx.db.execute(latest).mappings().one_or_none()
-    if last is not None and last["boot_id"] == boot_id:
-        tx.db.execute(update(boot).where(of_client, boot.c.boot_id == boot_id).values(heard_at=tx.now))
-        return
-    this = tx.db.execute(select(boot).where(of_client, boot.c.boot_id == boot_id)).mappings().one_or_none()
-    if this is None:
+    this = and_(of_client, boot.c.boot_id == boot_id)
+    if tx.db.execute(select(boot.c.boot_id).where(this)).one_or_none() is None:
         values = {"client_uuid": uuid, "boot_id": boot_id, "first_heard_at": tx.now, "heard_at": tx.now}
         tx.db.execute(insert(boot).values(**values))
         return
-    returned = update(boot).where(of_client, boot.c.boot_id == boot_id)
-    tx.db.execute(returned.values(heard_at=tx.now, returns=boot.c.returns + 1))
+    is_return = boot_before is not None and boot_before != boot_id
+    tx.db.execute(update(boot).where(this).values(heard_at=tx.now, returns=boot.c.returns + int(is_return)))
+    if not is_return:
+        return
     recent = and_(of_client, boot.c.heard_at > tx.now - _TWO_HOSTS_WITHIN)
     returns = tx.db.execute(select(func.sum(boot.c.returns)).where(recent)).scalar_one() or 0
     if returns < RETURNS_OF_TWO_HOSTS:
         return
     found = update(client).where(client.c.uuid == uuid, client.c.two_hosts_at.is_(None)).values(two_hosts_at=tx.now)
     if tx.db.execute(found).rowcount:
-        _tell(tx, [(uuid, "two_hosts", {"boot_ids": [boot_id, last["boot_id"] if last else None]})])
+        _tell(tx, [(uuid, "two_hosts", {"boot_ids": [boot_before, boot_id]})])
 
 
 def _hear_boots(tx: Transaction, reports: Sequence[BootReport]) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from sqlalchemy import RowMapping, Table, and_, delete, func, insert, or_, select, text, update
 
+from infoscreen_reboot.contract import wire
 from infoscreen_reboot.contract.ack import AckStatus
 from infoscreen_reboot.contract.command import Action
 from infoscreen_reboot.controller import lifecycle
@@ -174,8 +175,17 @@ def _plain(value: Any) -> Any:
 
 
 def _shown(value: Any) -> Any:
-    """As people read it in an event."""
-    return value.isoformat() if isinstance(value, datetime) else str(value) if isinstance(value, Enum) else value
+    """As people read it in an event; times as on the wire."""
+    match value:
+        case datetime():
+            return wire.format_time(value)
+        case Enum():
+            return str(value.value)
+        case Mapping():
+            return {name: _shown(part) for name, part in value.items()}
+        case list() | tuple():
+            return [_shown(part) for part in value]
+    return value
 
 
 # --- Made
@@ -264,7 +274,7 @@ def _told(tx: Transaction, each: New, request: Request, kind: str, content: Mapp
         "client_uuid": each.client_uuid,
         "command_id": each.command_id,
         "batch_id": request.batch_id,
-        "content": dict(content),
+        "content": _shown(content),
     }
 
 
