@@ -158,7 +158,7 @@ def test_what_cannot_be_waited_for_is_told_first() -> None:
 def test_of_several_each_is_asked_as_if_those_before_it_had_gone() -> None:
     def of(group: str, size: int, others: int, **changes: Any) -> Facts:
         budget = Budget(("site",), max_unavailable=Amount(2))
-        return replace(ALWAYS, groups=(Group(group, budget, size, others),), fleet_cap=4, **changes)
+        return replace(ALWAYS, groups=(Group(group, budget, size, others),), fleet_cap=5, **changes)
 
     asked = [of("a", 9, 1), of("a", 9, 1), of("b", 9, 0), of("b", 9, 0, is_online=False), of("b", 9, 0), of("c", 9, 0)]
     holds = [safety.first_hold(answers) for answers in safety.ask_in_turn([*asked, of("d", 9, 0), of("e", 9, 0)])]
