@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from enum import Enum
 from typing import Any
 
-from sqlalchemy import RowMapping, Table, and_, delete, func, insert, or_, select, text, update
+from sqlalchemy import ColumnElement, RowMapping, Table, and_, delete, func, insert, or_, select, text, update
 
 from infoscreen_reboot.contract import wire
 from infoscreen_reboot.contract.ack import AckStatus
@@ -28,7 +28,7 @@ from infoscreen_reboot.controller.lifecycle import (
 )
 from infoscreen_reboot.controller.safety import Answer
 from infoscreen_reboot.controller.store.database import Transaction
-from infoscreen_reboot.controller.store.tables import command, event, outbox, to_number
+from infoscreen_reboot.controller.store.tables import client, command, event, outbox, to_number
 
 _FIELDS = tuple(field.name for field in fields(Record))
 _MADE = ("id", "client_uuid", "batch_id", "limits")
@@ -315,6 +315,9 @@ def mark_sent(tx: Transaction, letters: Sequence[Letter], fleet: Limits) -> None
     """They go out as soon as this is committed, and not before: so a command that was cancelled never goes out."""
     ids = [letter.command_id for letter in letters]
     tx.db.execute(update(outbox).where(outbox.c.command_id.in_(ids)).values(send_at=None))
+    boot_id = select(client.c.boot_id).where(client.c.uuid == command.c.client_uuid).scalar_subquery()
+    first = and_(command.c.id.in_(ids), command.c.sent_at.is_(None))
+    tx.db.execute(update(command).where(first).values(sent_boot_id=boot_id))
     learn(tx, [(command_id, Sent(tx.now)) for command_id in ids], fleet)
 
 
@@ -344,15 +347,45 @@ def postpone(tx: Transaction, until: datetime) -> None:
     tx.db.execute(update(command).where(where).values(due_at=until))
 
 
-def open_of(tx: Transaction, clients: Iterable[str]) -> dict[str, list[str]]:
-    """The commands of each client that were sent and have no verdict."""
-    where = and_(
-        command.c.client_uuid.in_(list(clients)), command.c.rank < VERDICT_RANK, command.c.sent_at.is_not(None)
-    )
-    found: dict[str, list[str]] = {}
-    for row in tx.db.execute(select(command.c.client_uuid, command.c.id).where(where)):
-        found.setdefault(row.client_uuid, []).append(row.id)
-    return found
+@dataclass(frozen=True, slots=True)
+class Open:
+    """A command that was sent and has no verdict. `boot_id` is that of the client when the bytes first went out."""
+
+    command_id: str
+    client_uuid: str
+    record: Record
+    boot_id: str | None
+    asked_at: datetime | None
+
+
+def open_of(tx: Transaction, clients: Iterable[str]) -> list[Open]:
+    return _open(tx, command.c.client_uuid.in_(list(clients)))
+
+
+def unanswered(tx: Transaction, since: datetime, most: int) -> list[Open]:
+    """Open commands of clients that are online, and that were last sent before `since`."""
+    last = func.coalesce(command.c.asked_at, command.c.sent_at)
+    online = select(client.c.uuid).where(client.c.is_online)
+    return _open(tx, and_(last <= since, command.c.client_uuid.in_(online)))[:most]
+
+
+def _open(tx: Transaction, which: ColumnElement[bool]) -> list[Open]:
+    names = dict.fromkeys((*_MADE, *_FIELDS, "sent_boot_id", "asked_at"))
+    where = and_(which, command.c.rank < VERDICT_RANK, command.c.sent_at.is_not(None))
+    rows = tx.db.execute(select(*(command.c[name] for name in names)).where(where)).mappings()
+    return [Open(row["id"], row["client_uuid"], record_of(row), row["sent_boot_id"], row["asked_at"]) for row in rows]
+
+
+def owners(tx: Transaction, ids: Iterable[str]) -> dict[str, str]:
+    """To which client each command was given."""
+    rows = tx.db.execute(select(command.c.id, command.c.client_uuid).where(command.c.id.in_(list(ids))))
+    return {row.id: row.client_uuid for row in rows}
+
+
+def hold(tx: Transaction, command_id: str, answer: Answer) -> None:
+    """What a command waits for now."""
+    values = {"hold_rule": answer.rule, "hold_why": answer.hold, "hold_opens_at": answer.opens_at}
+    tx.db.execute(update(command).where(command.c.id == command_id).values(**values))
 
 
 def waiting(tx: Transaction, most: int) -> list[RowMapping]:

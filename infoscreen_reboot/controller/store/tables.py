@@ -159,7 +159,9 @@ command = Table(
     Column("late_at", Moment),
     # The limits of its steps where a label sets other ones than the fleet's, in seconds.
     Column("limits", JSON),
-    # When `timers` looks at it next, and when it was last asked for its ack.
+    # In which boot the client was when the bytes first went out.
+    Column("sent_boot_id", _UUID),
+    # When the engine looks at it next, and when the client was last asked for its ack.
     Column("due_at", Moment),
     Column("asked_at", Moment),
     Column("asks", Integer, nullable=False, server_default=text("0")),

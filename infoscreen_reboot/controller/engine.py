@@ -1,0 +1,206 @@
+"""Speaks with the broker, for whoever holds the lease: hears clients, gives commands out, and looks at the clock.
+
+One thread does all of it, one step after the other: take what has come, write it down together with what follows from
+it, commit, and only then acknowledge it and send what the same commit marked as sent. Whatever it is killed between,
+what was not committed comes again from the broker, and what was marked and did not go out goes out at the next start.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from sqlalchemy import RowMapping
+
+from infoscreen_reboot.contract.command import Action
+from infoscreen_reboot.controller import dispatch, ingest
+from infoscreen_reboot.controller.dispatch import Signs
+from infoscreen_reboot.controller.ingest import Heard
+from infoscreen_reboot.controller.lifecycle import Acked, Fact, Limits, Overdue, Published, Seen, deadline
+from infoscreen_reboot.controller.safety import ask_in_turn, first_hold
+from infoscreen_reboot.controller.store import clients, commands, facts, lease
+from infoscreen_reboot.controller.store.commands import Letter, Open
+from infoscreen_reboot.controller.store.database import Database, Transaction
+from infoscreen_reboot.controller.store.facts import Policy
+from infoscreen_reboot.mqtt.consumer import Consumer, Puback, Received
+from infoscreen_reboot.mqtt.messages import Message
+
+log = logging.getLogger(__name__)
+
+BATCH = 500
+# How long it waits for something to come before it looks at the clock.
+TICK_S = 0.5
+# After it could not hear the broker, no step that waits for a client is over before this.
+HEARING_AGAIN = timedelta(seconds=60)
+# How many commands may be at the broker without its PUBACK.
+IN_FLIGHT = 200
+_RUBBISH_EVERY_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Orders:
+    """What the settings say about the engine's work."""
+
+    limits: Limits = field(default_factory=Limits)
+    policy: Policy = field(default_factory=Policy)
+    valid_for: timedelta = timedelta(minutes=4)
+    accepts_all: bool = False
+
+
+@dataclass(slots=True)
+class Rubbish:
+    """Counts what nobody can use, and logs it once a minute at most."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    logged_at_s: float = float("-inf")
+
+    def count(self, rubbish: ingest.Rubbish) -> None:
+        self.counts[rubbish.why] += 1
+        if time.monotonic() >= self.logged_at_s + _RUBBISH_EVERY_S:
+            self.logged_at_s = time.monotonic()
+            log.warning("ignored a message on %r: %s; %d so far", rubbish.topic, rubbish.why, self.counts.total())
+
+
+class Engine:
+    """One holder of the lease, in the epoch in which it got it."""
+
+    def __init__(
+        self, database: Database, consumer: Consumer, orders: Orders, epoch: int, signer: Signs | None
+    ) -> None:
+        self._database = database
+        self._consumer = consumer
+        self._orders = orders
+        self._epoch = epoch
+        self._signer = signer
+        self._awaited: dict[int, str] = {}
+        self.rubbish = Rubbish()
+
+    def begin(self) -> None:
+        """Once for each connection. What was given to a broker that may have forgotten it goes out again."""
+        self._awaited.clear()
+        with self._database.write() as tx:
+            lease.hold(tx, self._epoch)
+            commands.postpone(tx, tx.now + HEARING_AGAIN)
+            commands.send_again(tx, commands.in_flight(tx), tx.now)
+
+    def step(self) -> None:
+        """Raises Lost, LeaseLost or StoreError; nothing of what came is acknowledged then."""
+        received, pubacks = self._consumer.receive(BATCH, TICK_S)
+        heard = self._read(received)
+        with self._database.write() as tx:
+            lease.hold(tx, self._epoch)
+            self._hear(tx, heard, pubacks)
+            self._look_at_the_clock(tx)
+            self._release(tx)
+            letters = commands.to_send(tx, IN_FLIGHT - len(self._awaited))
+            if letters:
+                commands.mark_sent(tx, letters, self._orders.limits)
+        self._consumer.acknowledge(received)
+        for letter in letters:
+            packet_id = self._consumer.publish(Message(letter.topic, letter.payload), letter.properties)
+            self._awaited[packet_id] = letter.command_id
+
+    def _read(self, received: Sequence[Received]) -> list[Heard]:
+        found = []
+        for each in received:
+            heard = ingest.read(each.delivery.topic, each.delivery.payload, each.delivery.retain)
+            if isinstance(heard, ingest.Rubbish):
+                self.rubbish.count(heard)
+            else:
+                found.append(heard)
+        return found
+
+    def _hear(self, tx: Transaction, heard: Sequence[Heard], pubacks: Sequence[Puback]) -> None:
+        batch = clients.hear(tx, heard, self._orders.accepts_all)
+        told: list[tuple[str, Fact]] = []
+        for puback in pubacks:
+            command_id = self._awaited.pop(puback.packet_id, None)
+            if command_id is not None and not puback.is_refusal:
+                told.append((command_id, Published(tx.now)))
+        owners = commands.owners(tx, {ack.command_id for _, ack in batch.acks})
+        for client_uuid, ack in batch.acks:
+            if owners.get(ack.command_id) == client_uuid:
+                fact = Acked(tx.now, ack.status, ack.boot_id, ack.error_code, ack.error_message)
+                told.append((ack.command_id, fact))
+        commands.learn(tx, told, self._orders.limits)
+        concerned = batch.seen.keys() | {client_uuid for client_uuid, _ in batch.acks}
+        if concerned:
+            self._see(tx, concerned, batch.born)
+
+    def _see(self, tx: Transaction, concerned: set[str], born: set[str]) -> None:
+        """How things stand with these clients, for their open commands; who has just come is asked."""
+        presences = clients.presences(tx, concerned)
+        opened = commands.open_of(tx, concerned)
+        told: list[tuple[str, Fact]] = []
+        for each in opened:
+            presence = presences[each.client_uuid]
+            if presence.boot_id is not None:
+                told.append((each.command_id, Seen(tx.now, presence.is_online, presence.boot_id)))
+        commands.learn(tx, told, self._orders.limits)
+        self._ask(tx, [each for each in opened if each.client_uuid in born], presences)
+
+    def _ask(self, tx: Transaction, opened: Sequence[Open], presences: dict[str, clients.Presence]) -> None:
+        asked = [
+            each.command_id
+            for each in opened
+            if dispatch.may_ask(each.record, tx.now, each.asked_at, each.boot_id, presences[each.client_uuid].boot_id)
+        ]
+        if asked:
+            commands.send_again(tx, asked, tx.now)
+
+    def _look_at_the_clock(self, tx: Transaction) -> None:
+        told: list[tuple[str, Fact]] = []
+        for row in commands.due(tx, BATCH):
+            limits = commands.limits_of(row["limits"], self._orders.limits)
+            waits_for = deadline(commands.record_of(row), limits)
+            if waits_for is not None:
+                told.append((row["id"], Overdue(tx.now, waits_for[0])))
+        commands.learn(tx, told, self._orders.limits)
+        late = commands.unanswered(tx, tx.now - dispatch.ASK_AGAIN, BATCH)
+        if late:
+            self._ask(tx, late, clients.presences(tx, {each.client_uuid for each in late}))
+
+    def _release(self, tx: Transaction) -> None:
+        """Ask the rules again for each command that waits, the oldest first."""
+        waiting = commands.waiting(tx, BATCH)
+        if not waiting:
+            return
+        ids = [row["id"] for row in waiting]
+        asked = []
+        for row in waiting:
+            found = facts.gather(
+                tx,
+                [row["client_uuid"]],
+                Action(row["action"]),
+                self._orders.policy,
+                may_shut_down=True,  # it was asked when the command was made
+                someone_is_there=row["someone_is_there"],
+                without=ids,
+            )
+            asked.append((row, found.get(row["client_uuid"])))
+        known = [(row, each) for row, each in asked if each is not None]
+        for (row, _), answers in zip(known, ask_in_turn([each for _, each in known]), strict=True):
+            hold = first_hold(answers)
+            if hold is None:
+                self._give_out(tx, row)
+            elif hold.rule != row["hold_rule"]:
+                commands.hold(tx, row["id"], hold)
+
+    def _give_out(self, tx: Transaction, row: RowMapping) -> None:
+        expires_at = min(tx.now + self._orders.valid_for, row["wait_until"])
+        commands.release(tx, [letter_for(row, tx.now, expires_at, self._signer)], tx.now, expires_at)
+
+
+def letter_for(row: RowMapping, issued_at: datetime, expires_at: datetime, signer: Signs | None) -> Letter:
+    """The bytes of a command that goes out now."""
+    command_id, client_uuid = row["id"], row["client_uuid"]
+    times = issued_at, expires_at
+    topic, payload = dispatch.compose(
+        command_id, client_uuid, Action(row["action"]), times, row["created_by"], row["reason"]
+    )
+    properties = () if signer is None else tuple(signer.properties(topic, payload))
+    return Letter(command_id, client_uuid, topic, payload, properties)
