@@ -41,6 +41,12 @@ WORKSHOP_PACKAGES = (
     " python3-dbusmock python3-hypothesis python3-jsonschema python3-paho-mqtt python3-pytest"
     " python3-setuptools python3-stdeb python3-systemd python3-yaml strace systemd"
 ).split()
+# The controller runs on trixie only.
+CONTROLLER_PACKAGES = (
+    "postgresql-17 python3-alembic python3-argon2 python3-fastapi python3-fastjsonschema python3-httpx"
+    " python3-prometheus-client python3-psycopg python3-psycopg-c python3-psycopg-pool python3-rich python3-sqlalchemy"
+    " python3-uvicorn"
+).split()
 WORKSHOP_HOOKS = (
     'chroot "$1" useradd --create-home --uid 1000 builder',
     'install -d -o 1000 -g 1000 "$1/build"',
@@ -175,7 +181,7 @@ def workshop_root(suite: str) -> Path:
     """Every build and test tool of the suite; the linters are those of trixie."""
     packages, hooks = [*WORKSHOP_PACKAGES], [*WORKSHOP_HOOKS]
     if suite == "trixie":
-        packages.append("mypy")
+        packages += ["mypy", *CONTROLLER_PACKAGES]
         hooks.append(f"copy-in {_ruff()} /usr/local/bin")
     if platform.machine() == "x86_64":  # there is no wheel for others: tests/fuzz does without, and says so
         hooks.append(f"copy-in {_atheris(suite)} /usr/local/lib/python{PYTHON[suite]}/dist-packages")

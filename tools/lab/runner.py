@@ -22,14 +22,15 @@ from typing import IO, NoReturn
 from tools.lab import tree
 from tools.lab.scratch import CACHE, LabError, sweep
 
-IN_WORKSHOP = ("tests/unit", "tests/crash", "tests/bus", "tests/broker", "tests/fuzz")
+IN_WORKSHOP = ("tests/unit", "tests/crash", "tests/bus", "tests/broker", "tests/fuzz", "tests/controller")
 WORKSHOP = "workshop"
 PACKAGING = "tests/packaging"
 ON_MACHINES = ("tests/system", PACKAGING, "tests/vm")
 # What takes longest begins first.
 PLACES = ("tests/system", "tests/vm", WORKSHOP, PACKAGING)
-# The linters are of one suite, and so is the judgement of what they lint.
+# The linters are of one suite, and so is the judgement of what they lint. The controller runs on trixie only.
 ONCE = "trixie"
+OF_ONE_SUITE = ("tests/*.py", "tests/controller")
 PYTEST = ("/usr/bin/python3", "-B", "-m", "pytest", "-p", "no:cacheprovider", "--color=no", "--durations=8")
 # A job hangs when no test of it has ended for so long; a busy machine may take it all the time that it wants.
 SILENCE_S = 30 * 60
@@ -165,7 +166,7 @@ def plan(suites: Sequence[str], fast: bool, arguments: Sequence[str]) -> list[Jo
         for suite in suites:
             targets = [target for target in chosen or everything if _place(target) == place]
             if suite != ONCE and (ONCE in suites or not chosen):
-                targets = [target for target in targets if _folder(target) != "tests/*.py"]
+                targets = [target for target in targets if _folder(target) not in OF_ONE_SUITE]
             if targets:
                 jobs.append(Job(suite, targets, options, LOGS / f"{Path(place).name}-{suite}.log"))
     return jobs

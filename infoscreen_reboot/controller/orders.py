@@ -1,0 +1,286 @@
+"""Makes commands for whoever asks: one, or many from a preview. Rules, commands, events and outbox in one transaction.
+
+All faces (API, CLI, console, schedules) come through here, so no way round a rule is shorter than another.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any
+from uuid import uuid4
+
+from sqlalchemy import RowMapping, and_, insert, select
+
+from infoscreen_reboot.contract.command import Action
+from infoscreen_reboot.controller import selection
+from infoscreen_reboot.controller.dispatch import Signs
+from infoscreen_reboot.controller.engine import letter_for
+from infoscreen_reboot.controller.safety import Answer, Facts, Standing, ask, ask_in_turn, first_hold
+from infoscreen_reboot.controller.store import commands, facts
+from infoscreen_reboot.controller.store.commands import New, Request
+from infoscreen_reboot.controller.store.database import Transaction
+from infoscreen_reboot.controller.store.facts import Policy
+from infoscreen_reboot.controller.store.tables import batch, batch_member, client, command, label
+
+# In which many commands can be taken back whole before the first goes out.
+TAKE_BACK = timedelta(seconds=5)
+# A wait has an end: nothing may land hours later by surprise.
+LONGEST_WAIT = timedelta(hours=24)
+
+
+class Kind(StrEnum):
+    """Why a request is refused: the `kind` of the answer."""
+
+    NO_SUCH_CLIENT = "no_such_client"
+    BAD_SELECTOR = "bad_selector"
+    BAD_WAIT = "bad_wait"
+    KEY_USED_OTHERWISE = "key_used_otherwise"
+    PREVIEW_CHANGED = "preview_changed"
+    COUNT_DIFFERS = "count_differs"
+    NOTHING_ELIGIBLE = "nothing_eligible"
+
+
+class Refused(Exception):
+    """A request that makes nothing. The sentence is for whoever asked; `details` are for programs."""
+
+    def __init__(self, kind: Kind, sentence: str, **details: Any) -> None:
+        super().__init__(sentence)
+        self.kind = kind
+        self.details = details
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks, by which way, from which address."""
+
+    name: str
+    via: str
+    address: str | None = None
+    may_shut_down: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What is asked for. `wait_until` is for holds that end by themselves, as an offline client's."""
+
+    action: Action
+    reason: str | None = None
+    wait_until: datetime | None = None
+    someone_is_there: bool = False
+    idempotency_key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class House:
+    """The site's settings that commands are made by."""
+
+    policy: Policy = field(default_factory=Policy)
+    valid_for: timedelta = timedelta(minutes=4)
+    signer: Signs | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """What would come of it: the clients that would get the command, and what holds each of the others."""
+
+    action: Action
+    eligible: tuple[str, ...]
+    held: Mapping[str, Answer]
+
+    @property
+    def hash(self) -> str:
+        rules = {uuid: answer.rule for uuid, answer in self.held.items()}
+        return selection.preview_hash(str(self.action), self.eligible, rules)
+
+    @property
+    def count(self) -> int:
+        return len(self.eligible)
+
+
+def order(
+    tx: Transaction, caller: Caller, wish: Wish, client_uuid: str, command_id: str | None, house: House
+) -> tuple[str, bool]:
+    """Make one command; returns its id, and whether it is new. Raises Refused.
+
+    A command that a rule refuses is made, too, as `blocked_safety`: an answer that can be read again later.
+    """
+    digest = _digest({"client": client_uuid, **_said(wish)})
+    known = _known(tx, command, caller, wish.idempotency_key, command_id)
+    if known is not None:
+        return _the_same(known, digest), False
+    _check_wait(tx, wish)
+    found = _facts(tx, caller, wish, [client_uuid], house)
+    if client_uuid not in found:
+        raise Refused(Kind.NO_SUCH_CLIENT, f"there is no client {client_uuid}", clients=[client_uuid])
+    new = New(command_id or str(uuid4()), client_uuid, first_hold(ask(found[client_uuid])))
+    request = _request(caller, wish, digest)
+    commands.create(tx, request, [new], house.valid_for)
+    if new.answer is None:
+        _release(tx, [new.command_id], tx.now, house)
+    return new.command_id, True
+
+
+def preview(tx: Transaction, caller: Caller, wish: Wish, uuids: Sequence[str], house: House) -> Preview:
+    """What would come of it now. Raises Refused if one of the clients does not exist: the whole is refused then."""
+    uuids = sorted(set(uuids))
+    found = _facts(tx, caller, wish, uuids, house)
+    missing = [uuid for uuid in uuids if uuid not in found]
+    if missing:
+        raise Refused(Kind.NO_SUCH_CLIENT, f"{len(missing)} of these clients do not exist", clients=missing)
+    eligible, held = [], {}
+    for uuid, answers in zip(uuids, ask_in_turn([found[uuid] for uuid in uuids]), strict=True):
+        hold = first_hold(answers)
+        if hold is None or (wish.wait_until is not None and hold.can_wait):
+            eligible.append(uuid)
+        if hold is not None:
+            held[uuid] = hold
+    return Preview(wish.action, tuple(eligible), held)
+
+
+def order_many(
+    tx: Transaction,
+    caller: Caller,
+    wish: Wish,
+    uuids: Sequence[str],
+    seen_hash: str,
+    typed_count: int | None,
+    house: House,
+) -> tuple[str, bool]:
+    """Make one command for each client that the preview has shown as eligible; returns the batch's id, and whether it
+    is new.
+
+    Raises Refused if anything has moved since the preview, or if the count that was typed is another one: nothing is
+    made then.
+    """
+    digest = _digest({"clients": sorted(set(uuids)), "hash": seen_hash, **_said(wish)})
+    known = _known(tx, batch, caller, wish.idempotency_key, None)
+    if known is not None:
+        return _the_same(known, digest), False
+    _check_wait(tx, wish)
+    now = preview(tx, caller, wish, uuids, house)
+    if now.hash != seen_hash:
+        raise Refused(
+            Kind.PREVIEW_CHANGED, "what the preview has shown is not so any more: look at it again", hash=now.hash
+        )
+    if not now.eligible:
+        raise Refused(Kind.NOTHING_ELIGIBLE, "none of these clients can get the command now")
+    if now.count > 1 and typed_count != now.count:
+        raise Refused(Kind.COUNT_DIFFERS, f"this is about {now.count} clients: say that number", count=now.count)
+    batch_id = str(uuid4())
+    send_at = tx.now + TAKE_BACK if now.count > 1 else tx.now
+    _make_batch(tx, caller, wish, batch_id, seen_hash, digest, send_at)
+    new = [New(str(uuid4()), uuid, now.held.get(uuid)) for uuid in now.eligible]
+    commands.create(tx, _request(caller, wish, None, batch_id), new, house.valid_for)
+    members = [{"batch_id": batch_id, "client_uuid": each.client_uuid, "command_id": each.command_id} for each in new]
+    tx.db.execute(insert(batch_member), members)
+    _release(tx, [each.command_id for each in new if each.answer is None], send_at, house)
+    return batch_id, True
+
+
+def select_clients(tx: Transaction, selector: str) -> list[str]:
+    """The accepted clients that a selector means. Raises Refused."""
+    try:
+        wanted = selection.parse(selector)
+    except selection.SelectorError as error:
+        raise Refused(Kind.BAD_SELECTOR, str(error)) from None
+    labels: dict[str, dict[str, str]] = {}
+    for row in tx.db.execute(select(label)):
+        labels.setdefault(row.client_uuid, {})[row.key] = row.value
+    accepted = select(client.c.uuid).where(client.c.standing == Standing.ACCEPTED).order_by(client.c.uuid)
+    return [uuid for uuid in tx.db.execute(accepted).scalars() if wanted.matches(labels.get(uuid, {}))]
+
+
+def _facts(tx: Transaction, caller: Caller, wish: Wish, uuids: Sequence[str], house: House) -> dict[str, Facts]:
+    return facts.gather(
+        tx,
+        uuids,
+        wish.action,
+        house.policy,
+        may_shut_down=caller.may_shut_down,
+        someone_is_there=wish.someone_is_there,
+    )
+
+
+def _request(caller: Caller, wish: Wish, digest: str | None, batch_id: str | None = None) -> Request:
+    return Request(
+        action=wish.action,
+        by=caller.name,
+        via=caller.via,
+        reason=wish.reason,
+        address=caller.address,
+        batch_id=batch_id,
+        idempotency_key=None if batch_id else wish.idempotency_key,
+        request_digest=digest,
+        someone_is_there=wish.someone_is_there,
+        wait_until=wish.wait_until,
+    )
+
+
+def _make_batch(
+    tx: Transaction, caller: Caller, wish: Wish, batch_id: str, seen_hash: str, digest: str, send_at: datetime
+) -> None:
+    values = {
+        "id": batch_id,
+        "action": str(wish.action),
+        "reason": wish.reason,
+        "preview_hash": seen_hash,
+        "created_at": tx.now,
+        "created_by": caller.name,
+        "via": caller.via,
+        "send_at": send_at,
+        "wait_until": wish.wait_until,
+        "idempotency_key": wish.idempotency_key,
+        "request_digest": digest,
+    }
+    tx.db.execute(insert(batch).values(**values))
+
+
+def _release(tx: Transaction, command_ids: Sequence[str], send_at: datetime, house: House) -> None:
+    if not command_ids:
+        return
+    rows = tx.db.execute(select(command).where(command.c.id.in_(command_ids))).mappings()
+    expires_at = send_at + house.valid_for
+    letters = [letter_for(row, send_at, expires_at, house.signer) for row in rows]
+    commands.release(tx, letters, send_at, expires_at)
+
+
+def _known(tx: Transaction, table: Any, caller: Caller, key: str | None, own_id: str | None) -> RowMapping | None:
+    """What an earlier request with the same id, or the same key of this caller, has made."""
+    if own_id is not None:
+        found = tx.db.execute(select(table).where(table.c.id == own_id)).mappings().one_or_none()
+        if found is not None:
+            return found
+    if key is None:
+        return None
+    of_caller = and_(table.c.created_by == caller.name, table.c.idempotency_key == key)
+    return tx.db.execute(select(table).where(of_caller)).mappings().one_or_none()
+
+
+def _the_same(known: RowMapping, digest: str) -> str:
+    if known["request_digest"] != digest:
+        raise Refused(Kind.KEY_USED_OTHERWISE, f"{known['id']} was made by another request with this id or key")
+    return str(known["id"])
+
+
+def _check_wait(tx: Transaction, wish: Wish) -> None:
+    if wish.wait_until is not None and not tx.now < wish.wait_until <= tx.now + LONGEST_WAIT:
+        raise Refused(Kind.BAD_WAIT, "a wait ends within the next 24 hours")
+
+
+def _said(wish: Wish) -> dict[str, Any]:
+    wait_until = None if wish.wait_until is None else wish.wait_until.isoformat()
+    return {
+        "action": str(wish.action),
+        "reason": wish.reason,
+        "wait_until": wait_until,
+        "someone_is_there": wish.someone_is_there,
+    }
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
