@@ -1,19 +1,72 @@
-"""A database of each kind; the same tests run on both."""
+"""A database of each kind: the same tests run on both."""
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 
 from infoscreen_reboot.controller.store.database import Database
 from infoscreen_reboot.controller.store.tables import metadata
 
+POSTGRESQL = Path("/usr/lib/postgresql/17/bin")
 
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    found = Database(f"sqlite:///{tmp_path / 'controller.sqlite3'}")
-    metadata.create_all(found.engine)
+
+class Server:
+    """A PostgreSQL of our own, that listens on a socket in its folder only."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.data = folder / "data"
+        options = "--auth=trust", "--username=controller", "--no-sync", "--locale=C.UTF-8"
+        subprocess.run([POSTGRESQL / "initdb", "-D", self.data, *options], check=True, capture_output=True)
+        lines = "listen_addresses = ''", f"unix_socket_directories = '{folder}'", "max_connections = 50"
+        with (self.data / "postgresql.conf").open("a") as file:
+            file.write("\n".join(lines) + "\n")
+
+    @property
+    def url(self) -> str:
+        return f"postgresql:///postgres?host={self.folder}&user=controller"
+
+    def start(self) -> None:
+        log = self.folder / "log"
+        subprocess.run(
+            [POSTGRESQL / "pg_ctl", "-D", self.data, "-l", log, "-w", "start"], check=True, capture_output=True
+        )
+
+    def stop(self) -> None:
+        subprocess.run(
+            [POSTGRESQL / "pg_ctl", "-D", self.data, "-m", "immediate", "stop"], check=False, capture_output=True
+        )
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    # The path of a socket has at most 107 bytes.
+    folder = Path(f"/tmp/pg-{os.getpid()}")
+    folder.mkdir(0o700)
+    found = Server(folder)
+    found.start()
+    yield found
+    found.stop()
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
+    if request.param == "sqlite":
+        found = Database(f"sqlite:///{tmp_path / 'controller.sqlite3'}")
+        metadata.create_all(found.engine)
+    else:
+        found = Database(request.getfixturevalue("server").url)
+        with found.engine.begin() as db:
+            db.execute(text("DROP SCHEMA public CASCADE"))
+            db.execute(text("CREATE SCHEMA public"))
+        metadata.create_all(found.engine)
     yield found
     found.close()
