@@ -91,6 +91,7 @@ class Preview:
     action: Action
     eligible: tuple[str, ...]
     held: Mapping[str, Answer]
+    warnings: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @property
     def hash(self) -> str:
@@ -132,14 +133,16 @@ def preview(tx: Transaction, caller: Caller, wish: Wish, uuids: Sequence[str], h
     missing = [uuid for uuid in uuids if uuid not in found]
     if missing:
         raise Refused(Kind.NO_SUCH_CLIENT, f"{len(missing)} of these clients do not exist", clients=missing)
-    eligible, held = [], {}
+    eligible, held, warnings = list[str](), dict[str, Answer](), dict[str, Sequence[str]]()
     for uuid, answers in zip(uuids, ask_in_turn([found[uuid] for uuid in uuids]), strict=True):
         hold = first_hold(answers)
         if hold is None or (wish.wait_until is not None and hold.can_wait):
             eligible.append(uuid)
         if hold is not None:
             held[uuid] = hold
-    return Preview(wish.action, tuple(eligible), held)
+        if words := [answer.warning for answer in answers if answer.warning is not None]:
+            warnings[uuid] = words
+    return Preview(wish.action, tuple(eligible), held, warnings)
 
 
 def order_many(

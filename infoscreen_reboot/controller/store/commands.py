@@ -145,7 +145,7 @@ def _by_id(tx: Transaction, ids: Iterable[str]) -> dict[str, RowMapping]:
 
 def _event_of(tx: Transaction, row: RowMapping, before: Record, after: Record, fact: Fact) -> dict[str, Any]:
     content: dict[str, Any] = {"fact": type(fact).__name__.lower()}
-    content |= {name: _shown(value) for name, value in asdict(fact).items() if name != "at" and value is not None}
+    content |= {name: shown(value) for name, value in asdict(fact).items() if name != "at" and value is not None}
     if after.state is not before.state:
         kind = str(after.state)
     elif after.late is not before.late:
@@ -174,7 +174,7 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _shown(value: Any) -> Any:
+def shown(value: Any) -> Any:
     """As people read it in an event; times as on the wire."""
     match value:
         case datetime():
@@ -182,9 +182,9 @@ def _shown(value: Any) -> Any:
         case Enum():
             return str(value.value)
         case Mapping():
-            return {name: _shown(part) for name, part in value.items()}
+            return {name: shown(part) for name, part in value.items()}
         case list() | tuple():
-            return [_shown(part) for part in value]
+            return [shown(part) for part in value]
     return value
 
 
@@ -274,7 +274,7 @@ def _told(tx: Transaction, each: New, request: Request, kind: str, content: Mapp
         "client_uuid": each.client_uuid,
         "command_id": each.command_id,
         "batch_id": request.batch_id,
-        "content": _shown(content),
+        "content": shown(content),
     }
 
 

@@ -1,0 +1,92 @@
+"""The form of every answer that is not a success: RFC 9457, with a `kind` out of a bounded list."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import Request
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Field
+
+from infoscreen_reboot.controller.orders import Kind
+
+MEDIA_TYPE = "application/problem+json"
+# By kind: the status, and a title that is the same for all of this kind.
+KINDS: dict[str, tuple[int, str]] = {
+    "bad_request": (400, "The request cannot be read"),
+    "not_authenticated": (401, "No valid token"),
+    "forbidden": (403, "This role may not do that"),
+    "not_found": (404, "There is no such thing"),
+    "method_not_allowed": (405, "Not a method of this address"),
+    "held": (409, "A rule holds this command"),
+    "too_late": (409, "It cannot be taken back any more"),
+    "exists": (409, "There is one of that name"),
+    "invalid": (422, "A field breaks a rule"),
+    "too_large": (413, "The request is too large"),
+    "internal": (500, "An error of ours"),
+    "unavailable": (503, "The database cannot be used now"),
+    Kind.NO_SUCH_CLIENT: (404, "There is no such client"),
+    Kind.BAD_SELECTOR: (400, "The selector cannot be read"),
+    Kind.BAD_WAIT: (422, "A wait has to end within 24 hours"),
+    Kind.KEY_USED_OTHERWISE: (409, "This id or key was used for another request"),
+    Kind.PREVIEW_CHANGED: (412, "Something has moved since the preview"),
+    Kind.COUNT_DIFFERS: (412, "The count is another one"),
+    Kind.NOTHING_ELIGIBLE: (409, "No client can get this command now"),
+}
+
+
+class ProblemDocument(BaseModel):
+    """Why a request was refused. `kind` is for programs, `detail` for people."""
+
+    model_config = ConfigDict(
+        extra="allow",
+        json_schema_extra={
+            "examples": [
+                {
+                    "type": "about:blank",
+                    "title": "Something has moved since the preview",
+                    "status": 412,
+                    "kind": "preview_changed",
+                    "detail": "what the preview has shown is not so any more: look at it again",
+                }
+            ]
+        },
+    )
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    kind: str = Field(description="One of: " + ", ".join(sorted(str(kind) for kind in KINDS)))
+    detail: str
+
+
+class Problem(Exception):
+    """Raised anywhere in a request, answered in one place."""
+
+    def __init__(self, kind: str, detail: str, **more: Any) -> None:
+        super().__init__(detail)
+        self.kind = kind
+        self.detail = detail
+        self.more = more
+
+
+def answer(request: Request, problem: Problem) -> JSONResponse:
+    status, title = KINDS[problem.kind]
+    document = ProblemDocument(title=title, status=status, kind=str(problem.kind), detail=problem.detail)
+    headers = {"WWW-Authenticate": "Bearer"} if status == 401 else None
+    content = document.model_dump() | problem.more
+    return JSONResponse(content, status, headers, media_type=MEDIA_TYPE)
+
+
+def documented(*kinds: str) -> dict[int | str, dict[str, Any]]:
+    """For OpenAPI: the refusals that an operation may answer with."""
+    statuses = sorted({KINDS[kind][0] for kind in ("bad_request", "not_authenticated", "forbidden", "invalid", *kinds)})
+    content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemDocument"}}}
+    return {
+        status: {
+            "description": "; ".join(sorted({title for code, title in KINDS.values() if code == status})),
+            "model": ProblemDocument,
+            "content": content,
+        }
+        for status in (*statuses, 503)
+    }

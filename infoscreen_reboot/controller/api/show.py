@@ -1,0 +1,103 @@
+"""Rows as the API shows them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import RowMapping
+
+from infoscreen_reboot.controller import lifecycle
+from infoscreen_reboot.controller.api import models
+from infoscreen_reboot.controller.lifecycle import Limits
+from infoscreen_reboot.controller.safety import Answer
+from infoscreen_reboot.controller.store import commands, views
+from infoscreen_reboot.controller.store.database import Transaction
+
+_EVIDENCE = [name for name in models.Evidence.model_fields if name != "proof"]
+
+
+def command(row: RowMapping, fleet: Limits) -> models.Command:
+    record = commands.record_of(row)
+    waits_for = lifecycle.deadline(record, commands.limits_of(row["limits"], fleet))
+    hold = None
+    if row["hold_rule"] is not None:
+        hold = models.Hold(rule=row["hold_rule"], why=row["hold_why"], opens_at=row["hold_opens_at"])
+    return models.Command(
+        id=row["id"],
+        client_uuid=row["client_uuid"],
+        batch_id=row["batch_id"],
+        action=record.action,
+        state=record.state,
+        is_open=not record.state.is_verdict,
+        reason=row["reason"],
+        created_at=row["created_at"],
+        created_by=row["created_by"],
+        via=row["via"],
+        expires_at=record.expires_at,
+        wait_until=row["wait_until"],
+        hold=hold,
+        waits_for=waits_for[0] if waits_for else None,
+        due_at=row["due_at"] if waits_for else None,
+        error_code=record.error_code,
+        error_message=record.error_message,
+        late=record.late,
+        evidence=models.Evidence(proof=record.proof, **{name: row[name] for name in _EVIDENCE}),
+    )
+
+
+def event(row: RowMapping) -> models.Event:
+    return models.Event(**row)
+
+
+def hold(answer: Answer) -> models.Hold:
+    return models.Hold(rule=answer.rule, why=answer.hold or "", opens_at=answer.opens_at)
+
+
+def rule(answer: Answer) -> models.Rule:
+    return models.Rule(
+        rule=answer.rule,
+        is_yes=answer.is_yes,
+        hold=answer.hold,
+        opens_at=answer.opens_at,
+        warning=answer.warning,
+        inputs=commands.shown(answer.inputs),
+    )
+
+
+def batch(tx: Transaction, row: RowMapping) -> models.Batch:
+    states = views.batch_states(tx, row["id"])
+    return models.Batch(
+        id=row["id"],
+        action=row["action"],
+        reason=row["reason"],
+        created_at=row["created_at"],
+        created_by=row["created_by"],
+        send_at=row["send_at"],
+        states=dict(states),
+        is_over=not any(state in lifecycle.OPEN for state in states),
+    )
+
+
+def clients(tx: Transaction, rows: Sequence[RowMapping]) -> list[models.Client]:
+    uuids = [row["uuid"] for row in rows]
+    labels, opened = views.labels_of(tx, uuids), views.open_commands(tx, uuids)
+    alerts = views.standing_alerts(tx, uuids)
+    return [_client(row, labels[row["uuid"]], opened.get(row["uuid"]), alerts.get(row["uuid"], [])) for row in rows]
+
+
+def _client(row: Mapping[str, Any], labels: dict[str, str], opened: Any, alerts: list[str]) -> models.Client:
+    return models.Client(
+        uuid=row["uuid"],
+        name=row["name"],
+        note=row["note"],
+        standing=row["standing"],
+        labels=labels,
+        is_online=row["is_online"],
+        presence_reason=row["presence_reason"],
+        boot_id=row["boot_id"],
+        heard_at=row["heard_at"],
+        two_hosts=row["two_hosts_at"] is not None,
+        open_command_id=opened,
+        alerts=alerts,
+    )
