@@ -72,9 +72,16 @@ def schema(name: str) -> dict[str, Any]:
 
 
 @cache
-def _validator(name: str) -> Any:
+def resolved(name: str) -> dict[str, Any]:
+    """The same without `$ref` and `$defs`."""
     content = schema(name)
-    return Draft202012Validator(_with_references_resolved(content, content["$defs"]))
+    rules: dict[str, Any] = _with_references_resolved(content, content["$defs"])
+    return {word: rule for word, rule in rules.items() if word != "$defs"}
+
+
+@cache
+def _validator(name: str) -> Any:
+    return Draft202012Validator(resolved(name))
 
 
 def _with_references_resolved(part: Any, definitions: dict[str, Any]) -> Any:

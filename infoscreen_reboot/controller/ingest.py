@@ -86,10 +86,7 @@ def check(name: str, content: dict[str, Any], command_id: str | None = None) -> 
 
 @cache
 def _judge(name: str) -> Callable[[dict[str, Any]], object]:
-    judge: Callable[[dict[str, Any]], object] = fastjsonschema.compile(_draft_7(wire.schema(name)))
+    # Draft 7 has all that our schemas use, but for the place of definitions: without references there are none.
+    schema = wire.resolved(name) | {"$schema": "http://json-schema.org/draft-07/schema#"}
+    judge: Callable[[dict[str, Any]], object] = fastjsonschema.compile(schema)
     return judge
-
-
-def _draft_7(schema: dict[str, Any]) -> dict[str, Any]:
-    """Our schemas use of 2020-12 only what draft 7 has as well, but for the name of `$defs`, to which `$ref` leads."""
-    return schema | {"$schema": "http://json-schema.org/draft-07/schema#"}

@@ -93,6 +93,7 @@ class Consumer:
         try:
             self._connect()
         except _TooNewError:
+            self.close()
             log.info("the broker at %s does not speak MQTT 5; going on in 3.1.1", self._settings.address)
             self.protocol = Protocol.MQTT_3_1_1
             self._connect()
@@ -141,6 +142,12 @@ class Consumer:
         """Let `receive` return at once; any thread may call this."""
         with contextlib.suppress(BlockingIOError):  # then it wakes all the same
             self._wakes.send(b"x")
+
+    def end(self) -> None:
+        """Close it for good; it cannot be opened again."""
+        self.close()
+        self._waker.close()
+        self._wakes.close()
 
     def close(self) -> None:
         """End the connection; the broker keeps the session, and all that is not acknowledged."""

@@ -144,15 +144,18 @@ class Controller:
 
 
 @pytest.fixture
-def controller(database: Database, broker: Broker) -> Controller:
-    return Controller(database, broker)
+def controller(database: Database, broker: Broker) -> Iterator[Controller]:
+    found = Controller(database, broker)
+    yield found
+    found.consumer.end()
 
 
 @pytest.fixture
-def client(broker: Broker) -> PlayedClient:
+def client(broker: Broker) -> Iterator[PlayedClient]:
     found = PlayedClient(broker, str(UUID(int=1)))
     found.come()
-    return found
+    yield found
+    found.link.end()
 
 
 def test_a_reboot_step_by_step(controller: Controller, client: PlayedClient) -> None:
@@ -260,6 +263,7 @@ def test_an_ack_for_another_clients_command_moves_nothing(
     other.answer(command_id, AckStatus.COMPLETED)
     controller.settle()
     assert controller.state(command_id) == "published"
+    other.link.end()
 
 
 def test_rubbish_is_counted_and_acknowledged(controller: Controller, broker: Broker) -> None:
