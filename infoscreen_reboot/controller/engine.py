@@ -21,6 +21,7 @@ from infoscreen_reboot.controller import dispatch, ingest
 from infoscreen_reboot.controller.dispatch import Signs
 from infoscreen_reboot.controller.ingest import Heard
 from infoscreen_reboot.controller.lifecycle import Acked, Fact, Limits, Overdue, Published, Seen, deadline
+from infoscreen_reboot.controller.presence import Presence
 from infoscreen_reboot.controller.safety import ask_in_turn, first_hold
 from infoscreen_reboot.controller.store import clients, commands, facts, lease
 from infoscreen_reboot.controller.store.commands import Letter, Open
@@ -143,7 +144,7 @@ class Engine:
         commands.learn(tx, told, self._orders.limits)
         self._ask(tx, [each for each in opened if each.client_uuid in born], presences)
 
-    def _ask(self, tx: Transaction, opened: Sequence[Open], presences: dict[str, clients.Presence]) -> None:
+    def _ask(self, tx: Transaction, opened: Sequence[Open], presences: dict[str, Presence]) -> None:
         asked = [
             each.command_id
             for each in opened

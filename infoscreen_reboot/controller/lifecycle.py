@@ -300,7 +300,7 @@ def _is_late_truth(record: Record, ack: Acked) -> bool:
     """A verdict stands, and the client's last word is another one."""
     if not ack.status.is_terminal or not record.state.is_verdict or record.late is ack.status:
         return False
-    return record.state != ack.status and not _has_forgotten(record, ack)
+    return record.state.value != ack.status.value and not _has_forgotten(record, ack)
 
 
 def _with_presence(record: Record, seen: Seen) -> Record:

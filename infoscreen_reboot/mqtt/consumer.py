@@ -227,7 +227,7 @@ class Consumer:
             self._drive(self._client.loop_write())
 
     def _socket(self) -> socket.socket:
-        sock = self._client.socket() if self._client is not None else None
+        sock: socket.socket | None = self._client.socket() if self._client is not None else None
         if sock is None:
             self._lose(self._farewell or CLOSED)
         assert sock is not None

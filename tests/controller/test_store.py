@@ -16,7 +16,7 @@ from infoscreen_reboot.contract.telemetry import BootReport, Cause, FailureAlert
 from infoscreen_reboot.controller.ingest import Cleared, Heard
 from infoscreen_reboot.controller.lifecycle import Acked, Cancelled, Limits, Published, Seen, State
 from infoscreen_reboot.controller.safety import Standing, ask, first_hold
-from infoscreen_reboot.controller.store import clients, commands, facts, lease
+from infoscreen_reboot.controller.store import clients, commands, facts, lease, tables
 from infoscreen_reboot.controller.store.commands import Letter, New, Request
 from infoscreen_reboot.controller.store.database import Database, Transaction
 from infoscreen_reboot.controller.store.facts import Policy
@@ -33,6 +33,7 @@ def uuid(number: int) -> str:
     return str(UUID(int=number))
 
 
+PROGRESS = AckStatus.ACCEPTED, AckStatus.EXECUTION_STARTED, AckStatus.COMPLETED
 CLIENT, COMMAND, OLD, NEW = uuid(1), uuid(100), uuid(201), uuid(202)
 
 
@@ -69,7 +70,7 @@ def test_a_command_from_its_making_to_its_verdict(database: Database) -> None:
         commands.mark_sent(tx, [letter], LIMITS)
         assert commands.to_send(tx, 10) == []
         assert commands.in_flight(tx) == [COMMAND]
-    course = [
+    course: list[Published | Acked | Seen] = [
         Published(tx.now),
         Acked(tx.now, AckStatus.ACCEPTED, OLD),
         Acked(tx.now, AckStatus.EXECUTION_STARTED, OLD),
@@ -96,7 +97,7 @@ def test_a_batch_of_facts_is_one_step_for_many_commands(database: Database) -> N
     with database.write() as tx:
         ids = [make(tx, number, uuid(number + 1)) for number in range(50)]
         commands.mark_sent(tx, commands.to_send(tx, 100), LIMITS)
-        acks = [(each, Acked(tx.now, status, OLD)) for each in ids for status in list(AckStatus)[:3]]
+        acks = [(each, Acked(tx.now, status, OLD)) for each in ids for status in PROGRESS]
         commands.learn(tx, [*acks, (uuid(999), Published(tx.now))], LIMITS)
         states = tx.db.execute(select(command.c.state).distinct()).scalars().all()
         assert states == ["completed"]
@@ -247,7 +248,7 @@ def test_a_holder_whose_lease_was_taken_over_writes_nothing(database: Database) 
         assert lease.take(tx, "one") == 1
     with database.write() as tx:
         assert lease.take(tx, "two") is None
-        tx.db.execute(update(lease.lease).values(ends_at=tx.now - timedelta(seconds=1)))
+        tx.db.execute(update(tables.lease).values(ends_at=tx.now - timedelta(seconds=1)))
     with database.write() as tx:
         assert lease.take(tx, "two") == 2
     with pytest.raises(LeaseLost), database.write() as tx:

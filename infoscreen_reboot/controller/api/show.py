@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import RowMapping
@@ -86,7 +86,7 @@ def clients(tx: Transaction, rows: Sequence[RowMapping]) -> list[models.Client]:
     return [_client(row, labels[row["uuid"]], opened.get(row["uuid"]), alerts.get(row["uuid"], [])) for row in rows]
 
 
-def _client(row: Mapping[str, Any], labels: dict[str, str], opened: Any, alerts: list[str]) -> models.Client:
+def _client(row: RowMapping, labels: dict[str, str], opened: Any, alerts: list[str]) -> models.Client:
     return models.Client(
         uuid=row["uuid"],
         name=row["name"],
