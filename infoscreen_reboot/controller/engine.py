@@ -14,8 +14,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from sqlalchemy import RowMapping
-
 from infoscreen_reboot.contract.command import Action
 from infoscreen_reboot.controller import dispatch, ingest
 from infoscreen_reboot.controller.dispatch import Signs
@@ -25,7 +23,7 @@ from infoscreen_reboot.controller.presence import Presence
 from infoscreen_reboot.controller.safety import ask_in_turn, first_hold
 from infoscreen_reboot.controller.store import clients, commands, facts, lease
 from infoscreen_reboot.controller.store.commands import Letter, Open
-from infoscreen_reboot.controller.store.database import Database, Transaction
+from infoscreen_reboot.controller.store.database import Database, Row, Transaction
 from infoscreen_reboot.controller.store.facts import Policy
 from infoscreen_reboot.mqtt.consumer import Consumer, Puback, Received
 from infoscreen_reboot.mqtt.messages import Message
@@ -191,12 +189,12 @@ class Engine:
             elif hold.rule != row["hold_rule"]:
                 commands.hold(tx, row["id"], hold)
 
-    def _give_out(self, tx: Transaction, row: RowMapping) -> None:
+    def _give_out(self, tx: Transaction, row: Row) -> None:
         expires_at = min(tx.now + self._orders.valid_for, row["wait_until"])
         commands.release(tx, [letter_for(row, tx.now, expires_at, self._signer)], tx.now, expires_at)
 
 
-def letter_for(row: RowMapping, issued_at: datetime, expires_at: datetime, signer: Signs | None) -> Letter:
+def letter_for(row: Row, issued_at: datetime, expires_at: datetime, signer: Signs | None) -> Letter:
     """The bytes of a command that goes out now."""
     command_id, client_uuid = row["id"], row["client_uuid"]
     times = issued_at, expires_at

@@ -14,18 +14,15 @@ from enum import StrEnum
 from typing import Any
 from uuid import uuid4
 
-from sqlalchemy import RowMapping, and_, insert, select
-
 from infoscreen_reboot.contract.command import Action
 from infoscreen_reboot.controller import selection
 from infoscreen_reboot.controller.dispatch import Signs
 from infoscreen_reboot.controller.engine import letter_for
-from infoscreen_reboot.controller.safety import Answer, Facts, Standing, ask, ask_in_turn, first_hold
-from infoscreen_reboot.controller.store import commands, facts
+from infoscreen_reboot.controller.safety import Answer, Facts, ask, ask_in_turn, first_hold
+from infoscreen_reboot.controller.store import batches, commands, facts
 from infoscreen_reboot.controller.store.commands import New, Request
-from infoscreen_reboot.controller.store.database import Transaction
+from infoscreen_reboot.controller.store.database import Row, Transaction
 from infoscreen_reboot.controller.store.facts import Policy
-from infoscreen_reboot.controller.store.tables import batch, batch_member, client, command, label
 
 # In which many commands can be taken back whole before the first goes out.
 TAKE_BACK = timedelta(seconds=5)
@@ -111,7 +108,7 @@ def order(
     A command that a rule refuses is made, too, as `blocked_safety`: an answer that can be read again later.
     """
     digest = _digest({"client": client_uuid, **_said(wish)})
-    known = _known(tx, command, caller, wish.idempotency_key, command_id)
+    known = batches.command_known(tx, caller.name, wish.idempotency_key, command_id)
     if known is not None:
         return _the_same(known, digest), False
     _check_wait(tx, wish)
@@ -161,7 +158,7 @@ def order_many(
     made then.
     """
     digest = _digest({"clients": sorted(set(uuids)), "hash": seen_hash, **_said(wish)})
-    known = _known(tx, batch, caller, wish.idempotency_key, None)
+    known = batches.known(tx, caller.name, wish.idempotency_key)
     if known is not None:
         return _the_same(known, digest), False
     _check_wait(tx, wish)
@@ -176,11 +173,11 @@ def order_many(
         raise Refused(Kind.COUNT_DIFFERS, f"this is about {now.count} clients: say that number", count=now.count)
     batch_id = str(uuid4())
     send_at = tx.now + TAKE_BACK if now.count > 1 else tx.now
-    _make_batch(tx, caller, wish, batch_id, seen_hash, digest, send_at)
+    request = _request(caller, wish, None, batch_id)
+    batches.create(tx, batch_id, request, seen_hash, wish.idempotency_key, digest, send_at)
     new = [New(str(uuid4()), uuid, now.held.get(uuid)) for uuid in now.eligible]
-    commands.create(tx, _request(caller, wish, None, batch_id), new, house.valid_for)
-    members = [{"batch_id": batch_id, "client_uuid": each.client_uuid, "command_id": each.command_id} for each in new]
-    tx.db.execute(insert(batch_member), members)
+    commands.create(tx, request, new, house.valid_for)
+    batches.add_members(tx, batch_id, new)
     _release(tx, [each.command_id for each in new if each.answer is None], send_at, house)
     return batch_id, True
 
@@ -191,11 +188,7 @@ def select_clients(tx: Transaction, selector: str) -> list[str]:
         wanted = selection.parse(selector)
     except selection.SelectorError as error:
         raise Refused(Kind.BAD_SELECTOR, str(error)) from None
-    labels: dict[str, dict[str, str]] = {}
-    for row in tx.db.execute(select(label)):
-        labels.setdefault(row.client_uuid, {})[row.key] = row.value
-    accepted = select(client.c.uuid).where(client.c.standing == Standing.ACCEPTED).order_by(client.c.uuid)
-    return [uuid for uuid in tx.db.execute(accepted).scalars() if wanted.matches(labels.get(uuid, {}))]
+    return batches.selected(tx, wanted)
 
 
 def _facts(tx: Transaction, caller: Caller, wish: Wish, uuids: Sequence[str], house: House) -> dict[str, Facts]:
@@ -224,47 +217,16 @@ def _request(caller: Caller, wish: Wish, digest: str | None, batch_id: str | Non
     )
 
 
-def _make_batch(
-    tx: Transaction, caller: Caller, wish: Wish, batch_id: str, seen_hash: str, digest: str, send_at: datetime
-) -> None:
-    values = {
-        "id": batch_id,
-        "action": str(wish.action),
-        "reason": wish.reason,
-        "preview_hash": seen_hash,
-        "created_at": tx.now,
-        "created_by": caller.name,
-        "via": caller.via,
-        "send_at": send_at,
-        "wait_until": wish.wait_until,
-        "idempotency_key": wish.idempotency_key,
-        "request_digest": digest,
-    }
-    tx.db.execute(insert(batch).values(**values))
-
-
 def _release(tx: Transaction, command_ids: Sequence[str], send_at: datetime, house: House) -> None:
     if not command_ids:
         return
-    rows = tx.db.execute(select(command).where(command.c.id.in_(command_ids))).mappings()
+    rows = batches.commands_by_id(tx, command_ids)
     expires_at = send_at + house.valid_for
     letters = [letter_for(row, send_at, expires_at, house.signer) for row in rows]
     commands.release(tx, letters, send_at, expires_at)
 
 
-def _known(tx: Transaction, table: Any, caller: Caller, key: str | None, own_id: str | None) -> RowMapping | None:
-    """What an earlier request with the same id, or the same key of this caller, has made."""
-    if own_id is not None:
-        found = tx.db.execute(select(table).where(table.c.id == own_id)).mappings().one_or_none()
-        if found is not None:
-            return found
-    if key is None:
-        return None
-    of_caller = and_(table.c.created_by == caller.name, table.c.idempotency_key == key)
-    return tx.db.execute(select(table).where(of_caller)).mappings().one_or_none()
-
-
-def _the_same(known: RowMapping, digest: str) -> str:
+def _the_same(known: Row, digest: str) -> str:
     if known["request_digest"] != digest:
         raise Refused(Kind.KEY_USED_OTHERWISE, f"{known['id']} was made by another request with this id or key")
     return str(known["id"])

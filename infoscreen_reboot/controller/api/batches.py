@@ -7,7 +7,6 @@ from typing import Annotated
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Header, Request, Response
-from sqlalchemy import RowMapping
 
 from infoscreen_reboot.controller import orders
 from infoscreen_reboot.controller.api import access, models, show
@@ -17,7 +16,7 @@ from infoscreen_reboot.controller.api.problems import Problem, documented
 from infoscreen_reboot.controller.auth import Identity
 from infoscreen_reboot.controller.lifecycle import Cancelled, State
 from infoscreen_reboot.controller.store import commands, people, views
-from infoscreen_reboot.controller.store.database import Transaction
+from infoscreen_reboot.controller.store.database import Row, Transaction
 
 router = APIRouter(prefix="/batches", tags=["batches"])
 
@@ -108,7 +107,7 @@ def cancel(request: Request, batch_id: UUID, who: Annotated[Identity, Depends(op
     return models.Cancelled(cancelled=len(moved), too_late=len(rows) - len(moved))
 
 
-def _found(tx: Transaction, batch_id: str) -> RowMapping:
+def _found(tx: Transaction, batch_id: str) -> Row:
     row = views.batch_of(tx, batch_id)
     if row is None:
         raise Problem("not_found", f"there is no batch {batch_id}")

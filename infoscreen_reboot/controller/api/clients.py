@@ -6,7 +6,6 @@ from typing import Annotated
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Query, Request
-from sqlalchemy import delete, insert, update
 
 from infoscreen_reboot.controller import orders, selection
 from infoscreen_reboot.controller.api import access, models, show
@@ -14,9 +13,8 @@ from infoscreen_reboot.controller.api.access import admin, operator, viewer
 from infoscreen_reboot.controller.api.problems import Problem, documented
 from infoscreen_reboot.controller.auth import Identity
 from infoscreen_reboot.controller.safety import Standing
-from infoscreen_reboot.controller.store import people, views
+from infoscreen_reboot.controller.store import fleet, people, views
 from infoscreen_reboot.controller.store.database import Transaction
-from infoscreen_reboot.controller.store.tables import client, label
 
 router = APIRouter(prefix="/clients", tags=["clients"])
 
@@ -53,12 +51,7 @@ def change(
     with site.database.write() as tx:
         _shown(tx, uuid)
         columns = content.model_dump(exclude_unset=True, exclude={"labels"})
-        if columns:
-            tx.db.execute(update(client).where(client.c.uuid == uuid).values(**columns))
-        for key, value in (content.labels or {}).items():
-            tx.db.execute(delete(label).where(label.c.client_uuid == uuid, label.c.key == key))
-            if value is not None:
-                tx.db.execute(insert(label).values(client_uuid=uuid, key=key, value=value))
+        fleet.change_client(tx, uuid, columns, content.labels or {})
         said = content.model_dump(exclude_unset=True)
         people.note(tx, who.name, caller.via, caller.address, "change client", uuid, "changed", said)
         return _shown(tx, uuid)
@@ -73,9 +66,7 @@ def set_standing(
     uuid = str(client_uuid)
     with site.database.write() as tx:
         _shown(tx, uuid)
-        retired_at = tx.now if content.standing is Standing.RETIRED else None
-        values = {"standing": str(content.standing), "retired_at": retired_at, "two_hosts_at": None}
-        tx.db.execute(update(client).where(client.c.uuid == uuid).values(**values))
+        fleet.set_standing(tx, uuid, content.standing)
         people.note(tx, who.name, caller.via, caller.address, f"{content.standing} client", uuid, "changed")
         return _shown(tx, uuid)
 

@@ -6,7 +6,6 @@ from typing import Annotated
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
-from sqlalchemy import RowMapping
 
 from infoscreen_reboot.contract.command import Action
 from infoscreen_reboot.controller import orders, safety
@@ -16,7 +15,7 @@ from infoscreen_reboot.controller.api.problems import Problem, documented
 from infoscreen_reboot.controller.auth import Identity
 from infoscreen_reboot.controller.lifecycle import Cancelled, State
 from infoscreen_reboot.controller.store import commands, facts, people, views
-from infoscreen_reboot.controller.store.database import Transaction
+from infoscreen_reboot.controller.store.database import Row, Transaction
 
 router = APIRouter(prefix="/commands", tags=["commands"])
 
@@ -133,7 +132,7 @@ def cancel(request: Request, command_id: UUID, who: Annotated[Identity, Depends(
     return show.command(row, site.limits)
 
 
-def found(tx: Transaction, command_id: str) -> RowMapping:
+def found(tx: Transaction, command_id: str) -> Row:
     row = views.command_of(tx, command_id)
     if row is None:
         raise Problem("not_found", f"there is no command {command_id}")

@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request
-from sqlalchemy import and_, insert, select, update
 
 from infoscreen_reboot.controller.api import access, models
 from infoscreen_reboot.controller.api.access import operator, viewer
 from infoscreen_reboot.controller.api.problems import Problem, documented
 from infoscreen_reboot.controller.auth import Identity
-from infoscreen_reboot.controller.store import people, views
-from infoscreen_reboot.controller.store.tables import freeze
+from infoscreen_reboot.controller.store import fleet, people, views
+from infoscreen_reboot.controller.store.database import Row
 
 router = APIRouter(tags=["fleet"])
 
@@ -36,10 +35,8 @@ def begin(request: Request, content: models.NewFreeze, who: Annotated[Identity, 
     with site.database.write() as tx:
         if content.until is not None and content.until <= tx.now:
             raise Problem("invalid", "until is over already")
-        values = {"why": content.why, "made_by": who.name, "made_at": tx.now, "until": content.until}
-        made = tx.db.execute(insert(freeze).values(**values).returning(freeze.c.id)).scalar_one()
-        people.note(tx, who.name, caller.via, caller.address, "freeze", str(made), "made", {"why": content.why})
-        row = tx.db.execute(select(freeze).where(freeze.c.id == made)).mappings().one()
+        row = fleet.begin_freeze(tx, content.why, who.name, content.until)
+        people.note(tx, who.name, caller.via, caller.address, "freeze", str(row["id"]), "made", {"why": content.why})
     return _shown(row)
 
 
@@ -47,15 +44,11 @@ def begin(request: Request, content: models.NewFreeze, who: Annotated[Identity, 
 def end(request: Request, freeze_id: int, who: Annotated[Identity, Depends(operator)]) -> None:
     site, caller = access.site(request), access.caller(request, who)
     with site.database.write() as tx:
-        standing = and_(freeze.c.id == freeze_id, freeze.c.ended_at.is_(None))
-        ended = tx.db.execute(update(freeze).where(standing).values(ended_at=tx.now, ended_by=who.name)).rowcount
-        if not ended:
+        if not fleet.end_freeze(tx, freeze_id, who.name):
             raise Problem("not_found", f"no freeze {freeze_id} stands")
         people.note(tx, who.name, caller.via, caller.address, "end freeze", str(freeze_id), "ended")
     site.wake()
 
 
-def _shown(row: object) -> models.Freeze:
-    return models.Freeze.model_validate(
-        {name: row[name] for name in models.Freeze.model_fields}  # type: ignore[index]  # a row
-    )
+def _shown(row: Row) -> models.Freeze:
+    return models.Freeze(**{name: row[name] for name in models.Freeze.model_fields})

@@ -5,19 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import RowMapping
-
 from infoscreen_reboot.controller import lifecycle
 from infoscreen_reboot.controller.api import models
 from infoscreen_reboot.controller.lifecycle import Limits
 from infoscreen_reboot.controller.safety import Answer
 from infoscreen_reboot.controller.store import commands, views
-from infoscreen_reboot.controller.store.database import Transaction
+from infoscreen_reboot.controller.store.database import Row, Transaction
 
 _EVIDENCE = [name for name in models.Evidence.model_fields if name != "proof"]
 
 
-def command(row: RowMapping, fleet: Limits) -> models.Command:
+def command(row: Row, fleet: Limits) -> models.Command:
     record = commands.record_of(row)
     waits_for = lifecycle.deadline(record, commands.limits_of(row["limits"], fleet))
     hold = None
@@ -46,7 +44,7 @@ def command(row: RowMapping, fleet: Limits) -> models.Command:
     )
 
 
-def event(row: RowMapping) -> models.Event:
+def event(row: Row) -> models.Event:
     return models.Event(**row)
 
 
@@ -65,7 +63,7 @@ def rule(answer: Answer) -> models.Rule:
     )
 
 
-def batch(tx: Transaction, row: RowMapping) -> models.Batch:
+def batch(tx: Transaction, row: Row) -> models.Batch:
     states = views.batch_states(tx, row["id"])
     return models.Batch(
         id=row["id"],
@@ -79,14 +77,14 @@ def batch(tx: Transaction, row: RowMapping) -> models.Batch:
     )
 
 
-def clients(tx: Transaction, rows: Sequence[RowMapping]) -> list[models.Client]:
+def clients(tx: Transaction, rows: Sequence[Row]) -> list[models.Client]:
     uuids = [row["uuid"] for row in rows]
     labels, opened = views.labels_of(tx, uuids), views.open_commands(tx, uuids)
     alerts = views.standing_alerts(tx, uuids)
     return [_client(row, labels[row["uuid"]], opened.get(row["uuid"]), alerts.get(row["uuid"], [])) for row in rows]
 
 
-def _client(row: RowMapping, labels: dict[str, str], opened: Any, alerts: list[str]) -> models.Client:
+def _client(row: Row, labels: dict[str, str], opened: Any, alerts: list[str]) -> models.Client:
     return models.Client(
         uuid=row["uuid"],
         name=row["name"],

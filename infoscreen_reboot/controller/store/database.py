@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy import URL, Connection, Engine, RowMapping, create_engine, event, make_url, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.pool import QueuePool
 
 from infoscreen_reboot.controller.store.tables import to_moment
 
+# A row as it was read: its columns by their names. Others need no import of SQLAlchemy for it.
+Row = RowMapping
 # How long a writer waits for another one, in another process too.
 BUSY_S = 30
 # SQLite's log stays at its largest size; without this, it is 133 MB after an import of 10,000 clients (measured).
