@@ -1,0 +1,13 @@
+"""What the controller knows, in SQLite or PostgreSQL. One transaction is one fact and its event; the only SQLAlchemy.
+
+database    opens either, and runs transactions
+tables      what is stored
+commands    made, moved on by facts, given out
+clients     what clients say of themselves
+batches     many commands from one preview
+facts       what the rules ask for
+fleet       what people change
+people      users, tokens, the audit
+lease       who may speak with the broker
+views       what the faces read
+"""
