@@ -11,28 +11,17 @@ from infoscreen_reboot.contract import wire
 from infoscreen_reboot.contract.command import Action
 from infoscreen_reboot.contract.telemetry import Executor
 from infoscreen_reboot.mqtt.messages import BrokerSettings
-from infoscreen_reboot.mqtt.tls import TlsSettings, tls_context
+from infoscreen_reboot.mqtt.settings import Reader
 
 # LSB's code for "program is not configured". The units take it as skipped, not as failed.
 EX_NOT_CONFIGURED = 6
 NOT_CONFIGURED = "not configured: set MQTT_BROKER in /etc/infoscreen-reboot/agent.env, then restart this unit"
-PASSWORD_CREDENTIAL = "mqtt-password-broker"
 COMMAND_KEYS_DIRECTORY = Path("/etc/infoscreen-reboot/command-keys.d")
 POST_BOOT_DIRECTORY = Path("/etc/infoscreen-reboot/post-boot.d")
 # The time starts when the helper has finished with a command. A helper that died may have asked logind just before, and
 # would have waited 10 s for the answer. Then logind waits 5 s for us, and we may not hear its announcement.
 LEAST_EXECUTION_TIMEOUT_S = 15
 _MACHINE_ID = Path("/etc/machine-id")
-_WORDS = {
-    "yes": True,
-    "true": True,
-    "on": True,
-    "1": True,
-    "no": False,
-    "false": False,
-    "off": False,
-    "0": False,
-}
 _NAMES = (
     "MQTT_BROKER",
     "MQTT_PORT",
@@ -158,94 +147,11 @@ def load_address(environment: Mapping[str, str]) -> tuple[BrokerSettings, str]:
     return address
 
 
-class _Reader:
-    """Reads one variable at a time and gathers the problems; an empty variable counts as not set."""
-
-    def __init__(self, environment: Mapping[str, str]) -> None:
-        self._environment = environment
-        self.problems: list[str] = []
-
-    def _text(self, name: str) -> str | None:
-        return self._environment.get(name) or None
-
-    def flag(self, name: str, default: bool = True) -> bool:
-        text = self._text(name)
-        if text is None:
-            return default
-        if text.lower() not in _WORDS:
-            self.problems.append(f"{name} is {text!r}; allowed are yes and no")
-        return _WORDS.get(text.lower(), default)
-
-    def number(self, name: str, *, default: int, low: int, high: int) -> int:
-        text = self._text(name)
-        if text is None:
-            return default
-        if not (text.isascii() and text.isdigit() and low <= int(text) <= high):
-            self.problems.append(f"{name} is {text!r}; allowed is a whole number from {low} to {high}")
-            return default
-        return int(text)
-
-    def _file(self, name: str) -> Path | None:
-        text = self._text(name)
-        if text is None:
-            return None
-        try:
-            with Path(text).open("rb"):
-                pass
-        except OSError as error:
-            self.problems.append(f"{name} is {text!r}; that file cannot be read: {error.strerror}")
-        return Path(text)
-
-    def broker(self) -> BrokerSettings:
-        host = self._text("MQTT_BROKER")
-        if host is None:
-            self.problems.append("MQTT_BROKER is not set; it takes the broker's host name or address")
-        elif any(c.isspace() or c in "/@" for c in host):
-            self.problems.append(f"MQTT_BROKER is {host!r}; allowed is a host name or an address, without a scheme")
-        uses_tls = self.flag("MQTT_TLS")
-        tls = self._tls() if uses_tls else None
-        if not uses_tls:
-            self.problems += [
-                f"MQTT_TLS is {self._text('MQTT_TLS')!r}, but {name} is set; remove one of them"
-                for name in ("MQTT_TLS_CA", "MQTT_TLS_CERT", "MQTT_TLS_KEY")
-                if self._text(name)
-            ]
-        username = self._text("MQTT_USER")
-        password = self._password()
-        if password is not None and username is None:
-            self.problems.append("a broker password is set, but MQTT_USER is not; MQTT has no password without a user")
-        port = self.number("MQTT_PORT", default=8883 if uses_tls else 1883, low=1, high=65535)
-        return BrokerSettings(host or "", port, username, password, tls)
-
-    def _tls(self) -> TlsSettings:
-        tls = TlsSettings(self._file("MQTT_TLS_CA"), self._file("MQTT_TLS_CERT"), self._file("MQTT_TLS_KEY"))
-        if (tls.cert_file is None) != (tls.key_file is None):
-            self.problems.append("MQTT_TLS_CERT and MQTT_TLS_KEY go together; one of them is not set")
-        elif not self.problems:
-            try:
-                tls_context(tls)
-            except ValueError as error:
-                self.problems.append(str(error))
-        return tls
-
-    def _password(self) -> str | None:
-        text = self._text("MQTT_PASSWORD_BROKER")
-        directory = self._text("CREDENTIALS_DIRECTORY")
-        credential = Path(directory, PASSWORD_CREDENTIAL) if directory else None
-        if credential is None or not credential.exists():
-            return text
-        if text is not None:
-            self.problems.append(
-                f"MQTT_PASSWORD_BROKER and the credential {PASSWORD_CREDENTIAL} are both set; keep one"
-            )
-        try:
-            return credential.read_text("utf-8").rstrip("\n")
-        except (OSError, UnicodeError) as error:
-            self.problems.append(f"the credential {PASSWORD_CREDENTIAL} cannot be read: {type(error).__name__}")
-            return None
+class _Reader(Reader):
+    """Reads what only a client has."""
 
     def client_uuid(self) -> str:
-        text, path = self._text("CLIENT_UUID"), self._text("CLIENT_UUID_FILE")
+        text, path = self.text("CLIENT_UUID"), self.text("CLIENT_UUID_FILE")
         if text is not None and path is not None:
             self.problems.append("CLIENT_UUID and CLIENT_UUID_FILE are both set; keep one")
         name = "CLIENT_UUID"
@@ -278,7 +184,7 @@ class _Reader:
         return required
 
     def executor(self) -> Executor:
-        text = self._text("COMMAND_EXECUTOR") or Executor.HELPER
+        text = self.text("COMMAND_EXECUTOR") or Executor.HELPER
         if text not in tuple(Executor):
             self.problems.append(f"COMMAND_EXECUTOR is {text!r}; allowed are {' and '.join(Executor)}")
             return Executor.HELPER
@@ -287,7 +193,7 @@ class _Reader:
     def mocks_reboots(self) -> bool:
         name = "COMMAND_MOCK_REBOOT_IMMEDIATE_COMPLETE"
         wanted = self.flag(name, default=False)
-        if wanted and self._text("COMMAND_EXECUTOR") != Executor.MOCK:
+        if wanted and self.text("COMMAND_EXECUTOR") != Executor.MOCK:
             self.problems.append(
                 f"{name} is on, but COMMAND_EXECUTOR is not mock: this agent would call a reboot done that never was; "
                 "switch it off, or set COMMAND_EXECUTOR=mock on a canary that shall never go down"
@@ -295,7 +201,7 @@ class _Reader:
         return wanted
 
     def units(self, name: str) -> tuple[str, ...]:
-        units = tuple(dict.fromkeys((self._text(name) or "").split()))
+        units = tuple(dict.fromkeys((self.text(name) or "").split()))
         self.problems += [
             f"{name} holds {unit[:64]!r}; allowed are names of systemd units as player.service, separated by spaces"
             for unit in units
@@ -304,7 +210,7 @@ class _Reader:
         return units
 
     def program(self, name: str) -> str | None:
-        text = self._text(name)
+        text = self.text(name)
         if text is not None and (not _PROGRAM.fullmatch(text) or len(text) > _LONGEST_NAME):
             self.problems.append(f"{name} is {text[:64]!r}; allowed is the name of a file in {POST_BOOT_DIRECTORY}")
         return text

@@ -10,6 +10,7 @@ ingest        bytes from clients become facts
 engine        speaks with the broker, where the lease is
 orders        makes commands for whoever asks
 auth          roles and tokens
+config        the settings, from environment variables
 store/        the database
 api/          HTTP
 """
