@@ -100,7 +100,7 @@ class Reader:
                 f"MQTT_PASSWORD_BROKER and the credential {PASSWORD_CREDENTIAL} are both set; keep one"
             )
         try:
-            return credential.readtext("utf-8").rstrip("\n")
+            return credential.read_text("utf-8").rstrip("\n")
         except (OSError, UnicodeError) as error:
             self.problems.append(f"the credential {PASSWORD_CREDENTIAL} cannot be read: {type(error).__name__}")
             return None
