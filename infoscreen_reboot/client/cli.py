@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
+from typing import NamedTuple
 
 from infoscreen_reboot import __version__
 from infoscreen_reboot.client import kernel
@@ -85,25 +86,26 @@ def _say_what_is_kept(report: dict[str, object]) -> list[str]:
     """Returns the store's part of the status as lines, and adds it to `report`."""
     if not _STORE.exists():
         return ["no commands yet: the agent has not run"]
-    owed, counters, records, last_boot = _read_store(_SHOWN_BY_STATUS)
+    kept = _read_store(_SHOWN_BY_STATUS)
+    last_boot = kept.last_boot
     unreadable, conflicts, bad_signatures = (
-        counters.get(name, 0) for name in ("unreadable", "conflicts", "bad_signatures")
+        kept.counters.get(name, 0) for name in ("unreadable", "conflicts", "bad_signatures")
     )
-    known = [_known(record) for record in records]
-    report |= {"outbox": owed, "unreadable": unreadable, "conflicts": conflicts, "bad_signatures": bad_signatures}
+    known = [_known(record) for record in kept.records]
+    report |= {"outbox": kept.owed, "unreadable": unreadable, "conflicts": conflicts, "bad_signatures": bad_signatures}
     report["commands"] = known
     lines = []
     if last_boot is not None:
         report["boot"] = asdict(last_boot)
         after = f" {last_boot.command_id}" if last_boot.command_id else ""
         lines.append(f"this boot came about by {last_boot.cause}{after}")
-    lines.append(f"acks to deliver: {owed}, unreadable payloads: {unreadable}, conflicting repeats: {conflicts}")
+    lines.append(f"acks to deliver: {kept.owed}, unreadable payloads: {unreadable}, conflicting repeats: {conflicts}")
     lines += [f"without a good signature: {bad_signatures}"] if bad_signatures else []
     return lines + [_line(one) for one in known]
 
 
 def _history(limit: int, as_json: bool) -> int:
-    records = _read_store(limit)[2] if _STORE.exists() else []
+    records = _read_store(limit).records if _STORE.exists() else []
     known = [_known(record) for record in records]
     if as_json:
         print(json.dumps(known, indent=2))
@@ -116,11 +118,20 @@ def _history(limit: int, as_json: bool) -> int:
     return _ANSWERED
 
 
-def _read_store(limit: int) -> tuple[int, dict[str, int], list[Record], Boot | None]:
-    """How many messages are owed, the counters, the newest records, and the newest boot."""
+class _Kept(NamedTuple):
+    """What the store says: how many messages are owed, the counters, the newest records and the newest boot."""
+
+    owed: int
+    counters: dict[str, int]
+    records: list[Record]
+    last_boot: Boot | None
+
+
+def _read_store(limit: int) -> _Kept:
+    """`limit` is how many records are wanted."""
     store = Store(_STORE, read_only=True)
     try:
-        return store.owed_count(), store.counters(), store.last_records(limit), store.last_boot()
+        return _Kept(store.owed_count(), store.counters(), store.last_records(limit), store.last_boot())
     finally:
         store.close()
 
