@@ -12,7 +12,6 @@ import shutil
 import signal
 import struct
 import time
-import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -40,7 +39,7 @@ from infoscreen_reboot.controller.store.tables import client, command, event, me
 from infoscreen_reboot.mqtt.consumer import Consumer, Received
 from infoscreen_reboot.mqtt.messages import BrokerSettings, Message
 from tests.broker.conftest import Broker
-from tests.controller.played import PlayedClient, aged, ordered
+from tests.controller.played import PlayedClient, aged, emptied, forked, ordered
 
 # A step takes milliseconds; on a busy machine, seconds.
 PATIENCE_S = 60.0
@@ -126,18 +125,6 @@ def serve(url: str, broker: Broker, points: Points) -> None:
     engine.begin()
     while True:
         engine.step()
-
-
-def forked(work: Callable[[], None]) -> int:
-    pid = os.fork()
-    if pid == 0:
-        try:
-            work()
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(3)
-    return pid
 
 
 class Theatre:
@@ -329,8 +316,7 @@ class Played:
             shutil.copy(self.empty, self.file)
         else:
             with self.database.engine.begin() as db:
-                names = ", ".join(table.name for table in metadata.sorted_tables)
-                db.execute(text(f"TRUNCATE {names} CASCADE"))
+                db.execute(text(emptied()))
 
     def play(self, story: Callable[[Theatre], None], kill_at: int) -> tuple[int, Counter[str], list[str]]:
         """Returns how many points the first process has reached, which events were told, and what was executed."""
