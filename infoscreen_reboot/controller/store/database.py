@@ -97,6 +97,11 @@ class Database:
             with db.begin():
                 yield Transaction(db, _now(db))
 
+    def run_alone(self, statement: str, **values: str) -> None:
+        """For what a database refuses within a transaction."""
+        with _errors(), self.engine.connect() as db:
+            db.connection.dbapi_connection.execute(statement, values)
+
     def close(self) -> None:
         self.engine.dispose()
 
