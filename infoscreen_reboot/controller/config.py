@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import time, timedelta
+from datetime import timedelta
 from ipaddress import ip_network
 from pathlib import Path
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from typing import TypeVar
 
 from infoscreen_reboot.contract.signature import is_key_id
-from infoscreen_reboot.controller import selection
+from infoscreen_reboot.controller import policies
+from infoscreen_reboot.controller.dispatch import Signs
 from infoscreen_reboot.controller.lifecycle import Limits
-from infoscreen_reboot.controller.safety import Amount, Budget
-from infoscreen_reboot.controller.selection import Selector, SelectorError
-from infoscreen_reboot.controller.windows import DAYS, Window
+from infoscreen_reboot.controller.safety import Budget
+from infoscreen_reboot.controller.selection import Selector
+from infoscreen_reboot.controller.windows import Window
 from infoscreen_reboot.mqtt.messages import BrokerSettings
 from infoscreen_reboot.mqtt.settings import Reader
 
+T = TypeVar("T")
+_STATE = Path("/var/lib/infoscreen-reboot-controller")
 _NAMES = (
     *("MQTT_BROKER", "MQTT_PORT", "MQTT_USER", "MQTT_PASSWORD_BROKER"),
     *("MQTT_TLS", "MQTT_TLS_CA", "MQTT_TLS_CERT", "MQTT_TLS_KEY"),
@@ -38,13 +41,7 @@ NOT_CONFIGURED = (
     "not configured: set MQTT_BROKER in /etc/infoscreen-reboot-controller/controller.env, then restart this unit"
 )
 DATABASE_CREDENTIAL, KEY_CREDENTIAL = "database-url", "command-signing-key"
-_AMOUNT = re.compile(r"(\d{1,6})(%?)", re.ASCII)
-_BUDGET = re.compile(r"(\S+)\s+((?:max_unavailable|min_available)=\S+(?:\s+(?:max_unavailable|min_available)=\S+)?)")
-_WINDOW = re.compile(r"(?:(\S+)\s+)?([a-z,-]+)\s+(\d{2}):(\d{2})\s+(\d{1,3})h\s+(\S+)", re.ASCII)
-_DEADLINE = re.compile(r"(\S+)((?:\s+[a-z_]+=\d{1,5})+)", re.ASCII)
-_LIMITS = {"down": (60, 3600), "back": (60, 7200), "last_ack": (60, 7200)}
 _PORT = re.compile(r"(.+):(\d{1,5})", re.ASCII)
-_LONGEST_WINDOW_H = 168
 
 
 class ConfigError(Exception):
@@ -119,14 +116,23 @@ def unknown_names(environment: Mapping[str, str]) -> list[str]:
     return found
 
 
-def load(environment: Mapping[str, str], state_directory: Path) -> Settings:
+def state_directory(environment: Mapping[str, str]) -> Path:
+    return Path(environment.get("STATE_DIRECTORY", _STATE))
+
+
+def backups(environment: Mapping[str, str]) -> Path:
+    """Where an SQLite database is copied to before a migration."""
+    return state_directory(environment) / "backups"
+
+
+def load(environment: Mapping[str, str]) -> Settings:
     """Raises ConfigError with all problems at once; no sentence holds a secret."""
     reader = Reader(environment)
     fleet = Limits()
     settings = Settings(
         broker=reader.broker(),
         database_url=_secret(reader, environment, "DATABASE_URL", DATABASE_CREDENTIAL)
-        or f"sqlite:///{state_directory}/controller.sqlite3",
+        or f"sqlite:///{state_directory(environment)}/controller.sqlite3",
         listen=_listen(reader),
         accepts_all=_accepts_all(reader),
         signing_key=_signing_key(reader, environment),
@@ -136,15 +142,28 @@ def load(environment: Mapping[str, str], state_directory: Path) -> Settings:
             back=_seconds(reader, "DEADLINE_BACK_S", fleet.back, low=60, high=7200),
             last_ack=_seconds(reader, "DEADLINE_LAST_ACK_S", fleet.last_ack, low=60, high=7200),
         ),
-        deadlines=_deadlines(reader),
+        deadlines=_entries(reader, "DEADLINES", policies.deadline),
         fleet_cap=reader.number("FLEET_CAP", default=0, low=1, high=1_000_000) or None,
-        budgets=_budgets(reader),
-        windows=_windows(reader),
+        budgets=_entries(reader, "BUDGETS", policies.budget),
+        windows=_entries(reader, "WINDOWS", policies.window),
         keep=timedelta(days=reader.number("KEEP_DAYS", default=400, low=1, high=36_500)),
     )
     if reader.problems:
         raise ConfigError(reader.problems)
     return settings
+
+
+def signer_of(settings: Settings) -> Signs | None:
+    """None if commands are not signed. Raises ConfigError."""
+    key = settings.signing_key
+    if key is None:
+        return None
+    from infoscreen_reboot.signing import Signer  # loaded only where commands are signed
+
+    try:
+        return Signer(key.key_id, key.file)
+    except (OSError, ValueError) as error:
+        raise ConfigError([f"COMMAND_SIGNING_KEY: {error}"]) from None
 
 
 def _seconds(reader: Reader, name: str, default: timedelta, low: int, high: int) -> timedelta:
@@ -212,31 +231,6 @@ def _signing_key(reader: Reader, environment: Mapping[str, str]) -> SigningKey |
     return SigningKey(key_id, found)
 
 
-def _deadlines(reader: Reader) -> tuple[tuple[Selector, dict[str, float]], ...]:
-    """`site=alpine back=300 last_ack=300; model=pi4 back=240`."""
-    found = []
-    for entry in _entries(reader, "DEADLINES"):
-        try:
-            found.append(_deadline(entry))
-        except (SelectorError, ValueError) as error:
-            reader.problems.append(f"DEADLINES has {entry[:80]!r}; {error}")
-    return tuple(found)
-
-
-def _deadline(entry: str) -> tuple[Selector, dict[str, float]]:
-    read = _DEADLINE.fullmatch(entry)
-    if read is None:
-        raise ValueError("allowed is as in `site=alpine back=300 last_ack=300`")
-    limits = {name: int(text) for name, _, text in (part.partition("=") for part in read[2].split())}
-    for name, value in limits.items():
-        if name not in _LIMITS:
-            raise ValueError(f"{name} is no step; allowed are {', '.join(_LIMITS)}")
-        low, high = _LIMITS[name]
-        if not low <= value <= high:
-            raise ValueError(f"{name} takes {low} to {high} s")
-    return selection.parse(read[1]), dict(limits)
-
-
 def _accepts_all(reader: Reader) -> bool:
     text = reader.text("ACCEPT_CLIENTS") or "ask"
     if text not in ("ask", "auto"):
@@ -244,58 +238,12 @@ def _accepts_all(reader: Reader) -> bool:
     return text == "auto"
 
 
-def _entries(reader: Reader, name: str) -> list[str]:
-    return [entry.strip() for entry in (reader.text(name) or "").split(";") if entry.strip()]
-
-
-def _budgets(reader: Reader) -> tuple[Budget, ...]:
-    """`site max_unavailable=1; site,room min_available=50%`."""
-    return tuple(budget for entry in _entries(reader, "BUDGETS") if (budget := _budget(reader, entry)) is not None)
-
-
-def _budget(reader: Reader, entry: str) -> Budget | None:
-    found = _BUDGET.fullmatch(entry)
-    amounts: dict[str, Amount] = {}
-    for part in found[2].split() if found else ():
-        name, _, text = part.partition("=")
-        amount = _AMOUNT.fullmatch(text)
-        if amount is not None and not (amount[2] and int(amount[1]) > 100):
-            amounts[name] = Amount(int(amount[1]), bool(amount[2]))
-    keys = tuple(found[1].split(",")) if found else ()
-    if found is None or len(amounts) != len(found[2].split()) or not all(map(selection.KEY.fullmatch, keys)):
-        reader.problems.append(
-            f"BUDGETS has {entry[:80]!r}; allowed is as in `site max_unavailable=1` or `site,room min_available=50%`"
-        )
-        return None
-    return Budget(keys, amounts.get("max_unavailable"), amounts.get("min_available"))
-
-
-def _windows(reader: Reader) -> tuple[tuple[Selector, Window], ...]:
-    """`site=alpine mon-fri 22:00 6h Europe/Berlin; sat,sun 01:00 4h UTC`; without a selector it is for all."""
-    return tuple(window for entry in _entries(reader, "WINDOWS") if (window := _window(reader, entry)) is not None)
-
-
-def _window(reader: Reader, entry: str) -> tuple[Selector, Window] | None:
-    try:
-        found = _WINDOW.fullmatch(entry)
-        if found is None:
-            raise ValueError("allowed is as in `site=alpine mon-fri 22:00 6h Europe/Berlin`")
-        if not 0 < int(found[5]) <= _LONGEST_WINDOW_H:
-            raise ValueError(f"a window is open for 1 to {_LONGEST_WINDOW_H} h")
-        ZoneInfo(found[6])
-        start, duration = time(int(found[3]), int(found[4])), timedelta(hours=int(found[5]))
-        return selection.parse(found[1] or ""), Window(_days(found[2]), start, duration, found[6])
-    except (SelectorError, ZoneInfoNotFoundError, ValueError) as error:
-        reader.problems.append(f"WINDOWS has {entry[:80]!r}; {error}")
-        return None
-
-
-def _days(text: str) -> frozenset[int]:
-    days: set[int] = set()
-    for part in text.split(","):
-        first, _, last = part.partition("-")
-        if first not in DAYS or (last or first) not in DAYS:
-            raise ValueError(f"{part!r} is no day; allowed are {', '.join(DAYS)} and ranges as mon-fri")
-        begin, end = DAYS.index(first), DAYS.index(last or first)
-        days |= {day % 7 for day in range(begin, end + 1 if end >= begin else end + 8)}
-    return frozenset(days)
+def _entries(reader: Reader, name: str, read: Callable[[str], T]) -> tuple[T, ...]:
+    found = []
+    for entry in (reader.text(name) or "").split(";"):
+        if text := entry.strip():
+            try:
+                found.append(read(text))
+            except ValueError as error:
+                reader.problems.append(f"{name} has {text[:80]!r}; {error}")
+    return tuple(found)

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, RowMapping, create_engine, event, make_url, text
@@ -58,6 +59,11 @@ class Database:
     def address(self) -> str:
         """For people: without the password."""
         return self._url.render_as_string(hide_password=True)
+
+    @property
+    def file(self) -> Path | None:
+        """Of SQLite."""
+        return Path(self._url.database) if self.is_sqlite and self._url.database else None
 
     def _new_engine(self) -> Engine:
         if not self.is_sqlite:

@@ -1,0 +1,222 @@
+"""The program as its unit starts it: at a real mosquitto, over HTTP, until a signal to stop."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import UUID
+
+import httpx
+import pytest
+
+from infoscreen_reboot.contract.ack import AckStatus
+from infoscreen_reboot.controller.store import lease
+from infoscreen_reboot.controller.store.database import Database
+from tests.broker.conftest import Broker
+from tests.controller.test_engine import PlayedClient
+from tools.lab import patience
+
+PROGRAM = "import os, sys; from infoscreen_reboot.controller.app import main; sys.exit(main(sys.argv[1:], os.environ))"
+
+
+class Program:
+    """One controller with a state directory of its own."""
+
+    def __init__(self, folder: Path, broker: Broker, **settings: str) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.environment = {
+            **os.environ,
+            "MQTT_BROKER": broker.host,
+            "MQTT_PORT": str(broker.port),
+            "MQTT_TLS": "no",
+            "STATE_DIRECTORY": str(folder),
+            "LISTEN": f"127.0.0.1:{self.port}",
+            "ACCEPT_CLIENTS": "auto",
+            **settings,
+        }
+        self.log = folder / "log"
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def does(self, *words: str) -> subprocess.CompletedProcess[str]:
+        argv = [sys.executable, "-B", "-c", PROGRAM, *words]
+        return subprocess.run(argv, env=self.environment, capture_output=True, text=True, check=False)
+
+    def start(self) -> None:
+        with self.log.open("ab") as log:
+            argv = [sys.executable, "-B", "-c", PROGRAM, "serve"]
+            self.process = subprocess.Popen(argv, env=self.environment, stdout=log, stderr=log)
+        patience.wait_until(self.serves, 30)
+
+    def serves(self) -> bool:
+        assert self.process is not None and self.process.poll() is None, self.log.read_text()
+        try:
+            return httpx.get(f"{self.url}/readyz").status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def stop(self) -> int:
+        assert self.process is not None
+        self.process.terminate()
+        status = self.process.wait(30)
+        self.process = None
+        return status
+
+    def kill(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[Broker]:
+    folder = tmp_path / "broker"
+    folder.mkdir()
+    found = Broker(folder)
+    found.start()
+    yield found
+    found.kill()
+
+
+@pytest.fixture
+def program(tmp_path: Path, broker: Broker) -> Iterator[Program]:
+    found = Program(tmp_path, broker)
+    yield found
+    found.kill()
+
+
+def api(program: Program) -> httpx.Client:
+    made = program.does("admin", "ann")
+    assert made.returncode == 0, made.stderr
+    headers = {"Authorization": f"Bearer {made.stdout.strip()}"}
+    return httpx.Client(base_url=f"{program.url}/api/v1", headers=headers)
+
+
+def test_from_a_fresh_machine_to_a_reboot(program: Program, broker: Broker) -> None:
+    program.start()
+    client = PlayedClient(broker, str(UUID(int=1)))
+    client.come()
+    with api(program) as http:
+        assert http.get("/whoami").json() == {"name": "ann", "role": "admin", "may_shut_down": True}
+        patience.wait_until(lambda: http.get("/clients").json() != [], 10)
+        made = http.post("/commands", json={"action": "reboot_host", "client_uuid": client.uuid})
+        assert made.status_code == 201, made.text
+        command_id = made.json()["id"]
+
+        def state() -> str:
+            return str(http.get(f"/commands/{command_id}").json()["state"])
+
+        assert client.hear(5.0) == [command_id]
+        client.execute(command_id)
+        client.go_down()
+        patience.wait_until(lambda: state() == "awaiting_reconnect", 10)
+        client.come()
+        client.answer(command_id, AckStatus.COMPLETED)
+        patience.wait_until(lambda: state() == "completed", 10)
+    client.link.end()
+    began = time.monotonic()
+    assert program.stop() == 0
+    assert time.monotonic() - began < patience.slow(5)
+    database = Database(f"sqlite:///{program.environment['STATE_DIRECTORY']}/controller.sqlite3")
+    with database.read() as tx:
+        held = lease.standing(tx)
+    assert held is not None and held["holder"] is None, "the next one need not wait"
+
+
+def test_systemd_hears_when_it_is_ready_and_that_it_lives(program: Program, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        systemd.settimeout(30)
+        program.environment |= {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "3000000"}
+        program.start()
+        said = [systemd.recv(4096).decode() for _ in range(3)]
+        assert any(words == "READY=1" for words in said)
+        assert any("WATCHDOG=1" in words for words in said)
+        while not any("STATUS=connected to 127.0.0.1" in words for words in said):
+            said.append(systemd.recv(4096).decode())
+        assert program.stop() == 0
+
+
+def test_a_unix_socket(program: Program, tmp_path: Path) -> None:
+    path = tmp_path / "api.sock"
+    program.environment["LISTEN"] = f"unix:{path}"
+    program.serves = lambda: path.exists()  # type: ignore[method-assign]
+    program.start()
+    with httpx.Client(transport=httpx.HTTPTransport(uds=str(path)), base_url="http://controller") as http:
+        patience.wait_until(lambda: http.get("/readyz").status_code == 200, 10)
+    assert stat.S_ISSOCK(path.stat().st_mode)
+    assert program.stop() == 0
+
+
+def test_what_it_does_not_start_with(program: Program, tmp_path: Path) -> None:
+    assert program.does("check-config").stdout.startswith("ok: ")
+    program.environment["FLEET_CAP"] = "x"
+    for words in ("serve", "check-config", "doctor"):
+        done = program.does(words)
+        assert done.returncode in (1, 78) and "FLEET_CAP is 'x'" in done.stdout + done.stderr
+    program.environment |= {"FLEET_CAP": "", "DATABASE_URL": "sqlite:////nowhere/x.sqlite3"}
+    done = program.does("serve")
+    assert done.returncode == 1 and "unable to open database file" in done.stderr
+    program.environment |= {"DATABASE_URL": "", "MQTT_BROKER": ""}
+    assert program.does("serve").returncode == 6
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", program.port))
+        taken.listen()
+        program.environment["MQTT_BROKER"] = "127.0.0.1"
+        done = program.does("serve")
+        assert done.returncode == 1 and f"cannot listen at {program.url}: Address already in use" in done.stderr
+
+
+def test_without_a_broker_the_api_serves_and_says_what_is_wrong(program: Program, broker: Broker) -> None:
+    broker.kill()
+    program.start()
+    done = program.does("doctor")
+    assert done.returncode == 1
+    assert "problem  broker: 127.0.0.1:" in done.stdout
+    assert "holds it, and does not hear the broker" in done.stdout
+    broker.start()
+    patience.wait_until(lambda: "hears the broker since" in program.does("doctor").stdout, 60)
+    assert program.stop() == 0
+
+
+def test_the_doctor_knows_each_right_at_the_broker(program: Program, broker: Broker) -> None:
+    done = program.does("doctor")
+    assert "problem  database: there is no " in done.stdout
+    program.start()
+    done = program.does("doctor", "--json")
+    found = {line["check"]: line["verdict"] for line in __import__("json").loads(done.stdout)["findings"]}
+    found.pop("clock")  # nobody keeps the clock in a workshop
+    assert found.keys() == {
+        *("configuration", "database", "migrations", "lease", "broker", "subscribe", "publish", "disk", "api")
+    }
+    assert set(found.values()) == {"ok"}, done.stdout
+
+
+def test_a_backup_while_it_runs(program: Program, tmp_path: Path) -> None:
+    program.start()
+    done = program.does("backup", str(tmp_path / "copies" / "today.sqlite3"))
+    assert done.returncode == 0, done.stderr
+    copy = Database(f"sqlite:///{tmp_path}/copies/today.sqlite3")
+    with copy.read() as tx:
+        assert lease.standing(tx) is not None
+    assert program.stop() == 0
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_the_next_one_takes_over(program: Program, broker: Broker, how: signal.Signals) -> None:
+    program.start()
+    assert program.process is not None
+    program.process.send_signal(how)
+    program.process.wait()
+    program.start()
+    patience.wait_until(lambda: "hears the broker since" in program.does("doctor").stdout, 30)
+    assert program.stop() == 0
