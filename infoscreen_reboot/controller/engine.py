@@ -33,7 +33,8 @@ log = logging.getLogger(__name__)
 BATCH = 500
 # How long it waits for something to come before it looks at the clock.
 TICK_S = 0.5
-# After it could not hear the broker, no step that waits for a client is over before this.
+# For so long after it could not hear the broker, no step that waits for a client is over: what clients said meanwhile
+# comes in many batches.
 HEARING_AGAIN = timedelta(seconds=60)
 # How many commands may be at the broker without its PUBACK.
 IN_FLIGHT = 200
@@ -76,6 +77,7 @@ class Engine:
         self._epoch = epoch
         self._signer = signer
         self._awaited: dict[int, str] = {}
+        self._hears_all_from: datetime | None = None
         self.rubbish = Rubbish()
 
     def begin(self) -> None:
@@ -83,8 +85,18 @@ class Engine:
         self._awaited.clear()
         with self._database.write() as tx:
             lease.hold(tx, self._epoch)
-            commands.postpone(tx, tx.now + HEARING_AGAIN)
+            self._hears_all_from = tx.now + HEARING_AGAIN
             commands.send_again(tx, commands.in_flight(tx), tx.now)
+
+    def rest(self) -> None:
+        """While the broker is not heard: keep the lease, and end what was never sent and has expired.
+
+        Raises LeaseLost or StoreError. Commands that were sent wait: their clients may have answered.
+        """
+        with self._database.write() as tx:
+            lease.hold(tx, self._epoch)
+            self._hears_all_from = None
+            self._end_overdue(tx)
 
     def step(self) -> None:
         """Raises Lost, LeaseLost or StoreError; nothing of what came is acknowledged then."""
@@ -93,7 +105,8 @@ class Engine:
         with self._database.write() as tx:
             lease.hold(tx, self._epoch)
             self._hear(tx, heard, pubacks)
-            self._look_at_the_clock(tx)
+            self._end_overdue(tx)
+            self._ask_again(tx)
             self._release(tx)
             letters = commands.to_send(tx, IN_FLIGHT - len(self._awaited))
             if letters:
@@ -151,14 +164,17 @@ class Engine:
         if asked:
             commands.send_again(tx, asked, tx.now)
 
-    def _look_at_the_clock(self, tx: Transaction) -> None:
+    def _end_overdue(self, tx: Transaction) -> None:
+        is_unheard = self._hears_all_from is None or tx.now < self._hears_all_from
         told: list[tuple[str, Fact]] = []
-        for row in commands.due(tx, BATCH):
+        for row in commands.due(tx, BATCH, only_unsent=is_unheard):
             limits = commands.limits_of(row["limits"], self._orders.limits)
             waits_for = deadline(commands.record_of(row), limits)
             if waits_for is not None:
                 told.append((row["id"], Overdue(tx.now, waits_for[0])))
         commands.learn(tx, told, self._orders.limits)
+
+    def _ask_again(self, tx: Transaction) -> None:
         late = commands.unanswered(tx, tx.now - dispatch.ASK_AGAIN, BATCH)
         if late:
             self._ask(tx, late, clients.presences(tx, {each.client_uuid for each in late}))

@@ -1,4 +1,4 @@
-"""A database of each kind: the same tests run on both."""
+"""A database of each kind: the same tests run on both. And a broker, with who speaks there."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 from sqlalchemy import text
 
 from infoscreen_reboot.controller.store.database import Database
 from infoscreen_reboot.controller.store.tables import metadata
+from tests.broker.conftest import Broker
+from tests.controller.played import Controller, PlayedClient
 
 POSTGRESQL = Path("/usr/lib/postgresql/17/bin")
 
@@ -70,3 +73,28 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Databas
         metadata.create_all(found.engine)
     yield found
     found.close()
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[Broker]:
+    folder = tmp_path / "broker"
+    folder.mkdir()
+    found = Broker(folder)
+    found.start()
+    yield found
+    found.kill()
+
+
+@pytest.fixture
+def controller(database: Database, broker: Broker) -> Iterator[Controller]:
+    found = Controller(database, broker)
+    yield found
+    found.consumer.end()
+
+
+@pytest.fixture
+def client(broker: Broker) -> Iterator[PlayedClient]:
+    found = PlayedClient(broker, str(UUID(int=1)))
+    found.come()
+    yield found
+    found.link.end()

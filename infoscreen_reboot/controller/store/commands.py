@@ -294,7 +294,13 @@ def release(tx: Transaction, letters: Sequence[Letter], send_at: datetime, expir
         for letter in letters
     ]
     tx.db.execute(insert(outbox), rows)
-    changed = {"expires_at": expires_at, "hold_rule": None, "hold_why": None, "hold_opens_at": None}
+    changed = {
+        "expires_at": expires_at,
+        "due_at": expires_at,
+        "hold_rule": None,
+        "hold_why": None,
+        "hold_opens_at": None,
+    }
     ids = [letter.command_id for letter in letters]
     tx.db.execute(update(command).where(command.c.id.in_(ids)).values(**changed))
 
@@ -303,8 +309,11 @@ def release(tx: Transaction, letters: Sequence[Letter], send_at: datetime, expir
 
 
 def to_send(tx: Transaction, most: int) -> list[Letter]:
-    """What is due in the outbox, the oldest first."""
-    rows = tx.db.execute(select(outbox).where(outbox.c.send_at <= tx.now).order_by(outbox.c.send_at).limit(most))
+    """What is due in the outbox, the oldest first. What has expired before it was ever sent is left out: it has only
+    not got its verdict yet."""
+    may_go = or_(command.c.sent_at.is_not(None), command.c.expires_at > tx.now)
+    query = select(outbox).join(command, command.c.id == outbox.c.command_id).where(outbox.c.send_at <= tx.now, may_go)
+    rows = tx.db.execute(query.order_by(outbox.c.send_at).limit(most))
     return [
         Letter(row.command_id, row.client_uuid, row.topic, row.payload, tuple(map(tuple, row.properties)))
         for row in rows
@@ -334,17 +343,13 @@ def in_flight(tx: Transaction) -> list[str]:
     return list(tx.db.execute(select(command.c.id).where(where)).scalars())
 
 
-def due(tx: Transaction, most: int) -> list[RowMapping]:
+def due(tx: Transaction, most: int, *, only_unsent: bool = False) -> list[RowMapping]:
     """Commands whose step has taken too long."""
     wanted = [command.c[name] for name in dict.fromkeys((*_MADE, *_FIELDS))]
-    query = select(*wanted).where(command.c.due_at <= tx.now, command.c.rank < VERDICT_RANK).limit(most)
-    return list(tx.db.execute(query.order_by(command.c.due_at)).mappings())
-
-
-def postpone(tx: Transaction, until: datetime) -> None:
-    """While nobody heard the broker, no client could answer: no step that was heard of is over before `until`."""
-    where = and_(command.c.rank < VERDICT_RANK, command.c.sent_at.is_not(None), command.c.due_at < until)
-    tx.db.execute(update(command).where(where).values(due_at=until))
+    query = select(*wanted).where(command.c.due_at <= tx.now, command.c.rank < VERDICT_RANK)
+    if only_unsent:
+        query = query.where(command.c.sent_at.is_(None))
+    return list(tx.db.execute(query.order_by(command.c.due_at).limit(most)).mappings())
 
 
 @dataclass(frozen=True, slots=True)
