@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import secrets
 import signal
 import socket
 import sys
@@ -115,7 +116,8 @@ def _serve(environment: Mapping[str, str]) -> int:
         return EX_CONFIG if isinstance(error, SchemaTooNew) else 1
     log.info("infoscreen-reboot-controller %s at %s, %s", __version__, settings.listen.address, database.address)
     orders = Orders(settings.limits, _policy(settings), settings.valid_for, settings.accepts_all)
-    holder = f"{socket.gethostname()}:{os.getpid()}"
+    # Two containers may have the same name, and the same process number.
+    holder = f"{socket.gethostname()}/{secrets.token_hex(3)}"
     leader = Leader(database, settings.broker, orders, signer, holder, settings.keep)
     house = House(_policy(settings), settings.valid_for, signer, settings.deadlines)
     return asyncio.run(_run(settings, database, house, leader, listener))
@@ -220,6 +222,8 @@ def _set_up_log(environment: Mapping[str, str]) -> None:
         _WithPriority("%(message)s") if is_for_systemd else logging.Formatter("%(levelname)s %(message)s")
     )
     logging.basicConfig(level=logging.INFO, handlers=[handler])
+    for library in ("alembic", "uvicorn"):
+        logging.getLogger(library).setLevel(logging.WARNING)
 
 
 class _WithPriority(logging.Formatter):

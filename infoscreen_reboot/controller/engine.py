@@ -85,6 +85,7 @@ class Engine:
         self._awaited.clear()
         with self._database.write() as tx:
             lease.hold(tx, self._epoch)
+            lease.listen(tx, self._epoch, is_heard=True)
             self._hears_all_from = tx.now + HEARING_AGAIN
             commands.send_again(tx, commands.in_flight(tx), tx.now)
 

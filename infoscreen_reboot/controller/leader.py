@@ -91,6 +91,8 @@ class Leader(threading.Thread):
         except StoreError as error:
             self._say(str(error))
             self._wait(_RETRY_S)
+        finally:
+            self._consumer.close()  # what it has in hand comes again
 
     def _lead(self, epoch: int) -> None:
         engine = Engine(self._database, self._consumer, self._orders, epoch, self._signer)
@@ -108,7 +110,6 @@ class Leader(threading.Thread):
                 self._say(f"cannot hear the broker at {self._address}: {error}")
                 self._be_deaf(engine, epoch, pause_s)
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
-        self._consumer.close()
         with self._database.write() as tx:
             lease.give_up(tx, epoch)
         self._wait(_OTHERS_FIRST_S)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -9,7 +10,7 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from uuid import UUID
 
@@ -20,10 +21,17 @@ from infoscreen_reboot.contract.ack import AckStatus
 from infoscreen_reboot.controller.store import lease
 from infoscreen_reboot.controller.store.database import Database
 from tests.broker.conftest import Broker
-from tests.controller.test_engine import PlayedClient
-from tools.lab import patience
+from tests.controller.played import PlayedClient
+from tools.lab.patience import Patience, slow
 
 PROGRAM = "import os, sys; from infoscreen_reboot.controller.app import main; sys.exit(main(sys.argv[1:], os.environ))"
+
+
+def eventually(is_so: Callable[[], bool], timeout_s: float) -> None:
+    patience = Patience(timeout_s)
+    while not is_so():
+        assert not patience.is_over, "it never came true"
+        time.sleep(0.05)
 
 
 class Program:
@@ -55,7 +63,7 @@ class Program:
         with self.log.open("ab") as log:
             argv = [sys.executable, "-B", "-c", PROGRAM, "serve"]
             self.process = subprocess.Popen(argv, env=self.environment, stdout=log, stderr=log)
-        patience.wait_until(self.serves, 30)
+        eventually(self.serves, 30)
 
     def serves(self) -> bool:
         assert self.process is not None and self.process.poll() is None, self.log.read_text()
@@ -107,7 +115,7 @@ def test_from_a_fresh_machine_to_a_reboot(program: Program, broker: Broker) -> N
     client.come()
     with api(program) as http:
         assert http.get("/whoami").json() == {"name": "ann", "role": "admin", "may_shut_down": True}
-        patience.wait_until(lambda: http.get("/clients").json() != [], 10)
+        eventually(lambda: http.get("/clients").json() != [], 10)
         made = http.post("/commands", json={"action": "reboot_host", "client_uuid": client.uuid})
         assert made.status_code == 201, made.text
         command_id = made.json()["id"]
@@ -118,14 +126,14 @@ def test_from_a_fresh_machine_to_a_reboot(program: Program, broker: Broker) -> N
         assert client.hear(5.0) == [command_id]
         client.execute(command_id)
         client.go_down()
-        patience.wait_until(lambda: state() == "awaiting_reconnect", 10)
+        eventually(lambda: state() == "awaiting_reconnect", 10)
         client.come()
         client.answer(command_id, AckStatus.COMPLETED)
-        patience.wait_until(lambda: state() == "completed", 10)
+        eventually(lambda: state() == "completed", 10)
     client.link.end()
     began = time.monotonic()
     assert program.stop() == 0
-    assert time.monotonic() - began < patience.slow(5)
+    assert time.monotonic() - began < slow(5)
     database = Database(f"sqlite:///{program.environment['STATE_DIRECTORY']}/controller.sqlite3")
     with database.read() as tx:
         held = lease.standing(tx)
@@ -152,7 +160,7 @@ def test_a_unix_socket(program: Program, tmp_path: Path) -> None:
     program.serves = lambda: path.exists()  # type: ignore[method-assign]
     program.start()
     with httpx.Client(transport=httpx.HTTPTransport(uds=str(path)), base_url="http://controller") as http:
-        patience.wait_until(lambda: http.get("/readyz").status_code == 200, 10)
+        eventually(lambda: http.get("/readyz").status_code == 200, 10)
     assert stat.S_ISSOCK(path.stat().st_mode)
     assert program.stop() == 0
 
@@ -184,7 +192,7 @@ def test_without_a_broker_the_api_serves_and_says_what_is_wrong(program: Program
     assert "problem  broker: 127.0.0.1:" in done.stdout
     assert "holds it, and does not hear the broker" in done.stdout
     broker.start()
-    patience.wait_until(lambda: "hears the broker since" in program.does("doctor").stdout, 60)
+    eventually(lambda: "hears the broker since" in program.does("doctor").stdout, 60)
     assert program.stop() == 0
 
 
@@ -193,7 +201,7 @@ def test_the_doctor_knows_each_right_at_the_broker(program: Program, broker: Bro
     assert "problem  database: there is no " in done.stdout
     program.start()
     done = program.does("doctor", "--json")
-    found = {line["check"]: line["verdict"] for line in __import__("json").loads(done.stdout)["findings"]}
+    found = {line["check"]: line["verdict"] for line in json.loads(done.stdout)["findings"]}
     found.pop("clock")  # nobody keeps the clock in a workshop
     assert found.keys() == {
         *("configuration", "database", "migrations", "lease", "broker", "subscribe", "publish", "disk", "api")
@@ -218,5 +226,5 @@ def test_the_next_one_takes_over(program: Program, broker: Broker, how: signal.S
     program.process.send_signal(how)
     program.process.wait()
     program.start()
-    patience.wait_until(lambda: "hears the broker since" in program.does("doctor").stdout, 30)
+    eventually(lambda: "hears the broker since" in program.does("doctor").stdout, 30)
     assert program.stop() == 0

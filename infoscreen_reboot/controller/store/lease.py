@@ -22,13 +22,13 @@ class LeaseLost(Exception):
 
 
 def take(tx: Transaction, holder: str) -> int | None:
-    """The epoch, if nobody holds the lease or its time is over; None while another one holds it."""
+    """The epoch, if nobody else holds the lease or his time is over; None while another one holds it."""
     found = tx.db.execute(select(lease).where(lease.c.name == _NAME)).mappings().one_or_none()
     if found is None:
         values = {"name": _NAME, "holder": holder, "epoch": 1, "ends_at": tx.now + TTL}
         tx.db.execute(insert(lease).values(**values))
         return 1
-    if found["holder"] is not None and found["ends_at"] > tx.now:
+    if found["holder"] not in (None, holder) and found["ends_at"] > tx.now:
         return None
     epoch = int(found["epoch"]) + 1
     changed = {"holder": holder, "epoch": epoch, "ends_at": tx.now + TTL, "listening_since": None}
