@@ -42,7 +42,7 @@ class Program:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         self.environment = {
-            **os.environ,
+            **{name: value for name, value in os.environ.items() if name not in ("NOTIFY_SOCKET", "JOURNAL_STREAM")},
             "MQTT_BROKER": broker.host,
             "MQTT_PORT": str(broker.port),
             "MQTT_TLS": "no",

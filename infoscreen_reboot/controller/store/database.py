@@ -75,7 +75,7 @@ class Database:
             connect_args={"timeout": BUSY_S, "check_same_thread": False},
         )
         event.listen(engine, "connect", _prepare_sqlite)
-        event.listen(engine, "begin", _begin_deferred)
+        event.listen(engine, "begin", _begin)
         return engine
 
     @contextlib.contextmanager
@@ -104,9 +104,9 @@ class Database:
                 yield Transaction(db, _now(db))
 
     def run_alone(self, statement: str, **values: str) -> None:
-        """For what a database refuses within a transaction."""
-        with _errors(), self.engine.connect() as db:
-            db.connection.dbapi_connection.execute(statement, values)
+        """For what SQLite refuses within a transaction. Raises StoreError."""
+        with _errors(), self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as db:
+            db.execute(text(statement), values)
 
     def close(self) -> None:
         self.engine.dispose()
@@ -129,9 +129,10 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
     connection.execute(f"PRAGMA journal_size_limit = {_LOG_BYTES}")
 
 
-def _begin_deferred(db: Connection) -> None:
-    how = "IMMEDIATE" if db.get_execution_options().get("writes") else "DEFERRED"
-    db.exec_driver_sql(f"BEGIN {how}")
+def _begin(db: Connection) -> None:
+    options = db.get_execution_options()
+    if options.get("isolation_level") != "AUTOCOMMIT":
+        db.exec_driver_sql("BEGIN IMMEDIATE" if options.get("writes") else "BEGIN DEFERRED")
 
 
 def _now(db: Connection) -> datetime:
