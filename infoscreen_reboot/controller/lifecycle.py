@@ -136,9 +136,10 @@ class Sent:
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """The broker's PUBACK."""
+    """The broker's PUBACK. `reason` is its reason code, if it says more than yes (16: nobody listens)."""
 
     at: datetime
+    reason: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

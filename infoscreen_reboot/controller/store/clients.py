@@ -23,6 +23,8 @@ from infoscreen_reboot.controller.store.tables import alert, boot, client, event
 
 # Whoever may publish could invent clients: so many are listed, and no more until some are accepted or rejected.
 MOST_UNKNOWN = 1000
+# Where all are accepted that come, the list has an end, too.
+MOST_CLIENTS = 100_000
 # How old a boot id's return may be to count as a sign of two hosts.
 _TWO_HOSTS_WITHIN = timedelta(minutes=30)
 
@@ -87,8 +89,11 @@ def _welcome(tx: Transaction, heard: Sequence[Heard], rows: dict[str, RowMapping
     new = list(dict.fromkeys(each.client_uuid for each in heard if each.client_uuid not in rows))
     if not new:
         return 0
-    unknown = select(func.count()).select_from(client).where(client.c.standing == Standing.UNKNOWN)
-    room = len(new) if accepts_all else max(0, MOST_UNKNOWN - tx.db.execute(unknown).scalar_one())
+    listed_so_far = select(func.count()).select_from(client)
+    if not accepts_all:
+        listed_so_far = listed_so_far.where(client.c.standing == Standing.UNKNOWN)
+    most = MOST_CLIENTS if accepts_all else MOST_UNKNOWN
+    room = max(0, most - tx.db.execute(listed_so_far).scalar_one())
     standing = Standing.ACCEPTED if accepts_all else Standing.UNKNOWN
     listed = new[:room]
     if listed:

@@ -25,6 +25,9 @@ _LOG_BYTES = 16 << 20
 # PostgreSQL: the lock that every writing transaction takes first. The number means nothing; it is ours.
 _WRITER = 0x1F05C2EE
 _CONNECTIONS = 10
+# PostgreSQL: an instance that was stopped within a transaction (SIGSTOP, a virtual machine that sleeps) would else keep
+# the writer's lock from all others until it is continued.
+_IDLE_S = 10
 
 
 class StoreError(Exception):
@@ -67,7 +70,9 @@ class Database:
 
     def _new_engine(self) -> Engine:
         if not self.is_sqlite:
-            return create_engine(self._url, pool_size=_CONNECTIONS, pool_pre_ping=True)
+            options = f"-c lock_timeout={BUSY_S}s -c idle_in_transaction_session_timeout={_IDLE_S}s"
+            connect_args = {"options": options}
+            return create_engine(self._url, pool_size=_CONNECTIONS, pool_pre_ping=True, connect_args=connect_args)
         engine = create_engine(
             self._url,
             poolclass=QueuePool,
@@ -90,7 +95,6 @@ class Database:
                 db = db.execution_options(writes=True)
             with db.begin():
                 if not self.is_sqlite:
-                    db.execute(text(f"SET LOCAL lock_timeout = '{BUSY_S}s'"))
                     db.execute(text(f"SELECT pg_advisory_xact_lock({_WRITER})"))
                 yield Transaction(db, _now(db))
 
