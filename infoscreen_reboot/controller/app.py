@@ -114,10 +114,11 @@ def _serve(environment: Mapping[str, str]) -> int:
         log.error("cannot start: %s", error)
         _notify(f"STATUS=cannot start: {error}")
         return EX_CONFIG if isinstance(error, SchemaTooNew) else 1
-    log.info("infoscreen-reboot-controller %s at %s, %s", __version__, settings.listen.address, database.address)
     orders = Orders(settings.limits, _policy(settings), settings.valid_for, settings.accepts_all)
     # Two containers may have the same name, and the same process number.
     holder = f"{socket.gethostname()}/{secrets.token_hex(3)}"
+    where = settings.listen.address
+    log.info("infoscreen-reboot-controller %s at %s as %s, %s", __version__, where, holder, database.address)
     leader = Leader(database, settings.broker, orders, signer, holder, settings.keep)
     house = House(_policy(settings), settings.valid_for, signer, settings.deadlines)
     return asyncio.run(_run(settings, database, house, leader, listener))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -20,6 +21,7 @@ from infoscreen_reboot.controller.selection import Selector
 from infoscreen_reboot.controller.windows import Window
 from infoscreen_reboot.mqtt.messages import BrokerSettings
 from infoscreen_reboot.mqtt.settings import Reader
+from infoscreen_reboot.mqtt.tls import tls_trouble
 
 T = TypeVar("T")
 _STATE = Path("/var/lib/infoscreen-reboot-controller")
@@ -194,6 +196,12 @@ def _listen(reader: Reader) -> Listen:
     cert, key = reader.file("LISTEN_TLS_CERT"), reader.file("LISTEN_TLS_KEY")
     if (cert is None) != (key is None):
         reader.problems.append("LISTEN_TLS_CERT and LISTEN_TLS_KEY go together; one of them is not set")
+    elif cert is not None and key is not None and not reader.problems:
+        try:
+            # A password, because OpenSSL would ask for one on the terminal.
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key, password="")
+        except ssl.SSLError as error:
+            reader.problems.append(f"LISTEN_TLS_CERT: cannot use {cert} with the key in {key}: {tls_trouble(error)}")
     proxies = tuple(part.strip() for part in (reader.text("TRUSTED_PROXIES") or "").split(",") if part.strip())
     for proxy in proxies:
         try:

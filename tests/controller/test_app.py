@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import ssl
 import stat
 import subprocess
 import sys
@@ -20,7 +21,8 @@ import pytest
 from infoscreen_reboot.contract.ack import AckStatus
 from infoscreen_reboot.controller.store import lease
 from infoscreen_reboot.controller.store.database import Database
-from tests.broker.conftest import Broker
+from tests.broker.conftest import Authority, Broker
+from tests.controller.conftest import Server
 from tests.controller.played import PlayedClient
 from tools.lab.patience import Patience, slow
 
@@ -54,6 +56,7 @@ class Program:
         self.log = folder / "log"
         self.url = f"http://127.0.0.1:{self.port}"
         self.process: subprocess.Popen[bytes] | None = None
+        self.trusted = ssl.create_default_context()
 
     def does(self, *words: str) -> subprocess.CompletedProcess[str]:
         argv = [sys.executable, "-B", "-c", PROGRAM, *words]
@@ -68,7 +71,7 @@ class Program:
     def serves(self) -> bool:
         assert self.process is not None and self.process.poll() is None, self.log.read_text()
         try:
-            return httpx.get(f"{self.url}/readyz").status_code == 200
+            return httpx.get(f"{self.url}/readyz", verify=self.trusted).status_code == 200
         except httpx.TransportError:
             return False
 
@@ -228,3 +231,70 @@ def test_the_next_one_takes_over(program: Program, broker: Broker, how: signal.S
     program.start()
     eventually(lambda: "hears the broker since" in program.does("doctor").stdout, 30)
     assert program.stop() == 0
+
+
+def test_tls_of_its_own(program: Program, tmp_path: Path) -> None:
+    (tmp_path / "authority").mkdir()
+    authority = Authority(tmp_path / "authority")
+    mine = authority.issue("controller")
+    program.environment |= {"LISTEN_TLS_CERT": str(mine.certificate), "LISTEN_TLS_KEY": str(mine.key)}
+    program.url = f"https://127.0.0.1:{program.port}"
+    program.trusted = ssl.create_default_context(cafile=str(authority.certificate))
+    program.trusted.verify_flags &= (
+        ~ssl.VERIFY_X509_STRICT
+    )  # Python 3.13 wants more of an authority than openssl's does
+    program.start()
+    with pytest.raises(httpx.TransportError):
+        httpx.get(f"http://127.0.0.1:{program.port}/readyz")
+    assert program.stop() == 0
+    program.environment["LISTEN_TLS_KEY"] = str(authority.issue("another").key)
+    assert "LISTEN_TLS_CERT: cannot use" in program.does("check-config").stdout
+
+
+def test_whom_it_believes_where_a_request_comes_from(program: Program) -> None:
+    """Pitfall 47: only a listed proxy may say who stands behind it."""
+    forwarded = {"X-Forwarded-For": "203.0.113.7"}
+    for proxies, address in (("", "127.0.0.1"), ("127.0.0.1", "203.0.113.7"), ("10.0.0.0/8", "127.0.0.1")):
+        program.environment["TRUSTED_PROXIES"] = proxies
+        program.start()
+        with api(program) as http:
+            assert http.post("/freezes", json={"why": "x"}, headers=forwarded).status_code == 201
+            assert http.get("/audit").json()["items"][0]["address"] == address
+        assert program.stop() == 0
+
+
+def test_a_second_instance_takes_over_from_one_that_hangs(tmp_path: Path, broker: Broker, server: Server) -> None:
+    """Pitfall 19: stopped for longer than its lease, then continued: it finds another one at work, and waits."""
+    server.empty().close()
+    one, two = (
+        Program(tmp_path / name, broker, DATABASE_URL=server.url, CREDENTIALS_DIRECTORY="") for name in ("one", "two")
+    )
+    for program in (one, two):
+        Path(program.environment["STATE_DIRECTORY"]).mkdir()
+        program.start()
+    try:
+        eventually(lambda: holder(server) is not None, 20)
+        first = holder(server)
+        hung, other = (one, two) if f"as {first}" in one.log.read_text() else (two, one)
+        assert hung.process is not None
+        hung.process.send_signal(signal.SIGSTOP)
+        eventually(lambda: holder(server) not in (None, first), 30)
+        second = holder(server)
+        hung.process.send_signal(signal.SIGCONT)
+        eventually(lambda: "another instance" in hung.log.read_text(), 20)
+        assert holder(server) == second
+        assert other.stop() == 0
+        eventually(lambda: holder(server) not in (None, second), 20)
+        assert hung.stop() == 0
+    finally:
+        one.kill()
+        two.kill()
+
+
+def holder(server: Server) -> str | None:
+    """Who hears the broker."""
+    database = Database(server.url)
+    with database.read() as tx:
+        held = lease.standing(tx)
+    database.close()
+    return None if held is None or held["listening_since"] is None else str(held["holder"])
