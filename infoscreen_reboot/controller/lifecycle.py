@@ -172,9 +172,11 @@ class Overdue:
 
 @dataclass(frozen=True, slots=True)
 class Cancelled:
-    """A person or a brake took it back."""
+    """A person or a brake took it back; the event says who, and why."""
 
     at: datetime
+    by: str | None = None
+    why: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

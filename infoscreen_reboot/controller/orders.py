@@ -136,6 +136,7 @@ def order(
 
 def preview(tx: Transaction, caller: Caller, wish: Wish, uuids: Sequence[str], house: House) -> Preview:
     """What would come of it now. Raises Refused if one of the clients does not exist: the whole is refused then."""
+    _check_wait(tx, wish)
     uuids = sorted(set(uuids))
     found = _facts(tx, caller, wish, uuids, house)
     missing = [uuid for uuid in uuids if uuid not in found]
@@ -172,7 +173,6 @@ def order_many(
     known = batches.known(tx, caller.name, wish.idempotency_key)
     if known is not None:
         return _the_same(known, digest), False
-    _check_wait(tx, wish)
     now = preview(tx, caller, wish, uuids, house)
     if now.hash != seen_hash:
         raise Refused(
