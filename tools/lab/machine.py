@@ -64,13 +64,13 @@ class Machine(Container, Client):
 def bare_machine(suite: str, deb: Path, base: Path | None = None) -> Machine:
     """A plain Debian that has all that installing `deb` will fetch, for it has no network."""
     base = base or machine_root(suite)
-    return Machine(suite, deb, layers=[larder(suite, deb, base), base])
+    return Machine(suite, deb, layers=[larder(suite, deb, base=base), base])
 
 
 def installed_layers(suite: str, deb: Path, base: Path | None = None) -> list[Path]:
     """A machine's layers after apt has installed the package while real systemd was running."""
     base = base or machine_root(suite)
-    food = larder(suite, deb, base)
+    food = larder(suite, deb, base=base)
 
     def make(target: Path) -> None:
         with bare_machine(suite, deb, base) as machine:
