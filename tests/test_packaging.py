@@ -57,8 +57,11 @@ PROGRAMS = {
     },
 }
 SETTINGS = {CLIENT: "etc/infoscreen-reboot/agent.env", CONTROLLER: "etc/infoscreen-reboot-controller/controller.env"}
-# Plain sh, run by systemd.
-SCRIPTS = {"usr/libexec/infoscreen-reboot/infoscreen-reboot-clock"}
+# Plain sh.
+SCRIPTS = {
+    CLIENT: {"usr/libexec/infoscreen-reboot/infoscreen-reboot-clock"},
+    CONTROLLER: {"usr/sbin/infoscreen-reboot-controller"},
+}
 DISPATCHER = "usr/lib/NetworkManager/dispatcher.d/50-infoscreen-reboot"
 # Debian's tools in Debian's Python, and no DEBEMAIL or the like of whoever runs the tests.
 ENVIRONMENT = {
@@ -253,7 +256,7 @@ def test_a_package_holds_no_file_without_a_reason(debs: dict[str, Deb], package:
     # dh_python3 reads there what the client needs.
     others = {name for name in others if not (package == CLIENT and ".egg-info/" in name)}
     command = "infoscreen-reboot" if package == CLIENT else "infoscreen-rebootctl"
-    assert others == PROGRAMS[package] | (SCRIPTS if package == CLIENT else set()) | {
+    assert others == PROGRAMS[package] | SCRIPTS[package] | {
         SETTINGS[package],
         f"usr/share/bash-completion/completions/{command}",
         f"usr/share/lintian/overrides/{package}",
@@ -347,10 +350,10 @@ def test_the_clients_configuration_sets_nothing_and_shows_the_true_defaults() ->
     assert set(shown) == explained_settings("infoscreen-reboot.env.5") == known
 
 
-def test_the_controllers_configuration_sets_nothing_and_shows_the_true_defaults(tmp_path: Path) -> None:
+def test_the_controllers_configuration_sets_nothing_and_shows_the_true_defaults() -> None:
     shown = shown_settings("controller.env")
     required = {"MQTT_BROKER": "broker.example"}
-    assert controller_config.load({**shown, **required}, tmp_path) == controller_config.load(required, tmp_path)
+    assert controller_config.load({**shown, **required}) == controller_config.load(required)
     assert set(shown) == explained_settings("infoscreen-reboot-controller.env.5") == set(controller_config._NAMES)
 
 
@@ -373,10 +376,14 @@ def test_the_notifier_is_started_by_failures_only_and_stopped_on_removal(deb: De
     assert "deb-systemd-invoke stop 'infoscreen-notify-failure@*.service'" in deb.scripts("prerm")
 
 
-def test_the_clocks_scripts_are_what_network_manager_accepts_and_are_plain_sh(deb: Deb) -> None:
-    for name in (*SCRIPTS, DISPATCHER):
-        assert deb.modes[name] == 0o755
-        assert deb.contents[name].startswith("#!/bin/sh\n"), name
+def test_scripts_are_plain_sh_and_what_network_manager_accepts(debs: dict[str, Deb]) -> None:
+    for package, scripts in SCRIPTS.items():
+        for name in (*scripts, *([DISPATCHER] if package == CLIENT else [])):
+            assert debs[package].modes[name] == 0o755
+            assert debs[package].contents[name].startswith("#!/bin/sh\n"), name
+
+
+def test_the_clock_is_looked_after_from_the_first_boot_on(deb: Deb) -> None:
     assert f"deb-systemd-helper enable '{CLOCK}'" in deb.scripts("postinst")
 
 
