@@ -43,9 +43,7 @@ def debs(suite: str, deb: Path) -> list[Path]:
 
 
 @pytest.fixture
-def testbed(
-    suite: str, deb: Path, debs: list[Path], bench: Bench, request: pytest.FixtureRequest
-) -> Iterator[Machine]:
+def testbed(suite: str, deb: Path, debs: list[Path], bench: Bench, request: pytest.FixtureRequest) -> Iterator[Machine]:
     """A booted Debian without our packages, which the bench may log in to; it comes back from reboots by itself."""
     with Machine(suite, deb, auto_restart=True, layers=layers_of_testbed(suite, *debs)) as machine:
         request.node.stash[MACHINES].append(machine)

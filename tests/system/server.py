@@ -7,9 +7,10 @@ import json
 import os
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from http.client import HTTPConnection
+from contextlib import closing, contextmanager
+from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
 from typing import Any
 
@@ -68,13 +69,13 @@ class Server:
 
     def ask(self, method: str, path: str, content: dict[str, Any] | None = None) -> tuple[int, Any]:
         """The status and the content of the answer."""
-        connection = self._connect()
         body = json.dumps(content) if content is not None else None
         headers = {"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"}
-        connection.request(method, path, body, headers)
-        with connection.getresponse() as answer:
-            text = answer.read()
-            return answer.status, json.loads(text) if text else None
+        with closing(self._connect()) as connection:
+            connection.request(method, path, body, headers)
+            with connection.getresponse() as answer:
+                text = answer.read()
+                return answer.status, json.loads(text) if text else None
 
     def call(self, method: str, path: str, content: dict[str, Any] | None = None) -> Any:
         """The content of the answer; raises LabError if the call was refused."""
@@ -101,28 +102,32 @@ class Server:
         clients = self.wait_for("/clients", is_there)
         return next(client for client in clients if client["uuid"] == client_uuid)
 
-    def watch(self) -> Stream:
+    @contextmanager
+    def watching(self) -> Iterator[Stream]:
         """All events from now on, as they happen."""
-        connection = self._connect()
-        connection.request("GET", "/api/v1/events", headers={"Authorization": f"Bearer {self.token}"})
-        return Stream(connection)
+        with closing(self._connect()) as connection:
+            connection.request("GET", "/api/v1/events", headers={"Authorization": f"Bearer {self.token}"})
+            with connection.getresponse() as answer:
+                stream = Stream(answer)
+                yield stream
+                connection.sock.shutdown(socket.SHUT_RDWR)
+                stream.thread.join()
 
 
 class Stream:
     """The events that came so far, in their order."""
 
-    def __init__(self, connection: HTTPConnection) -> None:
-        self._connection = connection
-        self._answer = connection.getresponse()
-        assert self._answer.status == 200, self._answer.read()
+    def __init__(self, answer: HTTPResponse) -> None:
+        assert answer.status == 200, answer.read()
         self._turn = threading.Condition()
         self._events: list[dict[str, Any]] = []
         # The first line says from where on they come: now they do.
-        self._answer.readline()
-        threading.Thread(target=self._read, daemon=True, name="events").start()
+        answer.readline()
+        self.thread = threading.Thread(target=self._read, args=(answer,), name="events")
+        self.thread.start()
 
-    def _read(self) -> None:
-        while line := self._answer.readline():
+    def _read(self, answer: HTTPResponse) -> None:
+        while line := answer.readline():
             if line.startswith(b"data: "):
                 with self._turn:
                     self._events.append(json.loads(line.removeprefix(b"data: ")))
