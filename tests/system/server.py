@@ -109,9 +109,11 @@ class Server:
             connection.request("GET", "/api/v1/events", headers={"Authorization": f"Bearer {self.token}"})
             with connection.getresponse() as answer:
                 stream = Stream(answer)
-                yield stream
-                connection.sock.shutdown(socket.SHUT_RDWR)
-                stream.thread.join()
+                try:
+                    yield stream
+                finally:
+                    connection.sock.shutdown(socket.SHUT_RDWR)
+                    stream.thread.join()
 
 
 class Stream:
