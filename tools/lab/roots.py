@@ -45,7 +45,7 @@ WORKSHOP_PACKAGES = (
 CONTROLLER_PACKAGES = (
     "postgresql-17 python3-alembic python3-argon2 python3-fastapi python3-fastjsonschema python3-httpx"
     " python3-prometheus-client python3-psycopg python3-psycopg-c python3-psycopg-pool python3-rich python3-sqlalchemy"
-    " python3-uvicorn"
+    " python3-sqlalchemy-ext python3-uvicorn"
 ).split()
 WORKSHOP_HOOKS = (
     'chroot "$1" useradd --create-home --uid 1000 builder',
