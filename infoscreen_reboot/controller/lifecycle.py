@@ -136,9 +136,10 @@ class Sent:
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """The broker's PUBACK."""
+    """The broker's PUBACK. `reason` is its reason code, if it says more than yes (16: nobody listens)."""
 
     at: datetime
+    reason: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,9 +172,11 @@ class Overdue:
 
 @dataclass(frozen=True, slots=True)
 class Cancelled:
-    """A person or a brake took it back."""
+    """A person or a brake took it back; the event says who, and why."""
 
     at: datetime
+    by: str | None = None
+    why: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

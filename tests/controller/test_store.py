@@ -137,17 +137,6 @@ def test_a_question_is_the_same_bytes_again(database: Database) -> None:
         assert row_of(tx)["asks"] == 1
 
 
-def test_no_deadline_ends_before_a_client_could_be_heard_again(database: Database) -> None:
-    with database.write() as tx:
-        make(tx)
-        commands.mark_sent(tx, commands.to_send(tx, 1), LIMITS)
-        long_ago = tx.now - timedelta(hours=1)
-        tx.db.execute(update(command).values(due_at=long_ago))
-        assert [row["id"] for row in commands.due(tx, 10)] == [COMMAND]
-        commands.postpone(tx, tx.now + timedelta(seconds=60))
-        assert commands.due(tx, 10) == []
-
-
 def test_a_command_that_waits_is_not_sent_and_one_that_may_not_is_blocked(database: Database) -> None:
     with database.write() as tx:
         clients.hear(tx, [a_status("stopped")], accepts_all=True)

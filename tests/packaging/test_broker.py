@@ -81,7 +81,7 @@ def test_the_first_page_leads_from_a_package_to_a_reboot_and_away_again(
     found = do(testbed, log_in.replace("client=…", f"client={said}")).splitlines()
     assert set(shown(after="what to do where something is missing:", uuid=said)) <= set(found)
     testbed.run("mosquitto_sub", *ACKS, "-E")
-    (send,) = readme("Send a command")
+    (send,) = readme("Send a command by hand")
     do(testbed, send.replace("client=… password=…", f"client={said} password=infoscreen-controller-secret"))
     testbed.follow_reboot()
     testbed.wait_booted()
@@ -112,7 +112,7 @@ def test_a_broker_and_a_client_that_were_set_up_by_the_readme_work(
     testbed.run("systemctl", "restart", "infoscreen-simclient")
     assert problems(testbed) == []
 
-    send, watch = readme("Send a command")[0], readme("Watch the clients")[0]
+    send, watch = readme("Send a command by hand")[0], readme("Watch the clients")[0]
     given = f"client={CLIENT} password=infoscreen-controller-secret"
     do(testbed, send.replace("client=… password=…", given))
     # The broker goes down with the machine, and has what is owed to the controller all the same.

@@ -18,13 +18,18 @@ from infoscreen_reboot.controller import presence
 from infoscreen_reboot.controller.ingest import Cleared, Heard
 from infoscreen_reboot.controller.presence import RETURNS_OF_TWO_HOSTS, Presence
 from infoscreen_reboot.controller.safety import Standing
+from infoscreen_reboot.controller.store import people
 from infoscreen_reboot.controller.store.database import Transaction
 from infoscreen_reboot.controller.store.tables import alert, boot, client, event, health
 
 # Whoever may publish could invent clients: so many are listed, and no more until some are accepted or rejected.
 MOST_UNKNOWN = 1000
+# Where all are accepted that come, the list has an end, too.
+MOST_CLIENTS = 100_000
 # How old a boot id's return may be to count as a sign of two hosts.
 _TWO_HOSTS_WITHIN = timedelta(minutes=30)
+# How often it is said that a retired client still speaks.
+_WARN_EVERY = timedelta(hours=1)
 
 
 @dataclass(slots=True)
@@ -43,6 +48,8 @@ def hear(tx: Transaction, heard: Sequence[Heard], accepts_all: bool) -> Batch:
     rows = _rows(tx, {each.client_uuid for each in heard})
     batch.turned_away = _welcome(tx, heard, rows, accepts_all)
     heard = [each for each in heard if each.client_uuid in rows]
+    _warn_of_retired(tx, heard, rows)
+    heard = [each for each in heard if not _is_left_out(each, rows[each.client_uuid]["standing"])]
     _touch(tx, {each.client_uuid for each in heard if not each.is_retained})
     _hear_statuses(tx, [(each, each.said) for each in heard if isinstance(each.said, Status)], rows, batch)
     _hear_boots(tx, [each.said for each in heard if isinstance(each.said, BootReport)])
@@ -87,8 +94,11 @@ def _welcome(tx: Transaction, heard: Sequence[Heard], rows: dict[str, RowMapping
     new = list(dict.fromkeys(each.client_uuid for each in heard if each.client_uuid not in rows))
     if not new:
         return 0
-    unknown = select(func.count()).select_from(client).where(client.c.standing == Standing.UNKNOWN)
-    room = len(new) if accepts_all else max(0, MOST_UNKNOWN - tx.db.execute(unknown).scalar_one())
+    listed_so_far = select(func.count()).select_from(client)
+    if not accepts_all:
+        listed_so_far = listed_so_far.where(client.c.standing == Standing.UNKNOWN)
+    most = MOST_CLIENTS if accepts_all else MOST_UNKNOWN
+    room = max(0, most - tx.db.execute(listed_so_far).scalar_one())
     standing = Standing.ACCEPTED if accepts_all else Standing.UNKNOWN
     listed = new[:room]
     if listed:
@@ -97,6 +107,32 @@ def _welcome(tx: Transaction, heard: Sequence[Heard], rows: dict[str, RowMapping
         rows |= _rows(tx, set(listed))
         _tell(tx, [(uuid, "client_listed", {"standing": str(standing)}) for uuid in listed])
     return len(new) - len(listed)
+
+
+def _is_left_out(heard: Heard, standing: str) -> bool:
+    """Of a client that was rejected or retired only its connection and its acks are of interest.
+
+    A command that was sent before still gets its verdict. What the broker has retained of it is no sign of life.
+    """
+    if standing not in (Standing.REJECTED, Standing.RETIRED):
+        return False
+    return heard.is_retained or not isinstance(heard.said, Status | Ack)
+
+
+def _warn_of_retired(tx: Transaction, heard: Sequence[Heard], rows: Mapping[str, RowMapping]) -> None:
+    """A retired client that speaks is a host that somebody believes to be gone: said once an hour."""
+    speaking = dict.fromkeys(each.client_uuid for each in heard if not each.is_retained)
+    for uuid in speaking:
+        row = rows[uuid]
+        if row["standing"] != Standing.RETIRED:
+            continue
+        since = max(tx.now - _WARN_EVERY, row["retired_at"] or tx.now - _WARN_EVERY)
+        if row["heard_at"] is not None and row["heard_at"] > since:
+            continue
+        # Also where all that it said is left out below.
+        _touch(tx, {uuid})
+        _tell(tx, [(uuid, "retired_client_heard", {})])
+        people.note(tx, uuid, "mqtt", None, "retired client heard", uuid, "ignored")
 
 
 def _touch(tx: Transaction, uuids: set[str]) -> None:

@@ -9,7 +9,21 @@ from datetime import datetime, timedelta
 from enum import Enum
 from typing import Any
 
-from sqlalchemy import ColumnElement, RowMapping, Table, and_, delete, func, insert, or_, select, text, update
+from sqlalchemy import (
+    ColumnElement,
+    FromClause,
+    RowMapping,
+    Table,
+    and_,
+    delete,
+    func,
+    insert,
+    or_,
+    select,
+    text,
+    tuple_,
+    update,
+)
 
 from infoscreen_reboot.contract import wire
 from infoscreen_reboot.contract.ack import AckStatus
@@ -294,7 +308,13 @@ def release(tx: Transaction, letters: Sequence[Letter], send_at: datetime, expir
         for letter in letters
     ]
     tx.db.execute(insert(outbox), rows)
-    changed = {"expires_at": expires_at, "hold_rule": None, "hold_why": None, "hold_opens_at": None}
+    changed = {
+        "expires_at": expires_at,
+        "due_at": expires_at,
+        "hold_rule": None,
+        "hold_why": None,
+        "hold_opens_at": None,
+    }
     ids = [letter.command_id for letter in letters]
     tx.db.execute(update(command).where(command.c.id.in_(ids)).values(**changed))
 
@@ -303,12 +323,28 @@ def release(tx: Transaction, letters: Sequence[Letter], send_at: datetime, expir
 
 
 def to_send(tx: Transaction, most: int) -> list[Letter]:
-    """What is due in the outbox, the oldest first."""
-    rows = tx.db.execute(select(outbox).where(outbox.c.send_at <= tx.now).order_by(outbox.c.send_at).limit(most))
+    """What is due in the outbox, the oldest first.
+
+    What has expired before it was ever sent is left out: it has only not got its verdict yet. What may not go out
+    again now is left out, too, until it may.
+    """
+    is_first = and_(command.c.sent_at.is_(None), command.c.expires_at > tx.now)
+    is_again = and_(command.c.sent_at.is_not(None), _may_go_again(tx))
+    query = select(outbox).join(command, command.c.id == outbox.c.command_id)
+    query = query.where(outbox.c.send_at <= tx.now, or_(is_first, is_again)).order_by(outbox.c.send_at).limit(most)
+    rows = tx.db.execute(query)
     return [
         Letter(row.command_id, row.client_uuid, row.topic, row.payload, tuple(map(tuple, row.properties)))
         for row in rows
     ]
+
+
+def _may_go_again(tx: Transaction) -> ColumnElement[bool]:
+    """`dispatch.may_ask`, but for the minute between two questions."""
+    boot_id = select(client.c.boot_id).where(client.c.uuid == command.c.client_uuid).scalar_subquery()
+    is_same_boot = or_(command.c.sent_boot_id.is_(None), command.c.sent_boot_id == boot_id)
+    is_unheard = and_(command.c.accepted_at.is_(None), command.c.started_at.is_(None))
+    return or_(command.c.expires_at < tx.now, and_(is_unheard, is_same_boot))
 
 
 def mark_sent(tx: Transaction, letters: Sequence[Letter], fleet: Limits) -> None:
@@ -334,17 +370,13 @@ def in_flight(tx: Transaction) -> list[str]:
     return list(tx.db.execute(select(command.c.id).where(where)).scalars())
 
 
-def due(tx: Transaction, most: int) -> list[RowMapping]:
+def due(tx: Transaction, most: int, *, only_unsent: bool = False) -> list[RowMapping]:
     """Commands whose step has taken too long."""
     wanted = [command.c[name] for name in dict.fromkeys((*_MADE, *_FIELDS))]
-    query = select(*wanted).where(command.c.due_at <= tx.now, command.c.rank < VERDICT_RANK).limit(most)
-    return list(tx.db.execute(query.order_by(command.c.due_at)).mappings())
-
-
-def postpone(tx: Transaction, until: datetime) -> None:
-    """While nobody heard the broker, no client could answer: no step that was heard of is over before `until`."""
-    where = and_(command.c.rank < VERDICT_RANK, command.c.sent_at.is_not(None), command.c.due_at < until)
-    tx.db.execute(update(command).where(where).values(due_at=until))
+    query = select(*wanted).where(command.c.due_at <= tx.now, command.c.rank < VERDICT_RANK)
+    if only_unsent:
+        query = query.where(command.c.sent_at.is_(None))
+    return list(tx.db.execute(query.order_by(command.c.due_at).limit(most)).mappings())
 
 
 @dataclass(frozen=True, slots=True)
@@ -363,16 +395,16 @@ def open_of(tx: Transaction, clients: Iterable[str]) -> list[Open]:
 
 
 def unanswered(tx: Transaction, since: datetime, most: int) -> list[Open]:
-    """Open commands of clients that are online, and that were last sent before `since`."""
+    """Open commands of clients that are online, that were last sent before `since` and may go out again."""
     last = func.coalesce(command.c.asked_at, command.c.sent_at)
     online = select(client.c.uuid).where(client.c.is_online)
-    return _open(tx, and_(last <= since, command.c.client_uuid.in_(online)))[:most]
+    return _open(tx, and_(last <= since, command.c.client_uuid.in_(online), _may_go_again(tx)), most)
 
 
-def _open(tx: Transaction, which: ColumnElement[bool]) -> list[Open]:
+def _open(tx: Transaction, which: ColumnElement[bool], most: int | None = None) -> list[Open]:
     names = dict.fromkeys((*_MADE, *_FIELDS, "sent_boot_id", "asked_at"))
     where = and_(which, command.c.rank < VERDICT_RANK, command.c.sent_at.is_not(None))
-    rows = tx.db.execute(select(*(command.c[name] for name in names)).where(where)).mappings()
+    rows = tx.db.execute(select(*(command.c[name] for name in names)).where(where).limit(most)).mappings()
     return [Open(row["id"], row["client_uuid"], record_of(row), row["sent_boot_id"], row["asked_at"]) for row in rows]
 
 
@@ -388,12 +420,56 @@ def hold(tx: Transaction, command_id: str, answer: Answer) -> None:
     tx.db.execute(update(command).where(command.c.id == command_id).values(**values))
 
 
-def waiting(tx: Transaction, most: int) -> list[RowMapping]:
-    """Commands that a rule holds and that may wait, the oldest first."""
-    where = and_(command.c.state == State.QUEUED, command.c.hold_rule.is_not(None), command.c.sent_at.is_(None))
+def hold_back(tx: Transaction, answer: Answer) -> None:
+    """All that has its yes and is not sent waits again: until it expires, where nobody said that it may wait longer."""
+    query = select(command).join(outbox, outbox.c.command_id == command.c.id).where(command.c.sent_at.is_(None))
+    rows = list(tx.db.execute(query).mappings())
+    if not rows:
+        return
+    ids = [row["id"] for row in rows]
+    tx.db.execute(delete(outbox).where(outbox.c.command_id.in_(ids)))
+    values = {"hold_rule": answer.rule, "hold_why": answer.hold, "hold_opens_at": answer.opens_at}
+    tx.db.execute(update(command).where(command.c.id.in_(ids)).values(**values))
+    content = shown({"rule": answer.rule, "why": answer.hold, "inputs": answer.inputs})
+    told = [
+        {
+            "at": tx.now,
+            "kind": "held",
+            "client_uuid": row["client_uuid"],
+            "command_id": row["id"],
+            "batch_id": row["batch_id"],
+            "content": content,
+        }
+        for row in rows
+    ]
+    tx.db.execute(insert(event), told)
+
+
+def waiting(tx: Transaction, most: int, after: tuple[datetime, str] | None = None) -> list[RowMapping]:
+    """Commands that a rule holds and that may wait: of each client the oldest; of them all the oldest first.
+
+    `after` is the time and the id of the one before.
+    """
+    older = command.alias("older")
+    is_behind = (
+        select(older.c.id)
+        .where(
+            older.c.client_uuid == command.c.client_uuid,
+            _waits(older),
+            tuple_(older.c.created_at, older.c.id) < tuple_(command.c.created_at, command.c.id),
+        )
+        .exists()
+    )
     is_open = or_(command.c.hold_opens_at.is_(None), command.c.hold_opens_at <= tx.now)
-    query = select(command).where(where, is_open).order_by(command.c.created_at, command.c.id).limit(most)
-    return list(tx.db.execute(query).mappings())
+    query = select(command).where(_waits(command), is_open, ~is_behind)
+    if after is not None:
+        query = query.where(tuple_(command.c.created_at, command.c.id) > tuple_(to_number(after[0]), after[1]))
+    return list(tx.db.execute(query.order_by(command.c.created_at, command.c.id).limit(most)).mappings())
+
+
+def _waits(table: FromClause) -> ColumnElement[bool]:
+    is_held = and_(table.c.hold_rule.is_not(None), table.c.sent_at.is_(None))
+    return and_(table.c.rank < VERDICT_RANK, table.c.state == State.QUEUED, is_held)
 
 
 def count_open(tx: Transaction) -> int:

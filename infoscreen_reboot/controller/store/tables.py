@@ -311,3 +311,12 @@ lease = Table(
     # Since when its holder hears the broker; null while it does not.
     Column("listening_since", Moment),
 )
+
+# One row for each migration that was run, by which version of ours.
+migration = Table(
+    "migration",
+    metadata,
+    Column("revision", String(32), primary_key=True),
+    Column("version", String(32), nullable=False),
+    Column("at", Moment, nullable=False),
+)
