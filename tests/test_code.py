@@ -33,7 +33,7 @@ PURE = (
     *("client.agent.lifecycle", "client.agent.policy", "client.agent.boot_report", "client.agent.health"),
     *("client.doctor.judgement", "client.doctor.finding", "client.doctor.tuning", "client.doctor.firmware"),
     *("controller.lifecycle", "controller.safety", "controller.windows", "controller.selection"),
-    *("controller.presence", "controller.dispatch"),
+    *("controller.presence", "controller.dispatch", "controller.text", "controller.inventory"),
 )
 # What puts things together, and is imported by nobody.
 ASSEMBLY = "client.agent.app", "client.cli"
@@ -49,6 +49,7 @@ DOORS = {
     "fastapi": "controller.api",
     "starlette": "controller.api",
     "pydantic": "controller.api",
+    "prometheus_client": "controller.api.metrics",
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 
 
@@ -42,3 +43,5 @@ class Identity:
     role: Role
     may_shut_down: bool
     token_id: str
+    expires_at: datetime | None = None
+    used_at: datetime | None = None

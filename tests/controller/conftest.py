@@ -36,6 +36,14 @@ class Server:
     def url(self) -> str:
         return f"postgresql:///postgres?host={self.folder}&user=controller"
 
+    def empty(self) -> Database:
+        """Without a table."""
+        found = Database(self.url)
+        with found.engine.begin() as db:
+            db.execute(text("DROP SCHEMA public CASCADE"))
+            db.execute(text("CREATE SCHEMA public"))
+        return found
+
     def start(self) -> None:
         log = self.folder / "log"
         subprocess.run(
@@ -66,10 +74,7 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Databas
         found = Database(f"sqlite:///{tmp_path / 'controller.sqlite3'}")
         metadata.create_all(found.engine)
     else:
-        found = Database(request.getfixturevalue("server").url)
-        with found.engine.begin() as db:
-            db.execute(text("DROP SCHEMA public CASCADE"))
-            db.execute(text("CREATE SCHEMA public"))
+        found = request.getfixturevalue("server").empty()
         metadata.create_all(found.engine)
     yield found
     found.close()

@@ -51,9 +51,9 @@ class PlayedClient:
         for last in self.acks.values():  # what it owes; the broker may have forgotten it
             self.link.publish(Message(self.topics.commands_ack, last))
 
-    def say(self, reason: PresenceReason) -> None:
+    def say(self, reason: PresenceReason) -> int:
         status = Status(reason, self.uuid, self.session_id, self.boot_id, datetime.now(UTC))
-        self.link.publish(Message(self.topics.status, telemetry.encode_status(status), retain=True))
+        return self.link.publish(Message(self.topics.status, telemetry.encode_status(status), retain=True))
 
     def answer(self, command_id: str, status: AckStatus, code: ErrorCode | None = None) -> None:
         said = Ack(command_id, self.uuid, status, datetime.now(UTC), self.boot_id, code, "why" if code else None)
@@ -80,7 +80,10 @@ class PlayedClient:
         self.answer(command_id, AckStatus.EXECUTION_STARTED)
 
     def go_down(self) -> None:
-        self.say(PresenceReason.REBOOTING)
+        farewell = self.say(PresenceReason.REBOOTING)
+        # A socket that is closed with something unread in it takes what was sent with it.
+        while farewell not in [puback.packet_id for puback in self.link.receive(10, 0.2)[1]]:
+            pass
         self.link.close()
         self.boot_id = str(uuid4())
 

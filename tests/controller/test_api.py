@@ -44,6 +44,20 @@ MATRIX: dict[tuple[str, str], Role] = {
     ("GET", "/clients/{client_uuid}"): Role.VIEWER,
     ("PATCH", "/clients/{client_uuid}"): Role.OPERATOR,
     ("POST", "/clients/{client_uuid}/standing"): Role.ADMIN,
+    ("POST", "/clients/standing"): Role.ADMIN,
+    ("POST", "/clients/import"): Role.ADMIN,
+    ("GET", "/clients/export"): Role.VIEWER,
+    ("GET", "/batches"): Role.VIEWER,
+    ("POST", "/batches/{batch_id}/retry"): Role.OPERATOR,
+    ("GET", "/holds"): Role.VIEWER,
+    ("GET", "/users"): Role.ADMIN,
+    ("POST", "/users"): Role.ADMIN,
+    ("PATCH", "/users/{name}"): Role.ADMIN,
+    ("GET", "/tokens"): Role.VIEWER,
+    ("POST", "/tokens"): Role.VIEWER,
+    ("DELETE", "/tokens/{token_id}"): Role.VIEWER,
+    ("GET", "/audit"): Role.ADMIN,
+    ("GET", "/metrics"): Role.VIEWER,
     ("GET", "/whoami"): Role.VIEWER,
     ("GET", "/freezes"): Role.VIEWER,
     ("POST", "/freezes"): Role.OPERATOR,
@@ -56,17 +70,29 @@ OPEN = {"/healthz", "/readyz", f"{PREFIX}/openapi.json"}
 class Web:
     """The app, a token for each role, and three clients that are online."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, first: Web | None = None) -> None:
         self.database = database
         self.woken = 0
         self.app = create_app(Site(database, House(), Limits(), self.wake))
         self.client = TestClient(self.app, raise_server_exceptions=False)
-        self.tokens: dict[Role, people.NewToken] = {}
-        with database.write() as tx:
+        self.uuids: list[str] = first.uuids if first else []
+        self.tokens: dict[Role, people.NewToken] = first.tokens if first else {}
+        if first is None:
+            self._fill()
+
+    def _fill(self) -> None:
+        with self.database.write() as tx:
             self.uuids = some_clients(tx, 3)
             for role in Role:
                 people.add_user(tx, f"a {role}", role, may_shut_down=False)
                 self.tokens[role] = people.add_token(tx, f"a {role}", "test", role, False, None)
+
+    @contextlib.contextmanager
+    def again(self) -> Iterator[Web]:
+        """Another instance on the same database, with connections of its own; or the same one after a restart."""
+        database = Database(self.database.engine.url.render_as_string(hide_password=False))
+        yield Web(database, self)
+        database.close()
 
     def wake(self) -> None:
         self.woken += 1
@@ -75,7 +101,8 @@ class Web:
         headers = dict(options.pop("headers", {}))
         if role is not None:
             headers["Authorization"] = f"Bearer {self.tokens[role].secret}"
-        return self.client.request(method, PREFIX + path, headers=headers, **options)
+        address = path if path == "/metrics" else PREFIX + path
+        return self.client.request(method, address, headers=headers, **options)
 
     def order(self, number: int = 0, **more: Any) -> Any:
         content = {"action": "reboot_host", "client_uuid": self.uuids[number], **more}
@@ -107,8 +134,8 @@ def test_every_route_stands_in_the_matrix_and_each_role_gets_what_it_may(web: We
     for (method, path), needed in MATRIX.items():
         if path == "/events":
             continue
-        address = path.replace("{freeze_id}", "1")
-        for name in ("command_id", "batch_id", "client_uuid"):
+        address = path.replace("{freeze_id}", "1").replace("{name}", "nobody")
+        for name in ("command_id", "batch_id", "client_uuid", "token_id"):
             address = address.replace(f"{{{name}}}", str(uuid4()))
         assert kind(web.call(method, address, None)) == (401, "not_authenticated")
         for role in Role:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any
 
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
@@ -13,19 +15,58 @@ from infoscreen_reboot.controller.auth import Identity, Role
 from infoscreen_reboot.controller.lifecycle import Limits
 from infoscreen_reboot.controller.orders import Caller, House
 from infoscreen_reboot.controller.store import people
-from infoscreen_reboot.controller.store.database import Database
+from infoscreen_reboot.controller.store.database import Database, StoreError, Transaction
 
 _bearer = HTTPBearer(auto_error=False, description="A token of `infoscreen-rebootctl token`")
+_NO_TOKEN = "this token is unknown, has expired or was revoked"
+_WAYS = ("api", "cli", "console")
 
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """What the routes work on. `wake` tells the engine that there is something to do."""
+    """What the routes work on.
+
+    `wake` tells the engine that there is something to do. `rubbish` says how many messages this process could not use,
+    by reason.
+    """
 
     database: Database
     house: House
     limits: Limits
     wake: Callable[[], None]
+    rubbish: Callable[[], Mapping[str, int]] = field(default=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A request of somebody who may make it."""
+
+    site: Site
+    who: Identity
+    needs: Role
+    via: str
+    address: str | None
+
+    @contextlib.contextmanager
+    def read(self) -> Iterator[Transaction]:
+        with self.site.database.read() as tx:
+            yield tx
+
+    @contextlib.contextmanager
+    def write(self) -> Iterator[tuple[Transaction, Caller]]:
+        """A transaction, and the caller with the rights that he has in it: a token may just have been revoked."""
+        with self.site.database.write() as tx:
+            now = people.identify_again(tx, self.who.token_id)
+            if now is None:
+                raise Problem("not_authenticated", _NO_TOKEN)
+            _check(now, self.needs)
+            yield tx, Caller(now.name, self.via, self.address, now.may_shut_down)
+
+    def note(
+        self, tx: Transaction, what: str, target: str | None, outcome: str, content: Mapping[str, Any] | None = None
+    ) -> None:
+        """One line of the audit."""
+        people.note(tx, self.who.name, self.via, self.address, what, target, outcome, content)
 
 
 def site(request: Request) -> Site:
@@ -33,36 +74,48 @@ def site(request: Request) -> Site:
     return found
 
 
-def identity(
-    request: Request,
-    given: HTTPAuthorizationCredentials | None = Depends(_bearer),  # noqa: B008  # FastAPI's way
-) -> Identity:
-    if given is None:
+def _needs(role: Role) -> Callable[..., Call]:
+    """A dependency that hands over the call, if the caller has that role."""
+
+    def check(
+        request: Request,
+        given: HTTPAuthorizationCredentials | None = Depends(_bearer),  # noqa: B008  # FastAPI's way
+    ) -> Call:
+        return _enter(request, role, given.credentials if given is not None else None)
+
+    return check
+
+
+def _enter(request: Request, role: Role, secret: str | None) -> Call:
+    if secret is None:
         raise Problem("not_authenticated", "send a token: `Authorization: Bearer …`")
-    with site(request).database.read() as tx:
-        found = people.identify(tx, given.credentials)
-    if found is None:
-        raise Problem("not_authenticated", "this token is unknown, has expired or was revoked")
-    return found
-
-
-class Needs:
-    """The role that a route needs, as a dependency that hands over who is calling."""
-
-    def __init__(self, role: Role) -> None:
-        self.role = role
-
-    def __call__(self, found: Identity = Depends(identity)) -> Identity:  # noqa: B008
-        if not found.role.covers(self.role):
-            raise Problem("forbidden", f"this needs the role {self.role}, and {found.name} is {found.role} here")
-        return found
-
-
-viewer, operator, admin = Needs(Role.VIEWER), Needs(Role.OPERATOR), Needs(Role.ADMIN)
-
-
-def caller(request: Request, who: Identity) -> Caller:
-    """The same person to whom the rules answer. A console or a CLI says itself by which way it comes."""
+    database = site(request).database
+    with database.read() as tx:
+        who = people.identify(tx, secret)
+        is_use_due = who is not None and people.is_use_due(who.used_at, tx.now)
+    if who is None:
+        raise Problem("not_authenticated", _NO_TOKEN)
     via = request.headers.get("X-Requested-Via", "api")
     address = request.client.host if request.client is not None else None
-    return Caller(who.name, via if via in ("api", "cli", "console") else "api", address, who.may_shut_down)
+    call = Call(site(request), who, role, via if via in _WAYS else "api", address)
+    request.state.call = call  # for the audit of what is refused
+    _check(who, role)
+    if is_use_due:
+        _note_use(database, who.token_id)
+    return call
+
+
+def _check(who: Identity, needed: Role) -> None:
+    if not who.role.covers(needed):
+        raise Problem("forbidden", f"this needs the role {needed}, and {who.name} is {who.role} here")
+
+
+def _note_use(database: Database, token_id: str) -> None:
+    # Whoever only wants to read can do so while nobody can write.
+    with contextlib.suppress(StoreError), database.write() as tx:
+        people.note_use(tx, token_id)
+
+
+Viewer = Annotated[Call, Depends(_needs(Role.VIEWER))]
+Operator = Annotated[Call, Depends(_needs(Role.OPERATOR))]
+Admin = Annotated[Call, Depends(_needs(Role.ADMIN))]

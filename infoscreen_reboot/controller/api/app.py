@@ -3,23 +3,42 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
 from infoscreen_reboot import __version__
-from infoscreen_reboot.controller.api import batches, clients, commands, fleet, live, problems
-from infoscreen_reboot.controller.api.access import Site
+from infoscreen_reboot.controller.api import batches, clients, commands, fleet, live, metrics, people, problems
+from infoscreen_reboot.controller.api.access import Call, Site
+from infoscreen_reboot.controller.api.door import Door
 from infoscreen_reboot.controller.api.problems import Problem
-from infoscreen_reboot.controller.orders import Refused
+from infoscreen_reboot.controller.orders import Kind, Refused
 from infoscreen_reboot.controller.store.database import StoreError
 
 log = logging.getLogger(__name__)
 
 PREFIX = "/api/v1"
-_BY_STATUS = {401: "not_authenticated", 403: "forbidden", 404: "not_found", 405: "method_not_allowed"}
+_BY_STATUS = {
+    401: "not_authenticated",
+    403: "forbidden",
+    404: "not_found",
+    405: "method_not_allowed",
+    413: "too_large",
+}
+# Refusals that somebody should be able to read later: they may be an attack, or will be asked about.
+_AUDITED = ("forbidden", "last_admin", Kind.NO_SUCH_CLIENT)
+_TAGS = {
+    "commands": "One command to one client: made, read, explained, cancelled.",
+    "batches": "Many commands that are made together, from a preview.",
+    "clients": "Who there is, and who may get commands.",
+    "fleet": "What holds everybody.",
+    "people": "Users, their tokens, and what everybody did.",
+    "events": "What happens, as it happens.",
+}
 
 
 def create_app(site: Site) -> FastAPI:
@@ -28,15 +47,19 @@ def create_app(site: Site) -> FastAPI:
         version=__version__,
         description="Reboots and shuts down the clients of a fleet, and knows what became of every command.",
         openapi_url=f"{PREFIX}/openapi.json",
+        openapi_tags=[{"name": name, "description": words} for name, words in _TAGS.items()],
+        generate_unique_id_function=_operation_id,
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,  # it would be redirected to what the Host header says
     )
     app.state.site = site
     app.state.is_stopping = False
     api = APIRouter(prefix=PREFIX)
-    for routes in (commands, batches, clients, fleet, live):
+    for routes in (commands, batches, clients, fleet, people, live):
         api.include_router(routes.router)
     app.include_router(api)
+    app.include_router(metrics.router)
     app.add_api_route("/healthz", healthz, include_in_schema=False)
     app.add_api_route("/readyz", readyz, include_in_schema=False)
     app.add_exception_handler(Problem, _on_problem)
@@ -45,7 +68,13 @@ def create_app(site: Site) -> FastAPI:
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http)
     app.add_exception_handler(Exception, _on_bug)
+    app.add_middleware(Door)
     return app
+
+
+def _operation_id(route: APIRoute) -> str:
+    """`cancel_batch`, as a generated client names its function."""
+    return str(route.operation_id or route.name)
 
 
 def healthz() -> dict[str, str]:
@@ -54,42 +83,79 @@ def healthz() -> dict[str, str]:
 
 
 def readyz(request: Request) -> JSONResponse:
-    """It can serve: the database answers."""
+    """It can serve: the database answers, and no stop has begun."""
+    if request.app.state.is_stopping:
+        raise Problem("unavailable", "the server is stopping")
     with request.app.state.site.database.read():
         return JSONResponse({"status": "ok"})
 
 
 def _on_problem(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, Problem)
-    return problems.answer(request, error)
+    if error.kind in _AUDITED:
+        return _audited(request, error)
+    return problems.answer(error)
 
 
 def _on_refused(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, Refused)
-    return problems.answer(request, Problem(error.kind, str(error), **error.details))
+    return _on_problem(request, Problem(error.kind, str(error), **error.details))
+
+
+def _audited(request: Request, problem: Problem) -> JSONResponse:
+    """What was begun is rolled back by now, so the refusal is a transaction of its own."""
+    call: Call | None = getattr(request.state, "call", None)
+    if call is not None:
+        try:
+            with call.site.database.write() as tx:
+                call.note(tx, f"{request.method} {_template(request)}"[:64], None, problem.kind, _shortened(problem))
+        except StoreError as error:
+            return _on_store_error(request, error)
+    return problems.answer(problem)
+
+
+def _template(request: Request) -> str:
+    """The address without the ids in it."""
+    return str(getattr(request.scope.get("route"), "path", request.url.path))
+
+
+def _shortened(problem: Problem) -> dict[str, Any]:
+    said = {name: value[:20] if isinstance(value, list) else value for name, value in problem.more.items()}
+    return {"detail": problem.detail, **said}
 
 
 def _on_store_error(request: Request, error: Exception) -> JSONResponse:
     log.error("%s", error)
-    return problems.answer(request, Problem("unavailable", "the database cannot be used now; try again"))
+    return problems.answer(Problem("unavailable", "the database cannot be used now; try again"))
 
 
 def _on_invalid(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     faults = [
-        {"field": ".".join(str(part) for part in fault["loc"][1:]), "rule": fault["msg"]} for fault in error.errors()
+        {"field": ".".join(str(part) for part in fault["loc"][1:])[:200], "rule": fault["msg"]}
+        for fault in error.errors()[:50]
     ]
     words = "; ".join(f"{fault['field']}: {fault['rule']}" for fault in faults[:5])
     is_unreadable = any(fault["type"] == "json_invalid" for fault in error.errors())
-    return problems.answer(request, Problem("bad_request" if is_unreadable else "invalid", words, faults=faults))
+    return problems.answer(Problem("bad_request" if is_unreadable else "invalid", words, faults=faults))
 
 
 def _on_http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     kind = _BY_STATUS.get(error.status_code, "bad_request")
-    return problems.answer(request, Problem(kind, str(error.detail)))
+    headers = {"Allow": _allowed(request)} if error.status_code == 405 else None
+    return problems.answer(Problem(kind, str(error.detail)), headers)
+
+
+def _allowed(request: Request) -> str:
+    """Each route has one method, and several of them may have the same address."""
+    found: set[str] = set()
+    for route in request.app.routes:
+        if isinstance(route, APIRoute) and route.path_regex.match(request.url.path):
+            found |= route.methods
+    return ", ".join(sorted(found))
 
 
 def _on_bug(request: Request, error: Exception) -> JSONResponse:
     log.exception("cannot answer %s %s", request.method, request.url.path)
-    return problems.answer(request, Problem("internal", "an error of ours; the log of the server says more"))
+    return problems.answer(Problem("internal", "an error of ours; the log of the server says more"))

@@ -3,43 +3,54 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Depends, Header, Request, Response
+from fastapi import APIRouter, Query, Response
 
+from infoscreen_reboot.contract.command import Action
 from infoscreen_reboot.controller import orders
-from infoscreen_reboot.controller.api import access, models, show
-from infoscreen_reboot.controller.api.access import operator, viewer
-from infoscreen_reboot.controller.api.commands import wish_of
+from infoscreen_reboot.controller.api import models, show
+from infoscreen_reboot.controller.api.access import Call, Operator, Viewer
+from infoscreen_reboot.controller.api.commands import MADE_BEFORE, Cursor, IdempotencyKey, Limit, wish_of
 from infoscreen_reboot.controller.api.problems import Problem, documented
-from infoscreen_reboot.controller.auth import Identity
 from infoscreen_reboot.controller.lifecycle import Cancelled, State
-from infoscreen_reboot.controller.store import commands, people, views
+from infoscreen_reboot.controller.orders import Caller
+from infoscreen_reboot.controller.store import commands, views
 from infoscreen_reboot.controller.store.database import Row, Transaction
 
 router = APIRouter(prefix="/batches", tags=["batches"])
 
+# In these a command has not done what it was made for, and may be tried again.
+TO_RETRY = (State.FAILED, State.EXPIRED, State.TIMED_OUT, State.BLOCKED_SAFETY)
 
-@router.post("/preview", responses=documented("no_such_client", "bad_selector"))
-def preview(
-    request: Request, content: models.PreviewRequest, who: Annotated[Identity, Depends(operator)]
-) -> models.Preview:
+
+@router.post(
+    "/preview",
+    summary="Preview a batch",
+    responses=documented("no_such_client", "bad_selector", "bad_wait", "too_large"),
+)
+def preview_batch(call: Operator, content: models.PreviewRequest) -> models.Preview:
     """What would come of it now: nothing is made. Say either `clients` or `selector`."""
-    site, caller = access.site(request), access.caller(request, who)
     if (content.clients is None) == (content.selector is None):
         raise Problem("invalid", "say either clients or selector")
-    with site.database.read() as tx:
+    with call.read() as tx:
         if content.selector is not None:
             uuids = orders.select_clients(tx, content.selector)
         else:
             uuids = [str(uuid) for uuid in content.clients or []]
-        shown = orders.preview(tx, caller, wish_of(content, None), uuids, site.house)
+        return _preview(tx, call, wish_of(content, None), uuids)
+
+
+def _preview(tx: Transaction, call: Call, wish: orders.Wish, uuids: Sequence[str]) -> models.Preview:
+    caller = Caller(call.who.name, call.via, call.address, call.who.may_shut_down)
+    shown = orders.preview(tx, caller, wish, uuids, call.site.house)
     return models.Preview(
         action=shown.action,
         hash=shown.hash,
         count=shown.count,
-        clients=[UUID(uuid) for uuid in uuids],
+        clients=[UUID(uuid) for uuid in sorted(set(uuids))],
         held={uuid: show.hold(answer) for uuid, answer in shown.held.items()},
         held_by_rule=dict(Counter(answer.rule for answer in shown.held.values())),
         warnings={uuid: list(words) for uuid, words in shown.warnings.items()},
@@ -49,44 +60,58 @@ def preview(
 @router.post(
     "",
     status_code=201,
-    responses=documented("no_such_client", "preview_changed", "nothing_eligible", "key_used_otherwise"),
+    summary="Create a batch",
+    responses={200: MADE_BEFORE | {"model": models.Batch}}
+    | documented(
+        *("no_such_client", "preview_changed", "count_differs", "nothing_eligible", "bad_wait", "key_used_otherwise"),
+        "too_large",
+    ),
 )
-def create(
-    request: Request,
-    response: Response,
-    content: models.NewBatch,
-    who: Annotated[Identity, Depends(operator)],
-    idempotency_key: Annotated[models.Key | None, Header()] = None,
+def create_batch(
+    call: Operator, response: Response, content: models.NewBatch, idempotency_key: IdempotencyKey = None
 ) -> models.Batch:
     """Make what the preview has shown. If anything has moved since, the answer is 412 and nothing is made.
 
     Nothing is sent within the first 5 seconds: until then the batch can be cancelled whole.
     """
-    site, caller = access.site(request), access.caller(request, who)
     uuids = [str(uuid) for uuid in content.clients]
     wish = wish_of(content, idempotency_key)
-    with site.database.write() as tx:
-        made, is_new = orders.order_many(tx, caller, wish, uuids, content.hash, content.count, site.house)
-        about = {"clients": len(uuids), "hash": content.hash}
-        people.note(tx, who.name, caller.via, caller.address, f"batch {content.action}", made, "made", about)
+    with call.write() as (tx, caller):
+        made, is_new = orders.order_many(tx, caller, wish, uuids, content.hash, content.count, call.site.house)
+        if is_new:
+            call.note(tx, f"batch {content.action}", made, "made", {"clients": len(uuids), "hash": content.hash})
         shown = show.batch(tx, _found(tx, made))
-    site.wake()
+    call.site.wake()
     response.status_code = 201 if is_new else 200
     return shown
 
 
-@router.get("/{batch_id}", responses=documented("not_found"))
-def read(request: Request, batch_id: UUID, who: Annotated[Identity, Depends(viewer)]) -> models.Batch:
-    with access.site(request).database.read() as tx:
+@router.get("", summary="List batches", responses=documented())
+def list_batches(call: Viewer, limit: Limit = 50, cursor: Cursor = None) -> models.BatchPage:
+    """The newest first."""
+    with call.read() as tx:
+        try:
+            rows, following = views.batches_page(tx, limit, cursor)
+        except ValueError as error:
+            raise Problem("bad_request", str(error)) from None
+        return models.BatchPage(items=show.batches(tx, rows), next=following)
+
+
+@router.get("/{batch_id}", summary="Read a batch", responses=documented("not_found"))
+def read_batch(call: Viewer, batch_id: UUID) -> models.Batch:
+    """How many of its commands are in each state; it is over when all have their verdict."""
+    with call.read() as tx:
         return show.batch(tx, _found(tx, str(batch_id)))
 
 
-@router.get("/{batch_id}/members", responses=documented("not_found"))
-def members(
-    request: Request, batch_id: UUID, who: Annotated[Identity, Depends(viewer)], state: State | None = None
+@router.get("/{batch_id}/members", summary="List the members of a batch", responses=documented("not_found"))
+def list_members(
+    call: Viewer,
+    batch_id: UUID,
+    state: Annotated[State | None, Query(description="Only those whose command is in this state.")] = None,
 ) -> list[models.Member]:
     """Its clients, with the command of each."""
-    with access.site(request).database.read() as tx:
+    with call.read() as tx:
         _found(tx, str(batch_id))
         rows = views.members(tx, str(batch_id), str(state) if state else None)
     return [
@@ -95,16 +120,36 @@ def members(
     ]
 
 
-@router.post("/{batch_id}/cancel", responses=documented("not_found"))
-def cancel(request: Request, batch_id: UUID, who: Annotated[Identity, Depends(operator)]) -> models.Cancelled:
+@router.post("/{batch_id}/cancel", summary="Cancel a batch", responses=documented("not_found"))
+def cancel_batch(call: Operator, batch_id: UUID) -> models.Cancelled:
     """Take back what was not given to the broker yet."""
-    site, caller = access.site(request), access.caller(request, who)
-    with site.database.write() as tx:
+    with call.write() as (tx, caller):
         _found(tx, str(batch_id))
-        rows = views.members(tx, str(batch_id), None)
-        moved = commands.learn(tx, [(row["id"], Cancelled(tx.now)) for row in rows], site.limits)
-        people.note(tx, who.name, caller.via, caller.address, "cancel batch", str(batch_id), f"{len(moved)} cancelled")
+        rows = [row for row in views.members(tx, str(batch_id), None) if row["state"] != State.CANCELLED]
+        fact = Cancelled(tx.now, caller.name)
+        moved = commands.learn(tx, [(row["id"], fact) for row in rows], call.site.limits)
+        call.note(tx, "cancel batch", str(batch_id), f"{len(moved)} cancelled")
     return models.Cancelled(cancelled=len(moved), too_late=len(rows) - len(moved))
+
+
+@router.post(
+    "/{batch_id}/retry",
+    summary="Preview another try for those that did not succeed",
+    responses=documented("not_found", "nothing_eligible", "no_such_client", "bad_wait", "too_large"),
+)
+def retry_batch(call: Operator, batch_id: UUID, content: models.Retry | None = None) -> models.Preview:
+    """Of the members whose command failed, expired, timed out or was blocked. Nothing is made.
+
+    Create the batch as after any preview, with the same `wait_until` and `someone_is_there`.
+    """
+    how = content or models.Retry()
+    with call.read() as tx:
+        row = _found(tx, str(batch_id))
+        wish = orders.Wish(Action(row["action"]), row["reason"], how.wait_until, how.someone_is_there)
+        uuids = [each["client_uuid"] for each in views.members(tx, str(batch_id), None) if each["state"] in TO_RETRY]
+        if not uuids:
+            raise Problem("nothing_eligible", "no member of this batch has failed so far")
+        return _preview(tx, call, wish, uuids)
 
 
 def _found(tx: Transaction, batch_id: str) -> Row:

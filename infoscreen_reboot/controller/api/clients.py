@@ -1,73 +1,220 @@
-"""`/clients`: who there is, and who may get commands."""
+"""`/clients`: who there is, who may get commands, and the whole list as a file."""
 
 from __future__ import annotations
 
+import json
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
 
-from infoscreen_reboot.controller import orders, selection
-from infoscreen_reboot.controller.api import access, models, show
-from infoscreen_reboot.controller.api.access import admin, operator, viewer
+from infoscreen_reboot.controller import inventory, orders, text
+from infoscreen_reboot.controller.api import models, problems, show
+from infoscreen_reboot.controller.api.access import Admin, Call, Operator, Viewer
 from infoscreen_reboot.controller.api.problems import Problem, documented
-from infoscreen_reboot.controller.auth import Identity
+from infoscreen_reboot.controller.inventory import Entry, InventoryError, Outcome, Row
+from infoscreen_reboot.controller.orders import Kind
 from infoscreen_reboot.controller.safety import Standing
-from infoscreen_reboot.controller.store import fleet, people, views
+from infoscreen_reboot.controller.store import fleet, views
 from infoscreen_reboot.controller.store.database import Transaction
 
 router = APIRouter(prefix="/clients", tags=["clients"])
 
+_CSV = "text/csv"
+_EXAMPLE_CSV = (
+    "uuid,name,note,standing,label:site\r\n9b8d1856-ff34-4864-a726-12de072d0f77,Bar left,,accepted,alpine\r\n"
+)
+_EXAMPLE_ANSIBLE = {
+    "_meta": {"hostvars": {"bar-left": {"infoscreen_client_uuid": "9b8d1856-ff34-4864-a726-12de072d0f77"}}},
+    "all": {"children": ["ungrouped", "alpine"]},
+    "alpine": {"hosts": ["bar-left"]},
+}
 
-@router.get("", responses=documented("bad_selector"))
-def index(
-    request: Request,
-    who: Annotated[Identity, Depends(viewer)],
-    selector: Annotated[str | None, Query(max_length=1000)] = None,
-    standing: Standing | None = None,
+
+@router.get("", summary="List clients", responses=documented("bad_selector"))
+def list_clients(
+    call: Viewer,
+    selector: Annotated[str | None, Query(max_length=1000, description="As in `site=alpine,room!=bar`.")] = None,
+    standing: Annotated[Standing | None, Query(description="Only those of this standing.")] = None,
+    name: Annotated[models.Name | None, Query(description="Exactly this name.")] = None,
 ) -> list[models.Client]:
     """All, or those that a selector means; a selector means accepted clients only."""
-    with access.site(request).database.read() as tx:
+    with call.read() as tx:
         uuids = orders.select_clients(tx, selector) if selector is not None else None
-        return show.clients(tx, views.client_rows(tx, uuids, str(standing) if standing else None))
+        return show.clients(tx, views.client_rows(tx, uuids, str(standing) if standing else None, name))
 
 
-@router.get("/{client_uuid}", responses=documented("not_found"))
-def read(request: Request, client_uuid: UUID, who: Annotated[Identity, Depends(viewer)]) -> models.Client:
-    with access.site(request).database.read() as tx:
+@router.post(
+    "/standing",
+    summary="Accept, reject or retire many clients",
+    responses=documented("no_such_client", "exists", "too_large"),
+)
+def set_standings(call: Admin, content: models.NewStandings) -> models.Changed:
+    """If one of them does not exist, nothing is changed."""
+    if (content.clients is None) != content.all_unknown:
+        raise Problem("invalid", "say either clients or all_unknown")
+    wanted = Standing(content.standing)
+    uuids = None if content.clients is None else sorted({str(uuid) for uuid in content.clients})
+    with call.write() as (tx, _):
+        found = fleet.standings(tx, uuids)
+        if uuids is None:
+            uuids = [uuid for uuid, standing in found.items() if standing is Standing.UNKNOWN]
+        missing = [uuid for uuid in uuids if uuid not in found]
+        if missing:
+            raise Problem(Kind.NO_SUCH_CLIENT, f"{len(missing)} of these clients do not exist", clients=missing)
+        _give(tx, call, uuids, wanted)
+        changed = [uuid for uuid in uuids if found[uuid] is not wanted]
+        call.note(tx, f"{wanted} clients", None, f"{len(changed)} changed", {"clients": uuids[:100]})
+    return models.Changed(changed=len(changed))
+
+
+def _give(tx: Transaction, call: Call, uuids: list[str], standing: Standing) -> None:
+    """A name that was free while its client was retired may have another bearer now."""
+    retired = [row for row in views.client_rows(tx, uuids) if row["standing"] == Standing.RETIRED]
+    fleet.set_standing(tx, uuids, standing, call.who.name, call.site.limits)
+    for row in retired:
+        if standing is not Standing.RETIRED and row["name"] is not None:
+            _check_name(tx, row["uuid"], row["name"])
+
+
+def _check_name(tx: Transaction, uuid: str, name: str) -> None:
+    bearer = fleet.bearer_of(tx, name, but=uuid)
+    if bearer is not None:
+        raise Problem("exists", f"{name!r} is the name of client {bearer}", client_uuid=bearer)
+
+
+async def _content(request: Request, call: Admin) -> list[Entry]:
+    """The file, once it is known who sends it. Whoever is not allowed to send one need not be read."""
+    content = await request.body()
+    kind = request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    try:
+        return await run_in_threadpool(_read, kind, content)
+    except InventoryError as error:
+        raise Problem("invalid", str(error)) from None
+
+
+def _read(kind: str, content: bytes) -> list[Entry]:
+    if kind == _CSV:
+        return inventory.read_csv(content)
+    if kind != "application/json":
+        raise Problem("bad_request", f"send {_CSV}, or application/json as `ansible-inventory --list` prints it")
+    try:
+        return inventory.read_ansible(json.loads(content))
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, InventoryError):
+            raise
+        raise Problem("bad_request", "this is no JSON") from None
+
+
+@router.post(
+    "/import",
+    summary="Import clients from a file",
+    responses=documented("rows_refused", "too_large"),
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {
+                _CSV: {"schema": {"type": "string"}, "example": _EXAMPLE_CSV},
+                "application/json": {"schema": {"type": "object"}, "example": _EXAMPLE_ANSIBLE},
+            },
+        }
+    },
+    response_model=models.Imported,
+)
+def import_clients(
+    call: Admin,
+    entries: Annotated[list[Entry], Depends(_content)],
+    dry_run: Annotated[bool, Query(description="Only say what would come of each row.")] = True,
+) -> Response | models.Imported:
+    """From CSV (columns `uuid`, `name`, `note`, `standing`, `label:KEY`) or what `ansible-inventory --list` prints.
+
+    A column that is there says how it shall be, an empty cell too; a column that is not there changes nothing. If one
+    row is refused, none is applied, and the answer is 422 `rows_refused` with all rows. A client that is new is
+    accepted, if the file says nothing else.
+    """
+    with call.write() as (tx, caller):
+        known = fleet.known(tx)
+        rows = inventory.plan(entries, known)
+        is_refused = any(row.outcome is Outcome.REFUSED for row in rows)
+        if not dry_run and not is_refused:
+            moving = (Outcome.CREATED, Outcome.CHANGED)
+            moved = [entry for entry, row in zip(entries, rows, strict=True) if row.outcome in moving]
+            fleet.apply(tx, moved, known, caller.name, call.site.limits)
+            call.note(tx, "import clients", None, f"{len(moved)} changed", {"rows": len(rows)})
+    shown = models.Imported(dry_run=dry_run, applied=not dry_run and not is_refused, rows=list(map(_row, rows)))
+    if not is_refused:
+        return shown
+    refused = sum(row.outcome is Outcome.REFUSED for row in rows)
+    words = f"{refused} of {len(rows)} rows cannot be taken, so none was"
+    return problems.answer(Problem("rows_refused", words, **shown.model_dump(mode="json")))
+
+
+def _row(row: Row) -> models.ImportedRow:
+    return models.ImportedRow(line=row.line, uuid=row.uuid, name=row.name, outcome=row.outcome, why=row.why)
+
+
+@router.get(
+    "/export",
+    summary="Export the clients as CSV",
+    response_class=Response,
+    responses={200: {"description": "A CSV file", "content": {_CSV: {"example": _EXAMPLE_CSV}}}} | documented(),
+)
+def export_clients(call: Viewer) -> Response:
+    """What can be imported again. A cell that a spreadsheet would take for a formula begins with an apostrophe."""
+    with call.read() as tx:
+        content = inventory.write_csv(fleet.known(tx).items())
+    headers = {"Content-Disposition": 'attachment; filename="clients.csv"'}
+    return Response(content, media_type=_CSV, headers=headers)
+
+
+@router.get("/{client_uuid}", summary="Read a client", responses=documented("not_found"))
+def read_client(call: Viewer, client_uuid: UUID) -> models.Client:
+    """How things stand with it."""
+    with call.read() as tx:
         return _shown(tx, str(client_uuid))
 
 
-@router.patch("/{client_uuid}", responses=documented("not_found"))
-def change(
-    request: Request, client_uuid: UUID, content: models.ClientChange, who: Annotated[Identity, Depends(operator)]
-) -> models.Client:
-    """Name, note and labels. Labels that are named are set, those set to null are removed, the others stay."""
-    site, caller = access.site(request), access.caller(request, who)
+@router.patch(
+    "/{client_uuid}",
+    summary="Change name, note and labels of a client",
+    responses=documented("not_found", "exists", "too_large"),
+)
+def change_client(call: Operator, client_uuid: UUID, content: models.ClientChange) -> models.Client:
+    """Labels that are named are set, those set to null are removed, the others stay. A name is given once."""
     uuid = str(client_uuid)
-    for key, value in (content.labels or {}).items():
-        if not selection.KEY.fullmatch(key) or (value is not None and not selection.VALUE.fullmatch(value)):
-            raise Problem("invalid", f"{key[:64]!r}: {value!r:.64} is no label")
-    with site.database.write() as tx:
-        _shown(tx, uuid)
-        columns = content.model_dump(exclude_unset=True, exclude={"labels"})
-        fleet.change_client(tx, uuid, columns, content.labels or {})
-        said = content.model_dump(exclude_unset=True)
-        people.note(tx, who.name, caller.via, caller.address, "change client", uuid, "changed", said)
-        return _shown(tx, uuid)
+    columns = content.model_dump(exclude_unset=True, exclude={"labels"})
+    labels = content.labels or {}
+    faults = [text.fault_of_label(key, value) for key, value in labels.items()]
+    faults.append(text.fault_of_name(content.name) if content.name is not None else None)
+    faults.append(text.fault_of_note(content.note) if content.note is not None else None)
+    fault = next((each for each in faults if each is not None), None)
+    if fault is not None:
+        raise Problem("invalid", fault)
+    with call.write() as (tx, _):
+        before = _shown(tx, uuid)
+        if content.name is not None and before.standing is not Standing.RETIRED:
+            _check_name(tx, uuid, content.name)
+        fleet.change_client(tx, uuid, columns, labels)
+        call.note(tx, "change client", uuid, "changed", content.model_dump(exclude_unset=True))
+        after = _shown(tx, uuid)
+        if len(after.labels) > text.MOST_LABELS:
+            raise Problem("invalid", f"a client has at most {text.MOST_LABELS} labels")
+        return after
 
 
-@router.post("/{client_uuid}/standing", responses=documented("not_found"))
-def set_standing(
-    request: Request, client_uuid: UUID, content: models.NewStanding, who: Annotated[Identity, Depends(admin)]
-) -> models.Client:
-    """Accept, reject or retire a client. To accept one again says that it is one host now."""
-    site, caller = access.site(request), access.caller(request, who)
+@router.post(
+    "/{client_uuid}/standing",
+    summary="Accept, reject or retire a client",
+    responses=documented("not_found", "exists", "too_large"),
+)
+def set_standing(call: Admin, client_uuid: UUID, content: models.NewStanding) -> models.Client:
+    """To accept one again says that it is one host now. From another one, what was not sent is taken back."""
     uuid = str(client_uuid)
-    with site.database.write() as tx:
+    with call.write() as (tx, _):
         _shown(tx, uuid)
-        fleet.set_standing(tx, uuid, content.standing)
-        people.note(tx, who.name, caller.via, caller.address, f"{content.standing} client", uuid, "changed")
+        _give(tx, call, [uuid], Standing(content.standing))
+        call.note(tx, f"{content.standing} client", uuid, "changed")
         return _shown(tx, uuid)
 
 

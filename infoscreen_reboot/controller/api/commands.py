@@ -2,108 +2,127 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi import APIRouter, Header, Query, Response
 
 from infoscreen_reboot.contract.command import Action
 from infoscreen_reboot.controller import orders, safety
-from infoscreen_reboot.controller.api import access, models, show
-from infoscreen_reboot.controller.api.access import operator, viewer
+from infoscreen_reboot.controller.api import models, show
+from infoscreen_reboot.controller.api.access import Operator, Viewer
 from infoscreen_reboot.controller.api.problems import Problem, documented
-from infoscreen_reboot.controller.auth import Identity
 from infoscreen_reboot.controller.lifecycle import Cancelled, State
-from infoscreen_reboot.controller.store import commands, facts, people, views
+from infoscreen_reboot.controller.store import commands, facts, views
 from infoscreen_reboot.controller.store.database import Row, Transaction
 
 router = APIRouter(prefix="/commands", tags=["commands"])
+
+IdempotencyKey = Annotated[
+    models.Key | None,
+    Header(description="Made by you: the same request of yours with the same key makes nothing more."),
+]
+Limit = Annotated[int, Query(ge=1, le=views.PAGE, description="How many at most.")]
+Cursor = Annotated[str | None, Query(max_length=80, description="`next` of the page before.")]
+MADE_BEFORE: dict[str, Any] = {"description": "An earlier request of yours with the same id or key has made it."}
 
 
 def wish_of(content: models.Wish, key: str | None) -> orders.Wish:
     return orders.Wish(content.action, content.reason, content.wait_until, content.someone_is_there, key)
 
 
-@router.post("", status_code=201, responses=documented("no_such_client", "bad_wait", "held"))
-def create(
-    request: Request,
-    response: Response,
-    content: models.NewCommand,
-    who: Annotated[Identity, Depends(operator)],
-    idempotency_key: Annotated[models.Key | None, Header()] = None,
+@router.post(
+    "",
+    status_code=201,
+    summary="Order a reboot or a shutdown",
+    responses={200: MADE_BEFORE | {"model": models.Command}}
+    | documented("no_such_client", "bad_wait", "held", "key_used_otherwise", "too_large"),
+)
+def create_command(
+    call: Operator, response: Response, content: models.NewCommand, idempotency_key: IdempotencyKey = None
 ) -> models.Command:
-    """Make one command. 201: made; 200: an earlier request of yours with the same id or key has made it.
+    """Make one command for one client.
 
     If a rule holds it and you do not wait, the answer is 409 `held`, with the rule and when it opens; its `command_id`
-    names the record of that refusal.
+    names the record of that refusal. If another command of this client is open, `open_command_id` names it.
     """
-    site, caller = access.site(request), access.caller(request, who)
     command_id = str(content.command_id) if content.command_id else None
-    with site.database.write() as tx:
-        made, is_new = orders.order(
-            tx, caller, wish_of(content, idempotency_key), str(content.client_uuid), command_id, site.house
-        )
+    wish = wish_of(content, idempotency_key)
+    with call.write() as (tx, caller):
+        made, is_new = orders.order(tx, caller, wish, str(content.client_uuid), command_id, call.site.house)
         row = found(tx, made)
-        outcome = "made" if row["state"] != State.BLOCKED_SAFETY else "held"
-        people.note(tx, who.name, caller.via, caller.address, f"command {content.action}", made, outcome)
-    site.wake()
-    if row["state"] == State.BLOCKED_SAFETY:
-        opens_at = row["hold_opens_at"]
-        hold = {"rule": row["hold_rule"], "opens_at": opens_at.isoformat() if opens_at else None}
-        raise Problem("held", row["hold_why"], command_id=made, **hold)
+        is_held = row["state"] == State.BLOCKED_SAFETY
+        held = _hold(tx, row) if is_held else {}
+        if is_new:
+            call.note(tx, f"command {content.action}", made, "held" if is_held else "made")
+    call.site.wake()
+    if is_held:
+        raise Problem("held", row["hold_why"], **held)
     response.status_code = 201 if is_new else 200
-    return show.command(row, site.limits)
+    return show.command(row, call.site.limits)
 
 
-@router.get("", responses=documented())
-def index(
-    request: Request,
-    who: Annotated[Identity, Depends(viewer)],
-    client: UUID | None = None,
-    batch: UUID | None = None,
-    state: State | None = None,
-    is_open: Annotated[bool | None, Query(alias="open")] = None,
-    limit: Annotated[int, Query(ge=1, le=views.PAGE)] = 50,
-    cursor: Annotated[str | None, Query(max_length=80)] = None,
+def _hold(tx: Transaction, row: Row) -> dict[str, Any]:
+    """What a refusal says for programs."""
+    opens_at = row["hold_opens_at"]
+    said = {
+        "command_id": row["id"],
+        "rule": row["hold_rule"],
+        "opens_at": opens_at.isoformat() if opens_at else None,
+        "inputs": views.hold_inputs(tx, row["id"]),
+    }
+    if row["hold_rule"] == "one_open_command":
+        said["open_command_id"] = said["inputs"].get("open_command_id")
+    return said
+
+
+@router.get("", summary="List commands", responses=documented())
+def list_commands(
+    call: Viewer,
+    client: Annotated[UUID | None, Query(description="Only those of this client.")] = None,
+    batch: Annotated[UUID | None, Query(description="Only those of this batch.")] = None,
+    state: Annotated[State | None, Query(description="Only those in this state.")] = None,
+    is_open: Annotated[
+        bool | None, Query(alias="open", description="Only those without a verdict, or with one.")
+    ] = None,
+    limit: Limit = 50,
+    cursor: Cursor = None,
 ) -> models.Page:
     """The newest first."""
-    site = access.site(request)
-    with site.database.read() as tx:
+    of_state = str(state) if state else None
+    with call.read() as tx:
         try:
-            rows, following = views.commands_page(
-                tx, limit, cursor, _text(client), _text(batch), str(state) if state else None, is_open
-            )
+            rows, following = views.commands_page(tx, limit, cursor, _text(client), _text(batch), of_state, is_open)
         except ValueError as error:
             raise Problem("bad_request", str(error)) from None
-    return models.Page(items=[show.command(row, site.limits) for row in rows], next=following)
+    return models.Page(items=[show.command(row, call.site.limits) for row in rows], next=following)
 
 
-@router.get("/{command_id}", responses=documented("not_found"))
-def read(request: Request, command_id: UUID, who: Annotated[Identity, Depends(viewer)]) -> models.Command:
-    site = access.site(request)
-    with site.database.read() as tx:
-        return show.command(found(tx, str(command_id)), site.limits)
+@router.get("/{command_id}", summary="Read a command", responses=documented("not_found"))
+def read_command(call: Viewer, command_id: UUID) -> models.Command:
+    """Where it is, for what it waits, and what proves that."""
+    with call.read() as tx:
+        return show.command(found(tx, str(command_id)), call.site.limits)
 
 
-@router.get("/{command_id}/events", responses=documented("not_found"))
-def events(request: Request, command_id: UUID, who: Annotated[Identity, Depends(viewer)]) -> list[models.Event]:
-    """What happened to it, the oldest first."""
-    with access.site(request).database.read() as tx:
+@router.get("/{command_id}/events", summary="Read what happened to a command", responses=documented("not_found"))
+def list_command_events(call: Viewer, command_id: UUID) -> list[models.Event]:
+    """The oldest first."""
+    with call.read() as tx:
         found(tx, str(command_id))
         return [show.event(row) for row in views.events_after(tx, 0, 1000, command_id=str(command_id))]
 
 
-@router.get("/{command_id}/explain", responses=documented("not_found"))
-def explain(request: Request, command_id: UUID, who: Annotated[Identity, Depends(viewer)]) -> models.Explanation:
+@router.get("/{command_id}/explain", summary="Explain a command", responses=documented("not_found"))
+def explain_command(call: Viewer, command_id: UUID) -> models.Explanation:
     """Why it was sent, was refused or waits: every rule, asked again now as if this command was not there."""
-    site = access.site(request)
-    with site.database.read() as tx:
+    with call.read() as tx:
         row = found(tx, str(command_id))
         asked = facts.gather(
             tx,
             [row["client_uuid"]],
             Action(row["action"]),
-            site.house.policy,
+            call.site.house.policy,
             may_shut_down=True,
             someone_is_there=row["someone_is_there"],
             without=[row["id"]],
@@ -111,25 +130,26 @@ def explain(request: Request, command_id: UUID, who: Annotated[Identity, Depends
         answers = safety.ask(asked[row["client_uuid"]]) if asked else ()
         told = views.events_after(tx, 0, 1000, command_id=str(command_id))
     return models.Explanation(
-        command=show.command(row, site.limits),
+        command=show.command(row, call.site.limits),
         rules=[show.rule(answer) for answer in answers],
         events=[show.event(each) for each in told],
     )
 
 
-@router.post("/{command_id}/cancel", responses=documented("not_found", "too_late"))
-def cancel(request: Request, command_id: UUID, who: Annotated[Identity, Depends(operator)]) -> models.Command:
+@router.post("/{command_id}/cancel", summary="Cancel a command", responses=documented("not_found", "too_late"))
+def cancel_command(call: Operator, command_id: UUID) -> models.Command:
     """Take back a command that was not given to the broker. Later nobody can: 409 `too_late`."""
-    site, caller = access.site(request), access.caller(request, who)
-    with site.database.write() as tx:
+    with call.write() as (tx, caller):
         found(tx, str(command_id))
-        moved = commands.learn(tx, [(str(command_id), Cancelled(tx.now))], site.limits)
+        fact = Cancelled(tx.now, caller.name)
+        moved = commands.learn(tx, [(str(command_id), fact)], call.site.limits)
         row = found(tx, str(command_id))
-        outcome = "cancelled" if moved else "too_late"
-        people.note(tx, who.name, caller.via, caller.address, "cancel", str(command_id), outcome)
-    if not moved and row["state"] != State.CANCELLED:
+        is_cancelled = row["state"] == State.CANCELLED
+        if moved or not is_cancelled:
+            call.note(tx, "cancel", str(command_id), "cancelled" if is_cancelled else "too_late")
+    if not is_cancelled:
         raise Problem("too_late", f"this command is {row['state']}", state=row["state"])
-    return show.command(row, site.limits)
+    return show.command(row, call.site.limits)
 
 
 def found(tx: Transaction, command_id: str) -> Row:

@@ -1,53 +1,70 @@
-"""`/freezes`, `/whoami`: what holds everybody, and who one is."""
+"""`/freezes`, `/holds`, `/whoami`: what holds everybody, and who one is."""
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Path
 
-from infoscreen_reboot.controller.api import access, models
-from infoscreen_reboot.controller.api.access import operator, viewer
+from infoscreen_reboot.controller.api import models
+from infoscreen_reboot.controller.api.access import Operator, Viewer
 from infoscreen_reboot.controller.api.problems import Problem, documented
-from infoscreen_reboot.controller.auth import Identity
-from infoscreen_reboot.controller.store import fleet, people, views
+from infoscreen_reboot.controller.store import fleet, views
 from infoscreen_reboot.controller.store.database import Row
 
 router = APIRouter(tags=["fleet"])
 
-
-@router.get("/whoami", responses=documented())
-def whoami(who: Annotated[Identity, Depends(viewer)]) -> models.Whoami:
-    return models.Whoami(name=who.name, role=str(who.role), may_shut_down=who.may_shut_down)
+# Whoever means longer leaves the end open.
+LONGEST_FREEZE = timedelta(days=366)
 
 
-@router.get("/freezes", responses=documented())
-def freezes(request: Request, who: Annotated[Identity, Depends(viewer)]) -> list[models.Freeze]:
+@router.get("/whoami", summary="Who am I?", responses=documented(), tags=["people"])
+def whoami(call: Viewer) -> models.Whoami:
+    """Your name, and the rights that this token has."""
+    return models.Whoami(name=call.who.name, role=call.who.role, may_shut_down=call.who.may_shut_down)
+
+
+@router.get("/freezes", summary="List the freezes", responses=documented())
+def list_freezes(call: Viewer) -> list[models.Freeze]:
     """Those that stand."""
-    with access.site(request).database.read() as tx:
+    with call.read() as tx:
         return [_shown(row) for row in views.freezes(tx)]
 
 
-@router.post("/freezes", status_code=201, responses=documented())
-def begin(request: Request, content: models.NewFreeze, who: Annotated[Identity, Depends(operator)]) -> models.Freeze:
-    """From now on nothing is sent, until `until`, or until somebody ends it."""
-    site, caller = access.site(request), access.caller(request, who)
-    with site.database.write() as tx:
-        if content.until is not None and content.until <= tx.now:
-            raise Problem("invalid", "until is over already")
-        row = fleet.begin_freeze(tx, content.why, who.name, content.until)
-        people.note(tx, who.name, caller.via, caller.address, "freeze", str(row["id"]), "made", {"why": content.why})
+@router.post("/freezes", status_code=201, summary="Freeze the fleet", responses=documented("too_large"))
+def begin_freeze(call: Operator, content: models.NewFreeze) -> models.Freeze:
+    """From now on nothing is sent, until `until`, or until somebody ends it. What was sent goes on."""
+    with call.write() as (tx, caller):
+        if content.until is not None and not tx.now < content.until <= tx.now + LONGEST_FREEZE:
+            raise Problem("invalid", "until: it has to lie ahead, and within a year")
+        row = fleet.begin_freeze(tx, content.why, caller.name, content.until)
+        call.note(tx, "freeze", str(row["id"]), "made", {"why": content.why})
     return _shown(row)
 
 
-@router.delete("/freezes/{freeze_id}", status_code=204, response_model=None, responses=documented("not_found"))
-def end(request: Request, freeze_id: int, who: Annotated[Identity, Depends(operator)]) -> None:
-    site, caller = access.site(request), access.caller(request, who)
-    with site.database.write() as tx:
-        if not fleet.end_freeze(tx, freeze_id, who.name):
+@router.delete(
+    "/freezes/{freeze_id}",
+    status_code=204,
+    response_model=None,
+    summary="End a freeze",
+    responses=documented("not_found"),
+)
+def end_freeze(call: Operator, freeze_id: Annotated[int, Path(ge=1, lt=2**63)]) -> None:
+    """What waits for it may go now."""
+    with call.write() as (tx, caller):
+        if not fleet.end_freeze(tx, freeze_id, caller.name):
             raise Problem("not_found", f"no freeze {freeze_id} stands")
-        people.note(tx, who.name, caller.via, caller.address, "end freeze", str(freeze_id), "ended")
-    site.wake()
+        call.note(tx, "end freeze", str(freeze_id), "ended")
+    call.site.wake()
+
+
+@router.get("/holds", summary="What holds commands now", responses=documented())
+def list_holds(call: Viewer) -> models.Holds:
+    """The freezes that stand, and how many commands wait for each rule."""
+    with call.read() as tx:
+        freezes, waiting = views.freezes(tx), views.waiting(tx)
+    return models.Holds(freezes=[_shown(row) for row in freezes], waiting=[models.Waiting(**row) for row in waiting])
 
 
 def _shown(row: Row) -> models.Freeze:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from infoscreen_reboot.controller.orders import Kind
 
 MEDIA_TYPE = "application/problem+json"
-# By kind: the status, and a title that is the same for all of this kind.
+# By kind: the status, and a title that is the same for all of this kind. docs/api.md lists them all.
 KINDS: dict[str, tuple[int, str]] = {
     "bad_request": (400, "The request cannot be read"),
     "not_authenticated": (401, "No valid token"),
@@ -21,7 +20,9 @@ KINDS: dict[str, tuple[int, str]] = {
     "held": (409, "A rule holds this command"),
     "too_late": (409, "It cannot be taken back any more"),
     "exists": (409, "There is one of that name"),
+    "last_admin": (409, "Nobody else is an admin"),
     "invalid": (422, "A field breaks a rule"),
+    "rows_refused": (422, "Some rows cannot be taken"),
     "too_large": (413, "The request is too large"),
     "internal": (500, "An error of ours"),
     "unavailable": (503, "The database cannot be used now"),
@@ -33,6 +34,8 @@ KINDS: dict[str, tuple[int, str]] = {
     Kind.COUNT_DIFFERS: (412, "The count is another one"),
     Kind.NOTHING_ELIGIBLE: (409, "No client can get this command now"),
 }
+# What any route may answer, whatever it is about.
+_ALWAYS = ("bad_request", "not_authenticated", "forbidden", "invalid", "unavailable")
 
 
 class ProblemDocument(BaseModel):
@@ -56,7 +59,7 @@ class ProblemDocument(BaseModel):
     type: str = "about:blank"
     title: str
     status: int
-    kind: str = Field(description="One of: " + ", ".join(sorted(str(kind) for kind in KINDS)))
+    kind: str = Field(json_schema_extra={"enum": sorted(str(kind) for kind in KINDS)})
     detail: str
 
 
@@ -70,23 +73,26 @@ class Problem(Exception):
         self.more = more
 
 
-def answer(request: Request, problem: Problem) -> JSONResponse:
+def answer(problem: Problem, headers: dict[str, str] | None = None) -> JSONResponse:
     status, title = KINDS[problem.kind]
     document = ProblemDocument(title=title, status=status, kind=str(problem.kind), detail=problem.detail)
-    headers = {"WWW-Authenticate": "Bearer"} if status == 401 else None
+    if status == 401:
+        headers = {"WWW-Authenticate": "Bearer"}
     content = document.model_dump() | problem.more
     return JSONResponse(content, status, headers, media_type=MEDIA_TYPE)
 
 
 def documented(*kinds: str) -> dict[int | str, dict[str, Any]]:
     """For OpenAPI: the refusals that an operation may answer with."""
-    statuses = sorted({KINDS[kind][0] for kind in ("bad_request", "not_authenticated", "forbidden", "invalid", *kinds)})
+    found: dict[int, list[str]] = {}
+    for kind in (*_ALWAYS, *kinds):
+        found.setdefault(KINDS[kind][0], []).append(str(kind))
     content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemDocument"}}}
     return {
         status: {
-            "description": "; ".join(sorted({title for code, title in KINDS.values() if code == status})),
+            "description": "; ".join(f"`{kind}`: {KINDS[kind][1]}" for kind in sorted(set(of_status))),
             "model": ProblemDocument,
             "content": content,
         }
-        for status in (*statuses, 503)
+        for status, of_status in sorted(found.items())
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from infoscreen_reboot.controller import lifecycle
@@ -64,7 +64,15 @@ def rule(answer: Answer) -> models.Rule:
 
 
 def batch(tx: Transaction, row: Row) -> models.Batch:
-    states = views.batch_states(tx, row["id"])
+    return batches(tx, [row])[0]
+
+
+def batches(tx: Transaction, rows: Sequence[Row]) -> list[models.Batch]:
+    states = views.batch_states(tx, [row["id"] for row in rows])
+    return [_batch(row, states[row["id"]]) for row in rows]
+
+
+def _batch(row: Row, states: Mapping[str, int]) -> models.Batch:
     return models.Batch(
         id=row["id"],
         action=row["action"],

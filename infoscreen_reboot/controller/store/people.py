@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
-from sqlalchemy import RowMapping, and_, insert, or_, select, update
+from sqlalchemy import ColumnElement, RowMapping, and_, insert, or_, select, update
 
 from infoscreen_reboot.controller import auth
 from infoscreen_reboot.controller.auth import Identity, Role
@@ -17,6 +17,10 @@ from infoscreen_reboot.controller.store.tables import audit, token, user
 
 # A token's use is written down once in so long: each request would be a write otherwise.
 _USED_EVERY = timedelta(minutes=5)
+
+
+class LastAdmin(Exception):
+    """Nobody would be left who can make another admin."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +38,13 @@ def add_user(tx: Transaction, name: str, role: Role, may_shut_down: bool) -> boo
     values = {"name": name, "role": str(role), "may_shut_down": may_shut_down, "created_at": tx.now}
     tx.db.execute(insert(user).values(**values))
     return True
+
+
+def make_admin(tx: Transaction, name: str) -> None:
+    """A user with all rights, new or not."""
+    rights = {"role": str(Role.ADMIN), "may_shut_down": True, "disabled_at": None}
+    if tx.db.execute(update(user).where(user.c.name == name).values(**rights)).rowcount == 0:
+        tx.db.execute(insert(user).values(name=name, created_at=tx.now, **rights))
 
 
 def add_token(
@@ -61,19 +72,33 @@ def revoke(tx: Transaction, token_id: str) -> bool:
 
 def identify(tx: Transaction, secret: str) -> Identity | None:
     """Whose token this is, with the lesser of the token's and the user's rights; None if it is of no use (any more)."""
+    return _identity(tx, token.c.digest == auth.digest(secret))
+
+
+def identify_again(tx: Transaction, token_id: str) -> Identity | None:
+    """The same of a token that was seen before: its rights may be others by now."""
+    return _identity(tx, token.c.id == token_id)
+
+
+def _identity(tx: Transaction, which: ColumnElement[bool]) -> Identity | None:
     valid = and_(
-        token.c.digest == auth.digest(secret),
+        which,
         token.c.revoked_at.is_(None),
         or_(token.c.expires_at.is_(None), token.c.expires_at > tx.now),
         user.c.disabled_at.is_(None),
     )
-    columns = token.c.id, token.c.role, token.c.may_shut_down, user.c.name, user.c.role.label("user_role")
-    query = select(*columns, user.c.may_shut_down.label("user_may")).join(user, user.c.name == token.c.user_name)
+    of_token = token.c.id, token.c.role, token.c.may_shut_down, token.c.expires_at, token.c.used_at
+    of_user = user.c.name, user.c.role.label("user_role"), user.c.may_shut_down.label("user_may")
+    query = select(*of_token, *of_user).join(user, user.c.name == token.c.user_name)
     row = tx.db.execute(query.where(valid)).one_or_none()
     if row is None:
         return None
     role = min(Role(row.role), Role(row.user_role), key=list(Role).index)
-    return Identity(row.name, role, row.may_shut_down and row.user_may, row.id)
+    return Identity(row.name, role, row.may_shut_down and row.user_may, row.id, row.expires_at, row.used_at)
+
+
+def is_use_due(used_at: datetime | None, now: datetime) -> bool:
+    return used_at is None or used_at < now - _USED_EVERY
 
 
 def note_use(tx: Transaction, token_id: str) -> None:
@@ -86,8 +111,49 @@ def users(tx: Transaction) -> list[RowMapping]:
     return list(tx.db.execute(select(user).order_by(user.c.name)).mappings())
 
 
-def tokens(tx: Transaction) -> list[RowMapping]:
-    return list(tx.db.execute(select(token).order_by(token.c.created_at)).mappings())
+def user_of(tx: Transaction, name: str) -> RowMapping | None:
+    return tx.db.execute(select(user).where(user.c.name == name)).mappings().one_or_none()
+
+
+def change_user(
+    tx: Transaction, name: str, role: Role | None, may_shut_down: bool | None, is_disabled: bool | None
+) -> None:
+    """What is None stays. Raises LastAdmin, and then nothing is changed."""
+    row = tx.db.execute(select(user).where(user.c.name == name)).mappings().one()
+    disabled_at = row["disabled_at"]
+    if is_disabled is not None:
+        disabled_at = (disabled_at or tx.now) if is_disabled else None
+    changed = {
+        "role": str(role or row["role"]),
+        "may_shut_down": row["may_shut_down"] if may_shut_down is None else may_shut_down,
+        "disabled_at": disabled_at,
+    }
+    stays_admin = changed["role"] == Role.ADMIN and disabled_at is None
+    others = and_(user.c.role == Role.ADMIN, user.c.disabled_at.is_(None), user.c.name != name)
+    if not stays_admin and tx.db.execute(select(user.c.name).where(others).limit(1)).one_or_none() is None:
+        raise LastAdmin
+    tx.db.execute(update(user).where(user.c.name == name).values(**changed))
+
+
+def tokens(tx: Transaction, user_name: str | None = None) -> list[RowMapping]:
+    """Those that were not revoked, of one user or of all."""
+    standing = token.c.revoked_at.is_(None)
+    if user_name is not None:
+        standing = and_(standing, token.c.user_name == user_name)
+    return list(tx.db.execute(select(token).where(standing).order_by(token.c.created_at, token.c.id)).mappings())
+
+
+def token_of(tx: Transaction, token_id: str) -> RowMapping | None:
+    return tx.db.execute(select(token).where(token.c.id == token_id)).mappings().one_or_none()
+
+
+def audit_page(tx: Transaction, limit: int, before: int | None) -> tuple[list[RowMapping], int | None]:
+    """The newest first, from before that number on; and before which the next page begins."""
+    query = select(audit).order_by(audit.c.seq.desc()).limit(limit + 1)
+    if before is not None:
+        query = query.where(audit.c.seq < before)
+    rows = list(tx.db.execute(query).mappings())
+    return rows[:limit], rows[limit - 1]["seq"] if len(rows) > limit else None
 
 
 def note(

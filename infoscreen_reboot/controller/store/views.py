@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import RowMapping, Select, and_, func, or_, select
 
-from infoscreen_reboot.controller.lifecycle import VERDICT_RANK
+from infoscreen_reboot.controller.lifecycle import VERDICT_RANK, State
 from infoscreen_reboot.controller.store.database import Transaction
 from infoscreen_reboot.controller.store.tables import (
     alert,
@@ -54,7 +55,11 @@ def commands_page(
         at, last = _position(cursor)
         query = query.where(or_(command.c.created_at < at, and_(command.c.created_at == at, command.c.id < last)))
     query = query.order_by(command.c.created_at.desc(), command.c.id.desc()).limit(limit + 1)
-    rows = list(tx.db.execute(query).mappings())
+    return _cut(list(tx.db.execute(query).mappings()), limit)
+
+
+def _cut(rows: list[RowMapping], limit: int) -> tuple[list[RowMapping], str | None]:
+    """One row more than the page holds was asked for: if it came, there is a next page."""
     is_last = len(rows) <= limit
     rows = rows[:limit]
     return rows, None if is_last else f"{to_number(rows[-1]['created_at'])}.{rows[-1]['id']}"
@@ -87,14 +92,40 @@ def revision(tx: Transaction) -> int:
     return int(tx.db.execute(select(func.coalesce(func.max(event.c.seq), 0))).scalar_one())
 
 
+def first_event(tx: Transaction) -> int:
+    """The number of the oldest event that is kept; 0 if there is none."""
+    return int(tx.db.execute(select(func.coalesce(func.min(event.c.seq), 0))).scalar_one())
+
+
+def hold_inputs(tx: Transaction, command_id: str) -> dict[str, Any]:
+    """What the rule saw that has refused this command."""
+    where = and_(event.c.command_id == command_id, event.c.kind == State.BLOCKED_SAFETY)
+    content = tx.db.execute(select(event.c.content).where(where).order_by(event.c.seq).limit(1)).scalar_one_or_none()
+    return dict((content or {}).get("inputs", {}))
+
+
 def batch_of(tx: Transaction, batch_id: str) -> RowMapping | None:
     return tx.db.execute(select(batch).where(batch.c.id == batch_id)).mappings().one_or_none()
 
 
-def batch_states(tx: Transaction, batch_id: str) -> Counter[str]:
+def batches_page(tx: Transaction, limit: int, cursor: str | None) -> tuple[list[RowMapping], str | None]:
+    """The newest first. Raises ValueError for a cursor that is none of ours."""
+    query = select(batch)
+    if cursor is not None:
+        at, last = _position(cursor)
+        query = query.where(or_(batch.c.created_at < at, and_(batch.c.created_at == at, batch.c.id < last)))
+    query = query.order_by(batch.c.created_at.desc(), batch.c.id.desc()).limit(limit + 1)
+    return _cut(list(tx.db.execute(query).mappings()), limit)
+
+
+def batch_states(tx: Transaction, batch_ids: Sequence[str]) -> dict[str, Counter[str]]:
     """Counted from the rows, each time: a count beside them would drift."""
-    query = select(command.c.state, func.count()).where(command.c.batch_id == batch_id).group_by(command.c.state)
-    return Counter({row[0]: row[1] for row in tx.db.execute(query)})
+    found: dict[str, Counter[str]] = {batch_id: Counter() for batch_id in batch_ids}
+    columns = command.c.batch_id, command.c.state
+    query = select(*columns, func.count()).where(command.c.batch_id.in_(batch_ids)).group_by(*columns)
+    for batch_id, state, count in tx.db.execute(query):
+        found[batch_id][state] = count
+    return found
 
 
 def members(tx: Transaction, batch_id: str, state: str | None) -> list[RowMapping]:
@@ -109,8 +140,12 @@ def members(tx: Transaction, batch_id: str, state: str | None) -> list[RowMappin
     return list(tx.db.execute(query.order_by(client.c.name, batch_member.c.client_uuid)).mappings())
 
 
-def client_rows(tx: Transaction, uuids: Sequence[str] | None = None, standing: str | None = None) -> list[RowMapping]:
+def client_rows(
+    tx: Transaction, uuids: Sequence[str] | None = None, standing: str | None = None, name: str | None = None
+) -> list[RowMapping]:
     query = select(client).order_by(client.c.uuid)
+    if name is not None:
+        query = query.where(client.c.name == name)
     if uuids is not None:
         query = query.where(client.c.uuid.in_(uuids))
     if standing is not None:
@@ -141,3 +176,12 @@ def standing_alerts(tx: Transaction, uuids: Sequence[str]) -> dict[str, list[str
 def freezes(tx: Transaction) -> list[RowMapping]:
     standing = and_(freeze.c.ended_at.is_(None), or_(freeze.c.until.is_(None), freeze.c.until > tx.now))
     return list(tx.db.execute(select(freeze).where(standing).order_by(freeze.c.id)).mappings())
+
+
+def waiting(tx: Transaction) -> list[RowMapping]:
+    """How many commands each rule holds now, the reason of one of them, and when the first of them may go."""
+    count = func.count().label("count")
+    why, opens_at = func.min(command.c.hold_why).label("why"), func.min(command.c.hold_opens_at).label("opens_at")
+    is_held = and_(command.c.rank < VERDICT_RANK, command.c.sent_at.is_(None), command.c.hold_rule.is_not(None))
+    query = select(command.c.hold_rule.label("rule"), why, opens_at, count).where(is_held)
+    return list(tx.db.execute(query.group_by(command.c.hold_rule).order_by(count.desc())).mappings())

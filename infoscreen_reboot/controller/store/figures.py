@@ -1,0 +1,71 @@
+"""The numbers that are watched, each counted from the rows: a number kept beside them would drift."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy import and_, case, func, select
+
+from infoscreen_reboot.controller.lifecycle import VERDICT_RANK, Proof, State
+from infoscreen_reboot.controller.store.database import Transaction
+from infoscreen_reboot.controller.store.tables import alert, client, command, lease
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """`commands` by action, state and proof; `clients` by standing and presence."""
+
+    commands: dict[tuple[str, str, str], int]
+    clients: dict[tuple[str, str], int]
+    oldest_open: timedelta
+    alerts: int
+    is_lease_held: bool
+    is_broker_heard: bool
+
+
+def count(tx: Transaction) -> Figures:
+    held = tx.db.execute(select(lease.c.holder, lease.c.ends_at, lease.c.listening_since)).one_or_none()
+    is_lease_held = held is not None and held.holder is not None and held.ends_at > tx.now
+    return Figures(
+        commands=_commands(tx),
+        clients=_clients(tx),
+        oldest_open=_oldest_open(tx),
+        alerts=_alerts(tx),
+        is_lease_held=is_lease_held,
+        is_broker_heard=held is not None and is_lease_held and held.listening_since is not None,
+    )
+
+
+def _commands(tx: Transaction) -> dict[tuple[str, str, str], int]:
+    """A completed reboot is one only if the boot id has changed: a mock is counted apart."""
+    is_reboot = and_(command.c.state == State.COMPLETED, command.c.action == "reboot_host")
+    proof = case(
+        (~is_reboot, ""),
+        (command.c.started_boot_id.is_(None), str(Proof.UNHEARD)),
+        (command.c.started_boot_id == command.c.ended_boot_id, str(Proof.MOCK)),
+        else_=str(Proof.BOOT_ID),
+    )
+    proven = select(command.c.action, command.c.state, proof.label("proof")).subquery()
+    columns = proven.c.action, proven.c.state, proven.c.proof
+    rows = tx.db.execute(select(*columns, func.count()).group_by(*columns))
+    return {(action, state, proof): number for action, state, proof, number in rows}
+
+
+def _clients(tx: Transaction) -> dict[tuple[str, str], int]:
+    presence = case((client.c.is_online, "online"), (client.c.presence_at.is_(None), "unknown"), else_="offline")
+    seen = select(client.c.standing, presence.label("presence")).subquery()
+    columns = seen.c.standing, seen.c.presence
+    rows = tx.db.execute(select(*columns, func.count()).group_by(*columns))
+    return {(standing, presence): number for standing, presence, number in rows}
+
+
+def _oldest_open(tx: Transaction) -> timedelta:
+    oldest: datetime | None = tx.db.execute(
+        select(func.min(command.c.created_at)).where(command.c.rank < VERDICT_RANK)
+    ).scalar_one()
+    return tx.now - oldest if oldest is not None else timedelta()
+
+
+def _alerts(tx: Transaction) -> int:
+    return int(tx.db.execute(select(func.count()).where(alert.c.cleared_at.is_(None))).scalar_one())
