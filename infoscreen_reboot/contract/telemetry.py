@@ -268,7 +268,7 @@ def parse_health(payload: bytes, check: wire.Check = wire.check) -> Health:
             post_boot_checks=tuple(capabilities["post_boot_checks"]),
             recovery_tier=capabilities["recovery_tier"],
         ),
-        state=StateDirectory(**content.get("state", {"writable": True, "disk_full": False, "set_aside": 0})),
+        state=_state(content.get("state", {"writable": True, "disk_full": False, "set_aside": 0})),
     )
 
 
@@ -276,6 +276,10 @@ def _decoded(name: str, payload: bytes, check: wire.Check) -> dict[str, Any]:
     content = wire.decode(payload, _MAX_ALERT)
     check(name, content, None)
     return content
+
+
+def _state(content: dict[str, Any]) -> StateDirectory:
+    return StateDirectory(content["writable"], content["disk_full"], content["set_aside"])
 
 
 def _last_command(content: dict[str, Any]) -> LastCommand:

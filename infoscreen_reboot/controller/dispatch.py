@@ -1,5 +1,6 @@
 """The exact bytes of a command, and when the same bytes may go out again as a question. Pure, but for the signature."""
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Protocol
 
@@ -15,7 +16,7 @@ _MOST_BY, _MOST_REASON = 128, 500
 
 
 class Signs(Protocol):
-    def properties(self, topic: str, payload: bytes) -> tuple[tuple[str, str], ...]: ...
+    def properties(self, topic: str, payload: bytes) -> Sequence[tuple[str, str]]: ...
 
 
 def compose(

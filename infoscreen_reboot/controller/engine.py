@@ -18,9 +18,19 @@ from infoscreen_reboot.contract.command import Action
 from infoscreen_reboot.controller import dispatch, ingest
 from infoscreen_reboot.controller.dispatch import Signs
 from infoscreen_reboot.controller.ingest import Heard
-from infoscreen_reboot.controller.lifecycle import Acked, Fact, Limits, Overdue, Published, Seen, deadline
+from infoscreen_reboot.controller.lifecycle import (
+    Acked,
+    Fact,
+    Limits,
+    Overdue,
+    Published,
+    Record,
+    Seen,
+    State,
+    deadline,
+)
 from infoscreen_reboot.controller.presence import Presence
-from infoscreen_reboot.controller.safety import ask_in_turn, first_hold
+from infoscreen_reboot.controller.safety import Facts, ask_in_turn, first_hold, frozen
 from infoscreen_reboot.controller.store import clients, commands, facts, lease
 from infoscreen_reboot.controller.store.commands import Letter, Open
 from infoscreen_reboot.controller.store.database import Database, Row, Transaction
@@ -33,10 +43,15 @@ log = logging.getLogger(__name__)
 BATCH = 500
 # How long it waits for something to come before it looks at the clock.
 TICK_S = 0.5
-# After it could not hear the broker, no step that waits for a client is over before this.
+# For so long after it could not hear the broker, no step that waits for a client is over: what clients said meanwhile
+# comes in many batches.
 HEARING_AGAIN = timedelta(seconds=60)
 # How many commands may be at the broker without its PUBACK.
 IN_FLIGHT = 200
+_RELEASE_EVERY = timedelta(seconds=1)
+EXECUTED = (State.EXECUTION_STARTED, State.AWAITING_RECONNECT)
+# It reads all open commands. What it looks for is a minute old.
+_ASK_EVERY = timedelta(seconds=1)
 _RUBBISH_EVERY_S = 60.0
 
 
@@ -52,16 +67,32 @@ class Orders:
 
 @dataclass(slots=True)
 class Rubbish:
-    """Counts what nobody can use, and logs it once a minute at most."""
+    """Counts what nobody can use and who was turned away, and logs each once a minute at most."""
 
     counts: Counter[str] = field(default_factory=Counter)
-    logged_at_s: float = float("-inf")
+    turned_away: int = 0
+    _logged_at_s: dict[str, float] = field(default_factory=dict)
 
     def count(self, rubbish: ingest.Rubbish) -> None:
         self.counts[rubbish.why] += 1
-        if time.monotonic() >= self.logged_at_s + _RUBBISH_EVERY_S:
-            self.logged_at_s = time.monotonic()
+        if self._may_log("rubbish"):
             log.warning("ignored a message on %r: %s; %d so far", rubbish.topic, rubbish.why, self.counts.total())
+
+    def turn_away(self, clients: int) -> None:
+        self.turned_away += clients
+        if clients and self._may_log("turned away"):
+            log.warning(
+                "%d messages so far of clients that there is no room to list: accept or reject some of those "
+                "that are unknown",
+                self.turned_away,
+            )
+
+    def _may_log(self, what: str) -> bool:
+        now_s = time.monotonic()
+        if now_s < self._logged_at_s.get(what, float("-inf")) + _RUBBISH_EVERY_S:
+            return False
+        self._logged_at_s[what] = now_s
+        return True
 
 
 class Engine:
@@ -76,6 +107,10 @@ class Engine:
         self._epoch = epoch
         self._signer = signer
         self._awaited: dict[int, str] = {}
+        self._hears_all_from: datetime | None = None
+        self._released_at: datetime | None = None
+        self._released_to: tuple[datetime, str] | None = None
+        self._asks_at: datetime | None = None
         self.rubbish = Rubbish()
 
     def begin(self) -> None:
@@ -83,8 +118,19 @@ class Engine:
         self._awaited.clear()
         with self._database.write() as tx:
             lease.hold(tx, self._epoch)
-            commands.postpone(tx, tx.now + HEARING_AGAIN)
+            lease.listen(tx, self._epoch, is_heard=True)
+            self._hears_all_from = tx.now + HEARING_AGAIN
             commands.send_again(tx, commands.in_flight(tx), tx.now)
+
+    def rest(self) -> None:
+        """While the broker is not heard: keep the lease, and end what was never sent and has expired.
+
+        Raises LeaseLost or StoreError. Commands that were sent wait: their clients may have answered.
+        """
+        with self._database.write() as tx:
+            lease.hold(tx, self._epoch)
+            self._hears_all_from = None
+            self._end_overdue(tx)
 
     def step(self) -> None:
         """Raises Lost, LeaseLost or StoreError; nothing of what came is acknowledged then."""
@@ -93,7 +139,9 @@ class Engine:
         with self._database.write() as tx:
             lease.hold(tx, self._epoch)
             self._hear(tx, heard, pubacks)
-            self._look_at_the_clock(tx)
+            self._end_overdue(tx)
+            self._ask_again(tx)
+            self._hold_back(tx)
             self._release(tx)
             letters = commands.to_send(tx, IN_FLIGHT - len(self._awaited))
             if letters:
@@ -115,18 +163,20 @@ class Engine:
 
     def _hear(self, tx: Transaction, heard: Sequence[Heard], pubacks: Sequence[Puback]) -> None:
         batch = clients.hear(tx, heard, self._orders.accepts_all)
+        self.rubbish.turn_away(batch.turned_away)
         told: list[tuple[str, Fact]] = []
         for puback in pubacks:
             command_id = self._awaited.pop(puback.packet_id, None)
             if command_id is not None and not puback.is_refusal:
-                told.append((command_id, Published(tx.now)))
+                told.append((command_id, Published(tx.now, puback.reason or None)))
         owners = commands.owners(tx, {ack.command_id for _, ack in batch.acks})
         for client_uuid, ack in batch.acks:
             if owners.get(ack.command_id) == client_uuid:
                 fact = Acked(tx.now, ack.status, ack.boot_id, ack.error_code, ack.error_message)
                 told.append((ack.command_id, fact))
-        commands.learn(tx, told, self._orders.limits)
-        concerned = batch.seen.keys() | {client_uuid for client_uuid, _ in batch.acks}
+        changes = commands.learn(tx, told, self._orders.limits)
+        # What is known of a client's connection tells of its command only from `execution_started` on.
+        concerned = batch.seen.keys() | {change.client_uuid for change in changes if change.after.state in EXECUTED}
         if concerned:
             self._see(tx, concerned, batch.born)
 
@@ -137,7 +187,7 @@ class Engine:
         told: list[tuple[str, Fact]] = []
         for each in opened:
             presence = presences[each.client_uuid]
-            if presence.boot_id is not None:
+            if presence.boot_id is not None and _tells_of(presence, each.record):
                 told.append((each.command_id, Seen(tx.now, presence.is_online, presence.boot_id)))
         commands.learn(tx, told, self._orders.limits)
         self._ask(tx, [each for each in opened if each.client_uuid in born], presences)
@@ -151,47 +201,76 @@ class Engine:
         if asked:
             commands.send_again(tx, asked, tx.now)
 
-    def _look_at_the_clock(self, tx: Transaction) -> None:
+    def _end_overdue(self, tx: Transaction) -> None:
+        is_unheard = self._hears_all_from is None or tx.now < self._hears_all_from
         told: list[tuple[str, Fact]] = []
-        for row in commands.due(tx, BATCH):
+        for row in commands.due(tx, BATCH, only_unsent=is_unheard):
             limits = commands.limits_of(row["limits"], self._orders.limits)
             waits_for = deadline(commands.record_of(row), limits)
             if waits_for is not None:
                 told.append((row["id"], Overdue(tx.now, waits_for[0])))
         commands.learn(tx, told, self._orders.limits)
+
+    def _ask_again(self, tx: Transaction) -> None:
+        if self._asks_at is not None and tx.now < self._asks_at:
+            return
+        self._asks_at = tx.now + _ASK_EVERY
         late = commands.unanswered(tx, tx.now - dispatch.ASK_AGAIN, BATCH)
         if late:
             self._ask(tx, late, clients.presences(tx, {each.client_uuid for each in late}))
 
+    def _hold_back(self, tx: Transaction) -> None:
+        """A freeze holds what is not sent, and also what got its yes before the freeze began."""
+        answer = frozen(facts.freezes(tx), tx.now)
+        if not answer.is_yes:
+            commands.hold_back(tx, answer)
+
     def _release(self, tx: Transaction) -> None:
-        """Ask the rules again for each command that waits, the oldest first."""
-        waiting = commands.waiting(tx, BATCH)
-        if not waiting:
+        """Ask the rules again for each client's oldest command that waits; in turn, if there are more than a batch."""
+        if self._released_at is not None and tx.now < self._released_at + _RELEASE_EVERY:
             return
-        ids = [row["id"] for row in waiting]
-        asked = []
-        for row in waiting:
-            found = facts.gather(
-                tx,
-                [row["client_uuid"]],
-                Action(row["action"]),
-                self._orders.policy,
-                may_shut_down=True,  # it was asked when the command was made
-                someone_is_there=row["someone_is_there"],
-                without=ids,
-            )
-            asked.append((row, found.get(row["client_uuid"])))
-        known = [(row, each) for row, each in asked if each is not None]
-        for (row, _), answers in zip(known, ask_in_turn([each for _, each in known]), strict=True):
+        self._released_at = tx.now
+        waiting = commands.waiting(tx, BATCH, self._released_to)
+        is_all = len(waiting) < BATCH
+        self._released_to = None if is_all else (waiting[-1]["created_at"], waiting[-1]["id"])
+        known = self._facts_of(tx, waiting)
+        asked = [row for row in waiting if row["id"] in known]
+        for row, answers in zip(asked, ask_in_turn([known[row["id"]] for row in asked]), strict=True):
             hold = first_hold(answers)
             if hold is None:
                 self._give_out(tx, row)
             elif hold.rule != row["hold_rule"]:
                 commands.hold(tx, row["id"], hold)
 
+    def _facts_of(self, tx: Transaction, waiting: Sequence[Row]) -> dict[str, Facts]:
+        """By the command's id. Gathered once for all that ask for the same: one by one takes seconds for a fleet."""
+        alike: dict[tuple[str, bool], list[Row]] = {}
+        for row in waiting:
+            alike.setdefault((row["action"], row["someone_is_there"]), []).append(row)
+        ids = [row["id"] for row in waiting]
+        found: dict[str, Facts] = {}
+        for (action, someone_is_there), rows in alike.items():
+            of_clients = facts.gather(
+                tx,
+                [row["client_uuid"] for row in rows],
+                Action(action),
+                self._orders.policy,
+                may_shut_down=True,  # it was asked when the command was made
+                someone_is_there=someone_is_there,
+                without=ids,
+            )
+            found |= {row["id"]: of_clients[row["client_uuid"]] for row in rows if row["client_uuid"] in of_clients}
+        return found
+
     def _give_out(self, tx: Transaction, row: Row) -> None:
-        expires_at = min(tx.now + self._orders.valid_for, row["wait_until"])
+        expires_at = min(tx.now + self._orders.valid_for, row["wait_until"] or row["expires_at"])
         commands.release(tx, [letter_for(row, tx.now, expires_at, self._signer)], tx.now, expires_at)
+
+
+def _tells_of(presence: Presence, record: Record) -> bool:
+    """What was heard before the bytes went out tells nothing of what came of them: the client may have been in another
+    boot then."""
+    return presence.at is not None and record.sent_at is not None and presence.at > record.sent_at
 
 
 def letter_for(row: Row, issued_at: datetime, expires_at: datetime, signer: Signs | None) -> Letter:

@@ -19,7 +19,8 @@ from infoscreen_reboot.controller import selection
 from infoscreen_reboot.controller.dispatch import Signs
 from infoscreen_reboot.controller.engine import letter_for
 from infoscreen_reboot.controller.safety import Answer, Facts, ask, ask_in_turn, first_hold
-from infoscreen_reboot.controller.store import batches, commands, facts
+from infoscreen_reboot.controller.selection import Selector
+from infoscreen_reboot.controller.store import batches, commands, facts, views
 from infoscreen_reboot.controller.store.commands import New, Request
 from infoscreen_reboot.controller.store.database import Row, Transaction
 from infoscreen_reboot.controller.store.facts import Policy
@@ -79,6 +80,15 @@ class House:
     policy: Policy = field(default_factory=Policy)
     valid_for: timedelta = timedelta(minutes=4)
     signer: Signs | None = None
+    deadlines: tuple[tuple[Selector, Mapping[str, float]], ...] = ()
+
+    def limits_for(self, labels: Mapping[str, str]) -> dict[str, float]:
+        """The limits of steps that the client's labels set, in seconds; the last entry that fits counts."""
+        found: dict[str, float] = {}
+        for selector, limits in self.deadlines:
+            if selector.matches(labels):
+                found |= limits
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +125,8 @@ def order(
     found = _facts(tx, caller, wish, [client_uuid], house)
     if client_uuid not in found:
         raise Refused(Kind.NO_SUCH_CLIENT, f"there is no client {client_uuid}", clients=[client_uuid])
-    new = New(command_id or str(uuid4()), client_uuid, first_hold(ask(found[client_uuid])))
+    limits = _limits(tx, [client_uuid], house)
+    new = New(command_id or str(uuid4()), client_uuid, first_hold(ask(found[client_uuid])), limits.get(client_uuid))
     request = _request(caller, wish, digest)
     commands.create(tx, request, [new], house.valid_for)
     if new.answer is None:
@@ -175,7 +186,8 @@ def order_many(
     send_at = tx.now + TAKE_BACK if now.count > 1 else tx.now
     request = _request(caller, wish, None, batch_id)
     batches.create(tx, batch_id, request, seen_hash, wish.idempotency_key, digest, send_at)
-    new = [New(str(uuid4()), uuid, now.held.get(uuid)) for uuid in now.eligible]
+    limits = _limits(tx, now.eligible, house)
+    new = [New(str(uuid4()), uuid, now.held.get(uuid), limits.get(uuid)) for uuid in now.eligible]
     commands.create(tx, request, new, house.valid_for)
     batches.add_members(tx, batch_id, new)
     _release(tx, [each.command_id for each in new if each.answer is None], send_at, house)
@@ -200,6 +212,12 @@ def _facts(tx: Transaction, caller: Caller, wish: Wish, uuids: Sequence[str], ho
         may_shut_down=caller.may_shut_down,
         someone_is_there=wish.someone_is_there,
     )
+
+
+def _limits(tx: Transaction, uuids: Sequence[str], house: House) -> dict[str, dict[str, float]]:
+    if not house.deadlines:
+        return {}
+    return {uuid: house.limits_for(labels) for uuid, labels in views.labels_of(tx, uuids).items()}
 
 
 def _request(caller: Caller, wish: Wish, digest: str | None, batch_id: str | None = None) -> Request:

@@ -203,7 +203,11 @@ def lockout_of_client(facts: Facts) -> Answer:
 
 
 def freeze(facts: Facts) -> Answer:
-    standing = [one for one in facts.freezes if one.until is None or one.until > facts.now]
+    return frozen(facts.freezes, facts.now)
+
+
+def frozen(freezes: Sequence[Freeze], now: datetime) -> Answer:
+    standing = [one for one in freezes if one.until is None or one.until > now]
     inputs: dict[str, object] = {"freezes": [f"{one.why} ({one.by})" for one in standing]}
     if not standing:
         return Answer("freeze", inputs)

@@ -72,8 +72,12 @@ class Lost(Exception):
 class Consumer:
     """One connection with a persistent session, from `open` to its end. Only `wake` may be called by other threads."""
 
-    def __init__(self, settings: BrokerSettings, client_id: str, topics: Sequence[str]) -> None:
+    def __init__(
+        self, settings: BrokerSettings, client_id: str, topics: Sequence[str], *, is_forgotten: bool = False
+    ) -> None:
+        """`is_forgotten`: the broker keeps nothing for this client id when the connection is over."""
         self._settings = settings
+        self._is_forgotten = is_forgotten
         self._client_id = client_id
         self._topics = topics
         self._client: Any = None
@@ -89,6 +93,14 @@ class Consumer:
 
     def open(self) -> None:
         """Connect and subscribe. Raises Lost, and a refused subscription is one: half an ear is worse than none."""
+        self.connect()
+        refused = self.subscribe()
+        if refused:
+            self.close()
+            raise Lost(f"the broker refuses the subscription to {', '.join(refused)}")
+
+    def connect(self) -> None:
+        """In MQTT 5, or in 3.1.1 if the broker says that it does not speak 5. Raises Lost."""
         self.protocol = Protocol.MQTT_5
         try:
             self._connect()
@@ -97,10 +109,14 @@ class Consumer:
             log.info("the broker at %s does not speak MQTT 5; going on in 3.1.1", self._settings.address)
             self.protocol = Protocol.MQTT_3_1_1
             self._connect()
-        refused = self._subscribe()
-        if refused:
-            self.close()
-            raise Lost(f"the broker refuses the subscription to {', '.join(refused)}")
+
+    def subscribe(self) -> list[str]:
+        """Returns the topics that the broker refused. Raises Lost."""
+        _, packet_id = self._client.subscribe(paho_client.subscriptions(self.protocol, self._topics))
+        granted = self._await(f"suback {packet_id}")
+        if len(granted) != len(self._topics):
+            self._lose(NOT_MQTT)
+        return [topic for topic, code in zip(self._topics, granted, strict=True) if code != 1]
 
     def receive(self, most: int, idle_s: float) -> tuple[list[Received], list[Puback]]:
         """Wait up to `idle_s` for the first message, PUBACK or wake(), then a moment for more, up to `most` messages.
@@ -159,7 +175,7 @@ class Consumer:
 
     def _connect(self) -> None:
         self._answers, self._farewell = {}, None
-        client: Any = paho_client.new_client(self.protocol, self._client_id, clean_session=False, manual_ack=True)
+        client: Any = paho_client.new_client(self.protocol, self._client_id, self._is_forgotten, manual_ack=True)
         self._client = client
         client.max_inflight_messages_set(0)  # the caller has a cap of its own
         client.on_connect = self._on_connect
@@ -174,21 +190,13 @@ class Consumer:
                 client.username_pw_set(settings.username, settings.password)
             if settings.tls is not None:
                 client.tls_set_context(tls_context(settings.tls))
-            options = paho_client.session_options(self.protocol, clean_session=False)
+            options = paho_client.session_options(self.protocol, self._is_forgotten)
             client.connect(settings.host, settings.port, settings.keep_alive_s, **options)
         except (OSError, ValueError) as error:
             self._lose(words(error))
         if (sock := client.socket()) is not None:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._await("connack")
-
-    def _subscribe(self) -> list[str]:
-        """Returns the topics that the broker refused."""
-        _, packet_id = self._client.subscribe(paho_client.subscriptions(self.protocol, self._topics))
-        granted = self._await(f"suback {packet_id}")
-        if len(granted) != len(self._topics):
-            self._lose(NOT_MQTT)
-        return [topic for topic, code in zip(self._topics, granted, strict=True) if code != 1]
 
     def _await(self, answer: str) -> list[int]:
         until = time.monotonic() + PATIENCE_S

@@ -1,4 +1,4 @@
-"""A database of each kind: the same tests run on both."""
+"""A database of each kind: the same tests run on both. And a broker, with who speaks there."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 from sqlalchemy import text
 
 from infoscreen_reboot.controller.store.database import Database
 from infoscreen_reboot.controller.store.tables import metadata
+from tests.broker.conftest import Broker
+from tests.controller.played import Controller, PlayedClient
 
 POSTGRESQL = Path("/usr/lib/postgresql/17/bin")
 
@@ -32,6 +35,14 @@ class Server:
     @property
     def url(self) -> str:
         return f"postgresql:///postgres?host={self.folder}&user=controller"
+
+    def empty(self) -> Database:
+        """Without a table."""
+        found = Database(self.url)
+        with found.engine.begin() as db:
+            db.execute(text("DROP SCHEMA public CASCADE"))
+            db.execute(text("CREATE SCHEMA public"))
+        return found
 
     def start(self) -> None:
         log = self.folder / "log"
@@ -63,10 +74,32 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Databas
         found = Database(f"sqlite:///{tmp_path / 'controller.sqlite3'}")
         metadata.create_all(found.engine)
     else:
-        found = Database(request.getfixturevalue("server").url)
-        with found.engine.begin() as db:
-            db.execute(text("DROP SCHEMA public CASCADE"))
-            db.execute(text("CREATE SCHEMA public"))
+        found = request.getfixturevalue("server").empty()
         metadata.create_all(found.engine)
     yield found
     found.close()
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[Broker]:
+    folder = tmp_path / "broker"
+    folder.mkdir()
+    found = Broker(folder)
+    found.start()
+    yield found
+    found.kill()
+
+
+@pytest.fixture
+def controller(database: Database, broker: Broker) -> Iterator[Controller]:
+    found = Controller(database, broker)
+    yield found
+    found.consumer.end()
+
+
+@pytest.fixture
+def client(broker: Broker) -> Iterator[PlayedClient]:
+    found = PlayedClient(broker, str(UUID(int=1)))
+    found.come()
+    yield found
+    found.link.end()

@@ -8,18 +8,18 @@ from pathlib import Path
 import pytest
 
 from infoscreen_reboot.controller import config, selection
-from infoscreen_reboot.controller.config import ConfigError, load
+from infoscreen_reboot.controller.config import ConfigError, SigningKey, load
 from infoscreen_reboot.controller.safety import Amount, Budget
 from infoscreen_reboot.controller.windows import Window
 
-STATE = Path("/var/lib/infoscreen-reboot-controller")
 LEAST = {"MQTT_BROKER": "broker.example", "MQTT_TLS": "no"}
 
 
 def test_a_broker_is_all_that_is_needed() -> None:
-    settings = load(LEAST, STATE)
-    assert settings.database_url == f"sqlite:///{STATE}/controller.sqlite3"
-    assert (settings.listen, settings.accepts_all, settings.fleet_cap) == ("127.0.0.1:8480", False, None)
+    settings = load(LEAST)
+    assert settings.database_url == "sqlite:////var/lib/infoscreen-reboot-controller/controller.sqlite3"
+    assert (settings.listen.address, settings.accepts_all) == ("http://127.0.0.1:8480", False)
+    assert (settings.fleet_cap, settings.keep, settings.deadlines) == (None, timedelta(days=400), ())
     assert settings.valid_for == timedelta(minutes=4) and settings.limits.back == timedelta(seconds=150)
     assert (settings.budgets, settings.windows) == ((), ())
 
@@ -30,7 +30,7 @@ def test_budgets_and_windows() -> None:
         "WINDOWS": "site=alpine mon-fri 22:00 6h Europe/Berlin; sat,sun 01:30 4h UTC; sun-mon 03:00 1h UTC",
         "FLEET_CAP": "50",
     }
-    settings = load(LEAST | written, STATE)
+    settings = load(LEAST | written)
     assert settings.budgets == (
         Budget(("site",), Amount(1)),
         Budget(("site", "room"), Amount(3), Amount(50, True)),
@@ -64,19 +64,60 @@ def test_budgets_and_windows() -> None:
         ("WINDOWS", "mon 22:00 1h Mars/Base", "Mars/Base"),
         ("WINDOWS", "may 22:00 1h UTC", "'may' is no day"),
         ("WINDOWS", "site=< mon 22:00 1h UTC", "site=<"),
+        ("LISTEN", "8480", "127.0.0.1:8480"),
+        ("LISTEN", "127.0.0.1:99999", "127.0.0.1:8480"),
+        ("LISTEN_TLS_CERT", "/etc/hostname", "go together"),
+        ("TRUSTED_PROXIES", "127.0.0.1, nginx", "'nginx'"),
+        ("DEADLINES", "site=alpine", "back=300"),
+        ("DEADLINES", "site=alpine back=1", "60 to 7200"),
+        ("DEADLINES", "site=alpine up=100", "allowed are down, back, last_ack"),
+        ("DEADLINES", "site=< back=100", "site=<"),
+        ("KEEP_DAYS", "0", "from 1"),
     ],
 )
 def test_a_fault_is_named(name: str, value: str, words: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        load(LEAST | {name: value}, STATE)
+        load(LEAST | {name: value})
     [problem] = caught.value.problems
     assert problem.startswith(name) and words in problem
 
 
 def test_all_faults_are_told_at_once_and_a_slip_is_a_warning() -> None:
     with pytest.raises(ConfigError) as caught:
-        load({"MQTT_TLS": "no", "FLEET_CAP": "x", "WINDOWS": "x"}, STATE)
+        load({"MQTT_TLS": "no", "FLEET_CAP": "x", "WINDOWS": "x"})
     assert len(caught.value.problems) == 3
     assert config.unknown_names({"FLEET_CAPP": "1", "HOME": "/"}) == [
         "FLEET_CAPP is not a setting of ours and is ignored; did you mean FLEET_CAP?"
     ]
+
+
+def test_where_it_listens() -> None:
+    def address(text: str) -> str:
+        return load(LEAST | {"LISTEN": text}).listen.address
+
+    assert address("0.0.0.0:8480") == "http://0.0.0.0:8480"
+    assert address("unix:/run/x/api.sock") == "unix:/run/x/api.sock"
+    assert load(LEAST | {"LISTEN": "[::1]:80"}).listen.host == "::1"
+    assert load(LEAST | {"TRUSTED_PROXIES": "127.0.0.1, 10.0.0.0/8"}).listen.proxies == (
+        "127.0.0.1",
+        "10.0.0.0/8",
+    )
+
+
+def test_secrets_from_credentials(tmp_path: Path) -> None:
+    (tmp_path / "database-url").write_text("postgresql://controller:secret@db/infoscreen\n")
+    (tmp_path / "command-signing-key").write_text("a key")
+    given = LEAST | {"CREDENTIALS_DIRECTORY": str(tmp_path), "COMMAND_SIGNING_KEY_ID": "site-2026"}
+    settings = load(given)
+    assert settings.database_url == "postgresql://controller:secret@db/infoscreen"
+    assert settings.signing_key == SigningKey("site-2026", tmp_path / "command-signing-key")
+    with pytest.raises(ConfigError) as caught:
+        load(given | {"DATABASE_URL": "sqlite:////x", "COMMAND_SIGNING_KEY_ID": ""})
+    assert [problem.split()[0] for problem in caught.value.problems] == ["DATABASE_URL", "COMMAND_SIGNING_KEY_ID"]
+    assert "secret" not in str(caught.value)
+
+
+def test_the_id_of_a_key_is_the_name_of_its_file(tmp_path: Path) -> None:
+    file = tmp_path / "site-2026.pem"
+    file.write_text("a key")
+    assert load(LEAST | {"COMMAND_SIGNING_KEY": str(file)}).signing_key == SigningKey("site-2026", file)

@@ -11,10 +11,11 @@ import pytest
 from sqlalchemy import func, insert, select, update
 
 from infoscreen_reboot.contract.command import Action, parse
-from infoscreen_reboot.controller import orders
+from infoscreen_reboot.controller import orders, selection
+from infoscreen_reboot.controller.lifecycle import Limits
 from infoscreen_reboot.controller.orders import Caller, House, Kind, Refused, Wish
 from infoscreen_reboot.controller.safety import Amount, Budget
-from infoscreen_reboot.controller.store import commands
+from infoscreen_reboot.controller.store import commands, fleet
 from infoscreen_reboot.controller.store.database import Database, Transaction
 from infoscreen_reboot.controller.store.facts import Policy
 from infoscreen_reboot.controller.store.tables import batch, client, command, event, freeze, label, outbox
@@ -202,3 +203,18 @@ def test_a_selector_means_accepted_clients_only(database: Database) -> None:
         with pytest.raises(Refused) as caught:
             orders.select_clients(tx, "site=<")
         assert caught.value.kind is Kind.BAD_SELECTOR
+
+
+def test_the_deadlines_of_a_label_are_those_of_its_commands(database: Database) -> None:
+    slow = selection.parse("site=alpine"), {"back": 600.0}
+    slower = selection.parse("room=bar"), {"back": 900.0, "last_ack": 300.0}
+    house = House(deadlines=(slow, slower))
+    with database.write() as tx:
+        uuids = site(tx, 3)
+        fleet.change_client(tx, uuids[1], {}, {"room": "bar"})
+        fleet.change_client(tx, uuids[2], {}, {"site": None})
+        for number, limits in enumerate(({"back": 600.0}, {"back": 900.0, "last_ack": 300.0}, {})):
+            made, _ = orders.order(tx, ANN, REBOOT, uuids[number], None, house)
+            stored = tx.db.execute(select(command.c.limits).where(command.c.id == made)).scalar_one()
+            assert (stored or {}) == limits
+            assert commands.limits_of(stored, Limits()).back.total_seconds() == limits.get("back", 150)

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timedelta
 from enum import Enum
-from typing import Any
+from typing import Any, get_args
 
-from sqlalchemy import ColumnElement, RowMapping, Table, and_, delete, func, insert, or_, select, text, update
+from sqlalchemy import (
+    ColumnElement,
+    FromClause,
+    RowMapping,
+    and_,
+    delete,
+    func,
+    insert,
+    or_,
+    select,
+    tuple_,
+    update,
+)
 
 from infoscreen_reboot.contract import wire
 from infoscreen_reboot.contract.ack import AckStatus
@@ -27,11 +38,14 @@ from infoscreen_reboot.controller.lifecycle import (
     Step,
 )
 from infoscreen_reboot.controller.safety import Answer
+from infoscreen_reboot.controller.store.bulk import among, insert_many, update_many
 from infoscreen_reboot.controller.store.database import Transaction
 from infoscreen_reboot.controller.store.tables import client, command, event, outbox, to_number
 
 _FIELDS = tuple(field.name for field in fields(Record))
 _MADE = ("id", "client_uuid", "batch_id", "limits")
+# What a fact says besides its time, which is that of the event.
+_TOLD = {kind: tuple(field.name for field in fields(kind) if field.name != "at") for kind in get_args(Fact)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +79,6 @@ def record_of(row: RowMapping | Mapping[str, Any]) -> Record:
     return Record(**known)
 
 
-def columns_of(record: Record) -> dict[str, Any]:
-    """The same as it stands in the table, with the rank that the guard of an update compares."""
-    return {name: _plain(getattr(record, name)) for name in _FIELDS} | {"rank": record.state.rank}
-
-
 def limits_of(stored: Mapping[str, float] | None, fleet: Limits) -> Limits:
     """The fleet's limits, and those that a label has set for this command in their place."""
     if not stored:
@@ -84,7 +93,8 @@ def learn(tx: Transaction, facts: Sequence[tuple[str, Fact]], fleet: Limits) -> 
     """
     ids = {command_id for command_id, _ in facts}
     rows = _by_id(tx, ids)
-    records = {command_id: record_of(row) for command_id, row in rows.items()}
+    stored = {command_id: record_of(row) for command_id, row in rows.items()}
+    records = dict(stored)
     changes: list[Change] = []
     events: list[dict[str, Any]] = []
     for command_id, fact in facts:
@@ -98,54 +108,38 @@ def learn(tx: Transaction, facts: Sequence[tuple[str, Fact]], fleet: Limits) -> 
             events.append(_event_of(tx, row, before, after, fact))
     moved = {change.command_id for change in changes}
     if moved:
-        write(tx, {command_id: records[command_id] for command_id in moved}, rows, fleet)
-        tx.db.execute(insert(event), events)
+        write(tx, [(stored[command_id], records[command_id], rows[command_id]) for command_id in moved], fleet)
+        insert_many(tx, event, events)
     ended = [command_id for command_id in moved if records[command_id].state.is_verdict]
     if ended:
-        tx.db.execute(delete(outbox).where(outbox.c.command_id.in_(ended)))
+        tx.db.execute(delete(outbox).where(among(tx, outbox.c.command_id, ended)))
     return changes
 
 
-def write(tx: Transaction, records: Mapping[str, Record], rows: Mapping[str, RowMapping], fleet: Limits) -> None:
-    """The guarded update of the present state of many commands: a rank never falls, and a verdict never changes."""
-    values = []
-    for command_id, record in records.items():
-        due = lifecycle.deadline(record, limits_of(rows[command_id]["limits"], fleet))
-        due_at = to_number(due[1]) if due is not None else None
-        values.append({"id": command_id, **columns_of(record), "due_at": due_at})
-    update_many(tx, command, values, "command.rank < v.rank OR command.state = v.state")
-
-
-def update_many(tx: Transaction, table: Table, values: Sequence[Mapping[str, Any]], guard: str) -> int:
-    """Sets all columns named in `values` of the rows with these `id`s, in one statement; returns how many there were.
-
-    A statement for each row would cost five to ten times as much, on both databases.
+def write(tx: Transaction, moved: Sequence[tuple[Record, Record, RowMapping]], fleet: Limits) -> None:
+    """The guarded update of many commands, each from the record that is stored to the one after all facts: a rank never
+    falls, and a verdict never changes.
     """
-    names = list(values[0])
-    types = {name: _type_of(tx, table, name) for name in names}
-    if tx.is_sqlite:
-        picked = ", ".join(f"json_extract(value, '$.{name}') AS {name}" for name in names)
-        source = f"(SELECT {picked} FROM json_each(:rows)) AS v"
-    else:
-        source = f"jsonb_to_recordset(CAST(:rows AS jsonb)) AS v({', '.join(f'{n} {t}' for n, t in types.items())})"
-    changed = ", ".join(f"{name} = v.{name}" for name in names if name != "id")
-    statement = f"UPDATE {table.name} SET {changed} FROM {source} WHERE {table.name}.id = v.id AND ({guard})"
-    return tx.db.execute(text(statement), {"rows": json.dumps([dict(row) for row in values])}).rowcount
-
-
-def _type_of(tx: Transaction, table: Table, name: str) -> str:
-    return table.c[name].type.compile(tx.db.dialect)
+    # Most batches change a few columns of twenty, and each column of a row costs.
+    names = [name for name in _FIELDS if any(getattr(old, name) is not getattr(new, name) for old, new, _ in moved)]
+    values = []
+    for _, new, row in moved:
+        due = lifecycle.deadline(new, limits_of(row["limits"], fleet))
+        due_at = to_number(due[1]) if due is not None else None
+        known = {name: _plain(getattr(new, name)) for name in names}
+        values.append({**known, "id": row["id"], "state": str(new.state), "rank": new.state.rank, "due_at": due_at})
+    update_many(tx, command, values, "command.rank < v.rank OR command.state = v.state")
 
 
 def _by_id(tx: Transaction, ids: Iterable[str]) -> dict[str, RowMapping]:
     wanted = [command.c[name] for name in dict.fromkeys((*_MADE, *_FIELDS))]
-    rows = tx.db.execute(select(*wanted).where(command.c.id.in_(list(ids)))).mappings()
+    rows = tx.db.execute(select(*wanted).where(among(tx, command.c.id, ids))).mappings().all()
     return {row["id"]: row for row in rows}
 
 
 def _event_of(tx: Transaction, row: RowMapping, before: Record, after: Record, fact: Fact) -> dict[str, Any]:
     content: dict[str, Any] = {"fact": type(fact).__name__.lower()}
-    content |= {name: shown(value) for name, value in asdict(fact).items() if name != "at" and value is not None}
+    content |= {name: shown(value) for name in _TOLD[type(fact)] if (value := getattr(fact, name)) is not None}
     if after.state is not before.state:
         kind = str(after.state)
     elif after.late is not before.late:
@@ -234,7 +228,7 @@ def create(tx: Transaction, request: Request, new: Sequence[New], valid_for: tim
             kind = str(State.BLOCKED_SAFETY) if is_blocked else "held"
             events.append(_told(tx, each, request, kind, {"rule": held.rule, "why": held.hold, "inputs": held.inputs}))
     tx.db.execute(insert(command), commands)
-    tx.db.execute(insert(event), events)
+    insert_many(tx, event, events)
 
 
 def _row(tx: Transaction, request: Request, each: New, record: Record) -> dict[str, Any]:
@@ -294,7 +288,13 @@ def release(tx: Transaction, letters: Sequence[Letter], send_at: datetime, expir
         for letter in letters
     ]
     tx.db.execute(insert(outbox), rows)
-    changed = {"expires_at": expires_at, "hold_rule": None, "hold_why": None, "hold_opens_at": None}
+    changed = {
+        "expires_at": expires_at,
+        "due_at": expires_at,
+        "hold_rule": None,
+        "hold_why": None,
+        "hold_opens_at": None,
+    }
     ids = [letter.command_id for letter in letters]
     tx.db.execute(update(command).where(command.c.id.in_(ids)).values(**changed))
 
@@ -303,12 +303,28 @@ def release(tx: Transaction, letters: Sequence[Letter], send_at: datetime, expir
 
 
 def to_send(tx: Transaction, most: int) -> list[Letter]:
-    """What is due in the outbox, the oldest first."""
-    rows = tx.db.execute(select(outbox).where(outbox.c.send_at <= tx.now).order_by(outbox.c.send_at).limit(most))
+    """What is due in the outbox, the oldest first.
+
+    What has expired before it was ever sent is left out: it has only not got its verdict yet. What may not go out
+    again now is left out, too, until it may.
+    """
+    is_first = and_(command.c.sent_at.is_(None), command.c.expires_at > tx.now)
+    is_again = and_(command.c.sent_at.is_not(None), _may_go_again(tx))
+    query = select(outbox).join(command, command.c.id == outbox.c.command_id)
+    query = query.where(outbox.c.send_at <= tx.now, or_(is_first, is_again)).order_by(outbox.c.send_at).limit(most)
+    rows = tx.db.execute(query)
     return [
         Letter(row.command_id, row.client_uuid, row.topic, row.payload, tuple(map(tuple, row.properties)))
         for row in rows
     ]
+
+
+def _may_go_again(tx: Transaction) -> ColumnElement[bool]:
+    """`dispatch.may_ask`, but for the minute between two questions."""
+    boot_id = select(client.c.boot_id).where(client.c.uuid == command.c.client_uuid).scalar_subquery()
+    is_same_boot = or_(command.c.sent_boot_id.is_(None), command.c.sent_boot_id == boot_id)
+    is_unheard = and_(command.c.accepted_at.is_(None), command.c.started_at.is_(None))
+    return or_(command.c.expires_at < tx.now, and_(is_unheard, is_same_boot))
 
 
 def mark_sent(tx: Transaction, letters: Sequence[Letter], fleet: Limits) -> None:
@@ -334,17 +350,13 @@ def in_flight(tx: Transaction) -> list[str]:
     return list(tx.db.execute(select(command.c.id).where(where)).scalars())
 
 
-def due(tx: Transaction, most: int) -> list[RowMapping]:
+def due(tx: Transaction, most: int, *, only_unsent: bool = False) -> list[RowMapping]:
     """Commands whose step has taken too long."""
     wanted = [command.c[name] for name in dict.fromkeys((*_MADE, *_FIELDS))]
-    query = select(*wanted).where(command.c.due_at <= tx.now, command.c.rank < VERDICT_RANK).limit(most)
-    return list(tx.db.execute(query.order_by(command.c.due_at)).mappings())
-
-
-def postpone(tx: Transaction, until: datetime) -> None:
-    """While nobody heard the broker, no client could answer: no step that was heard of is over before `until`."""
-    where = and_(command.c.rank < VERDICT_RANK, command.c.sent_at.is_not(None), command.c.due_at < until)
-    tx.db.execute(update(command).where(where).values(due_at=until))
+    query = select(*wanted).where(command.c.due_at <= tx.now, command.c.rank < VERDICT_RANK)
+    if only_unsent:
+        query = query.where(command.c.sent_at.is_(None))
+    return list(tx.db.execute(query.order_by(command.c.due_at).limit(most)).mappings())
 
 
 @dataclass(frozen=True, slots=True)
@@ -359,26 +371,26 @@ class Open:
 
 
 def open_of(tx: Transaction, clients: Iterable[str]) -> list[Open]:
-    return _open(tx, command.c.client_uuid.in_(list(clients)))
+    return _open(tx, among(tx, command.c.client_uuid, clients))
 
 
 def unanswered(tx: Transaction, since: datetime, most: int) -> list[Open]:
-    """Open commands of clients that are online, and that were last sent before `since`."""
+    """Open commands of clients that are online, that were last sent before `since` and may go out again."""
     last = func.coalesce(command.c.asked_at, command.c.sent_at)
     online = select(client.c.uuid).where(client.c.is_online)
-    return _open(tx, and_(last <= since, command.c.client_uuid.in_(online)))[:most]
+    return _open(tx, and_(last <= since, command.c.client_uuid.in_(online), _may_go_again(tx)), most)
 
 
-def _open(tx: Transaction, which: ColumnElement[bool]) -> list[Open]:
+def _open(tx: Transaction, which: ColumnElement[bool], most: int | None = None) -> list[Open]:
     names = dict.fromkeys((*_MADE, *_FIELDS, "sent_boot_id", "asked_at"))
     where = and_(which, command.c.rank < VERDICT_RANK, command.c.sent_at.is_not(None))
-    rows = tx.db.execute(select(*(command.c[name] for name in names)).where(where)).mappings()
+    rows = tx.db.execute(select(*(command.c[name] for name in names)).where(where).limit(most)).mappings()
     return [Open(row["id"], row["client_uuid"], record_of(row), row["sent_boot_id"], row["asked_at"]) for row in rows]
 
 
 def owners(tx: Transaction, ids: Iterable[str]) -> dict[str, str]:
     """To which client each command was given."""
-    rows = tx.db.execute(select(command.c.id, command.c.client_uuid).where(command.c.id.in_(list(ids))))
+    rows = tx.db.execute(select(command.c.id, command.c.client_uuid).where(among(tx, command.c.id, ids))).all()
     return {row.id: row.client_uuid for row in rows}
 
 
@@ -388,12 +400,56 @@ def hold(tx: Transaction, command_id: str, answer: Answer) -> None:
     tx.db.execute(update(command).where(command.c.id == command_id).values(**values))
 
 
-def waiting(tx: Transaction, most: int) -> list[RowMapping]:
-    """Commands that a rule holds and that may wait, the oldest first."""
-    where = and_(command.c.state == State.QUEUED, command.c.hold_rule.is_not(None), command.c.sent_at.is_(None))
+def hold_back(tx: Transaction, answer: Answer) -> None:
+    """All that has its yes and is not sent waits again: until it expires, where nobody said that it may wait longer."""
+    query = select(command).join(outbox, outbox.c.command_id == command.c.id).where(command.c.sent_at.is_(None))
+    rows = list(tx.db.execute(query).mappings())
+    if not rows:
+        return
+    ids = [row["id"] for row in rows]
+    tx.db.execute(delete(outbox).where(outbox.c.command_id.in_(ids)))
+    values = {"hold_rule": answer.rule, "hold_why": answer.hold, "hold_opens_at": answer.opens_at}
+    tx.db.execute(update(command).where(command.c.id.in_(ids)).values(**values))
+    content = shown({"rule": answer.rule, "why": answer.hold, "inputs": answer.inputs})
+    told = [
+        {
+            "at": tx.now,
+            "kind": "held",
+            "client_uuid": row["client_uuid"],
+            "command_id": row["id"],
+            "batch_id": row["batch_id"],
+            "content": content,
+        }
+        for row in rows
+    ]
+    tx.db.execute(insert(event), told)
+
+
+def waiting(tx: Transaction, most: int, after: tuple[datetime, str] | None = None) -> list[RowMapping]:
+    """Commands that a rule holds and that may wait: of each client the oldest; of them all the oldest first.
+
+    `after` is the time and the id of the one before.
+    """
+    older = command.alias("older")
+    is_behind = (
+        select(older.c.id)
+        .where(
+            older.c.client_uuid == command.c.client_uuid,
+            _waits(older),
+            tuple_(older.c.created_at, older.c.id) < tuple_(command.c.created_at, command.c.id),
+        )
+        .exists()
+    )
     is_open = or_(command.c.hold_opens_at.is_(None), command.c.hold_opens_at <= tx.now)
-    query = select(command).where(where, is_open).order_by(command.c.created_at, command.c.id).limit(most)
-    return list(tx.db.execute(query).mappings())
+    query = select(command).where(_waits(command), is_open, ~is_behind)
+    if after is not None:
+        query = query.where(tuple_(command.c.created_at, command.c.id) > tuple_(to_number(after[0]), after[1]))
+    return list(tx.db.execute(query.order_by(command.c.created_at, command.c.id).limit(most)).mappings())
+
+
+def _waits(table: FromClause) -> ColumnElement[bool]:
+    is_held = and_(table.c.hold_rule.is_not(None), table.c.sent_at.is_(None))
+    return and_(table.c.rank < VERDICT_RANK, table.c.state == State.QUEUED, is_held)
 
 
 def count_open(tx: Transaction) -> int:

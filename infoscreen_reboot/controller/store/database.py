@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, RowMapping, create_engine, event, make_url, text
@@ -24,6 +25,9 @@ _LOG_BYTES = 16 << 20
 # PostgreSQL: the lock that every writing transaction takes first. The number means nothing; it is ours.
 _WRITER = 0x1F05C2EE
 _CONNECTIONS = 10
+# PostgreSQL: an instance that was stopped within a transaction (SIGSTOP, a virtual machine that sleeps) would else keep
+# the writer's lock from all others until it is continued.
+_IDLE_S = 10
 
 
 class StoreError(Exception):
@@ -59,9 +63,16 @@ class Database:
         """For people: without the password."""
         return self._url.render_as_string(hide_password=True)
 
+    @property
+    def file(self) -> Path | None:
+        """Of SQLite."""
+        return Path(self._url.database) if self.is_sqlite and self._url.database else None
+
     def _new_engine(self) -> Engine:
         if not self.is_sqlite:
-            return create_engine(self._url, pool_size=_CONNECTIONS, pool_pre_ping=True)
+            options = f"-c lock_timeout={BUSY_S}s -c idle_in_transaction_session_timeout={_IDLE_S}s"
+            connect_args = {"options": options}
+            return create_engine(self._url, pool_size=_CONNECTIONS, pool_pre_ping=True, connect_args=connect_args)
         engine = create_engine(
             self._url,
             poolclass=QueuePool,
@@ -69,7 +80,7 @@ class Database:
             connect_args={"timeout": BUSY_S, "check_same_thread": False},
         )
         event.listen(engine, "connect", _prepare_sqlite)
-        event.listen(engine, "begin", _begin_deferred)
+        event.listen(engine, "begin", _begin)
         return engine
 
     @contextlib.contextmanager
@@ -84,7 +95,6 @@ class Database:
                 db = db.execution_options(writes=True)
             with db.begin():
                 if not self.is_sqlite:
-                    db.execute(text(f"SET LOCAL lock_timeout = '{BUSY_S}s'"))
                     db.execute(text(f"SELECT pg_advisory_xact_lock({_WRITER})"))
                 yield Transaction(db, _now(db))
 
@@ -96,6 +106,11 @@ class Database:
                 db = db.execution_options(isolation_level="REPEATABLE READ")
             with db.begin():
                 yield Transaction(db, _now(db))
+
+    def run_alone(self, statement: str, **values: str) -> None:
+        """For what SQLite refuses within a transaction. Raises StoreError."""
+        with _errors(), self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as db:
+            db.execute(text(statement), values)
 
     def close(self) -> None:
         self.engine.dispose()
@@ -118,9 +133,10 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
     connection.execute(f"PRAGMA journal_size_limit = {_LOG_BYTES}")
 
 
-def _begin_deferred(db: Connection) -> None:
-    how = "IMMEDIATE" if db.get_execution_options().get("writes") else "DEFERRED"
-    db.exec_driver_sql(f"BEGIN {how}")
+def _begin(db: Connection) -> None:
+    options = db.get_execution_options()
+    if options.get("isolation_level") != "AUTOCOMMIT":
+        db.exec_driver_sql("BEGIN IMMEDIATE" if options.get("writes") else "BEGIN DEFERRED")
 
 
 def _now(db: Connection) -> datetime:

@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import and_, func, or_, select
@@ -28,6 +28,10 @@ from infoscreen_reboot.controller.selection import Selector
 from infoscreen_reboot.controller.store.database import Transaction
 from infoscreen_reboot.controller.store.tables import client, command, freeze, health, label
 from infoscreen_reboot.controller.windows import Window
+
+_LEAVING = timedelta(minutes=3)
+# A command waits for a day at most. There is an index on the time of its making.
+_OLDEST_SHUTDOWN = timedelta(hours=25)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +59,7 @@ def gather(
     open_commands = _open(tx, without)
     labels = _labels(tx)
     groups = _groups(tx, policy.budgets, labels, open_commands)
-    started, reported, freezes = _started(tx, uuids, without), _reported(tx, uuids), _freezes(tx)
+    started, reported, standing = _started(tx, uuids, without), _reported(tx, uuids), freezes(tx)
     return {
         uuid: Facts(
             now=tx.now,
@@ -71,7 +75,7 @@ def gather(
             fleet_cap=policy.fleet_cap,
             others_open=len(open_commands.keys() - {uuid}),
             windows=tuple(window for selector, window in policy.windows if selector.matches(labels.get(uuid, {}))),
-            freezes=freezes,
+            freezes=standing,
             may_shut_down=may_shut_down,
             can_be_woken=row["can_be_woken"],
             someone_is_there=someone_is_there,
@@ -118,7 +122,8 @@ def _groups(
     if not budgets:
         return []
     accepted = select(client.c.uuid, client.c.is_online).where(client.c.standing == Standing.ACCEPTED)
-    online = {row.uuid: row.is_online for row in tx.db.execute(accepted)}
+    leaving = _leaving(tx)
+    online = {row.uuid: row.is_online and row.uuid not in leaving for row in tx.db.execute(accepted)}
     found = []
     for budget in budgets:
         members: dict[str, set[str]] = {}
@@ -131,6 +136,22 @@ def _groups(
             down = frozenset(uuid for uuid in uuids if not online[uuid] or uuid in open_commands)
             found.append(_Members(name, budget, frozenset(uuids), down))
     return found
+
+
+def _leaving(tx: Transaction) -> set[str]:
+    """Clients that have said `completed` to a shutdown: they say it just before they go down.
+
+    If the shutdown is refused after that, the client is there for good: so it counts for a few minutes only.
+    """
+    where = and_(
+        command.c.action == Action.SHUTDOWN_HOST,
+        command.c.state == "completed",
+        command.c.created_at > tx.now - _OLDEST_SHUTDOWN,
+        command.c.ended_at > tx.now - _LEAVING,
+        command.c.started_boot_id == client.c.boot_id,
+    )
+    query = select(command.c.client_uuid).join(client, client.c.uuid == command.c.client_uuid).where(where)
+    return set(tx.db.execute(query).scalars())
 
 
 def _started(tx: Transaction, uuids: Sequence[str], without: Sequence[str]) -> dict[str, tuple[datetime, ...]]:
@@ -171,7 +192,7 @@ def _read(content: dict[str, Any], at: datetime) -> Reported:
     )
 
 
-def _freezes(tx: Transaction) -> tuple[Freeze, ...]:
+def freezes(tx: Transaction) -> tuple[Freeze, ...]:
     standing = and_(freeze.c.ended_at.is_(None), or_(freeze.c.until.is_(None), freeze.c.until > tx.now))
     rows = tx.db.execute(select(freeze).where(standing).order_by(freeze.c.id))
     return tuple(Freeze(row.why, row.made_by, row.until) for row in rows)

@@ -40,6 +40,13 @@ def add_user(tx: Transaction, name: str, role: Role, may_shut_down: bool) -> boo
     return True
 
 
+def make_admin(tx: Transaction, name: str) -> None:
+    """A user with all rights, new or not."""
+    rights = {"role": str(Role.ADMIN), "may_shut_down": True, "disabled_at": None}
+    if tx.db.execute(update(user).where(user.c.name == name).values(**rights)).rowcount == 0:
+        tx.db.execute(insert(user).values(name=name, created_at=tx.now, **rights))
+
+
 def add_token(
     tx: Transaction, user_name: str, name: str, role: Role, may_shut_down: bool, expires_at: datetime | None
 ) -> NewToken:

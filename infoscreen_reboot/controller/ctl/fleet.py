@@ -1,0 +1,264 @@
+"""`status`, `clients` and `freeze`: how things stand, and what people say about it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from infoscreen_reboot.controller.ctl import times
+from infoscreen_reboot.controller.ctl.act import confirm
+from infoscreen_reboot.controller.ctl.call import Call
+from infoscreen_reboot.controller.ctl.course import STATES
+from infoscreen_reboot.controller.ctl.outcome import Outcome
+from infoscreen_reboot.controller.ctl.screen import plural, usage
+from infoscreen_reboot.controller.ctl.shapes import Client, Command, Freeze, Whoami
+from infoscreen_reboot.controller.ctl.targets import SHORT, client_named, clients_named, name_of
+
+_SHOWN = 10
+
+
+def status(call: Call) -> Outcome:
+    whoami: Whoami = call.connection.get("/whoami")
+    holds = call.connection.get("/holds")
+    commands: list[Command] = call.connection.pages("/commands", open="true")
+    clients: list[Client] = call.connection.get("/clients")
+    accepted = [client for client in clients if client["standing"] == "accepted"]
+    counts = {
+        "online": sum(client["is_online"] for client in accepted),
+        "offline": sum(not client["is_online"] for client in accepted),
+        "unknown": sum(client["standing"] == "unknown" for client in clients),
+    }
+    alerted = [client for client in accepted if client["alerts"]]
+    if call.screen.is_json:
+        call.screen.document(
+            {
+                "url": call.connection.settings.url,
+                "whoami": whoami,
+                "clients": counts,
+                "holds": holds,
+                "open_commands": commands,
+                "alerts": {client["uuid"]: client["alerts"] for client in alerted},
+            }
+        )
+        return Outcome.DONE
+    may = ", may shut down" if whoami["may_shut_down"] else ""
+    states = {state: sum(command["state"] == state for command in commands) for state in STATES}
+    call.screen.facts(
+        (
+            ("controller", call.connection.settings.url),
+            ("you are", f"{whoami['name']}, {whoami['role']}{may}"),
+            ("clients", _counted(counts)),
+            ("open commands", _counted(states)),
+            ("alerts", plural(len(alerted), "client") if alerted else "none"),
+            ("holds", "none" if not holds["freezes"] and not holds["waiting"] else ""),
+        )
+    )
+    _show_holds(call, holds)
+    _show_open(call, commands, {client["uuid"]: name_of(client) for client in clients})
+    if alerted:
+        call.screen.say()
+        call.screen.title("Alerts")
+        rows = [(name_of(client), ", ".join(client["alerts"])) for client in alerted[:_SHOWN]]
+        call.screen.table(("client", "failed units"), rows, indent=2)
+        _and_more(call, len(alerted), "clients")
+    if counts["unknown"]:
+        call.screen.say()
+        call.screen.say(f"{plural(counts['unknown'], 'client')} not accepted yet: infoscreen-rebootctl clients accept")
+    return Outcome.DONE
+
+
+def _counted(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in counts.items() if count) or "none"
+
+
+def _show_holds(call: Call, holds: Any) -> None:
+    rows = [
+        (f"freeze {each['id']}", f"{each['why']} ({each['made_by']})", _end(call, each["until"]), "")
+        for each in holds["freezes"]
+    ]
+    rows += [
+        (each["rule"], each["why"], times.until(each["opens_at"], call.now), plural(each["count"], "command"))
+        for each in holds["waiting"]
+    ]
+    if rows:
+        call.screen.table(("held by", "why", "until", "waiting"), rows, indent=2)
+
+
+def _end(call: Call, until: str | None) -> str:
+    return "somebody ends it" if until is None else times.until(until, call.now)
+
+
+def _show_open(call: Call, commands: Sequence[Command], names: dict[str, str]) -> None:
+    if not commands:
+        return
+    call.screen.say()
+    call.screen.title("Open commands")
+    rows = []
+    for each in commands[:_SHOWN]:
+        waits = f"{each['waits_for']}, until {times.until(each['due_at'], call.now)}" if each["waits_for"] else ""
+        if each["hold"] is not None:
+            waits = each["hold"]["why"]
+        rows.append((each["id"][:SHORT], names.get(each["client_uuid"], each["client_uuid"]), each["state"], waits))
+    call.screen.table(("id", "client", "state", "waits for"), rows, indent=2)
+    _and_more(call, len(commands), "commands")
+
+
+def _and_more(call: Call, count: int, what: str) -> None:
+    if count > _SHOWN:
+        call.screen.say(f"  and {count - _SHOWN} more: infoscreen-rebootctl {what}")
+
+
+# --- Clients
+
+
+def clients(call: Call) -> Outcome:
+    options = call.options
+    found: list[Client] = call.connection.get("/clients", selector=options.selector, standing=options.standing)
+    if options.names:  # for the shell's completion
+        for client in found:
+            if client["name"]:
+                call.screen.bare(client["name"])
+        return Outcome.DONE
+    if call.screen.is_json:
+        call.screen.document(found)
+        return Outcome.DONE
+    rows = [
+        (
+            name_of(client),
+            _presence(client),
+            times.ago(client["heard_at"], call.now),
+            " ".join(f"{key}={value}" for key, value in sorted(client["labels"].items())),
+            _remarks(client),
+        )
+        for client in sorted(found, key=name_of)
+    ]
+    call.screen.listing(("client", "state", "heard", "labels", ""), rows, "No clients.")
+    return Outcome.DONE
+
+
+def _presence(client: Client) -> str:
+    if client["standing"] != "accepted":
+        return client["standing"]
+    return "online" if client["is_online"] else "offline"
+
+
+def _remarks(client: Client) -> str:
+    remarks = []
+    if client["two_hosts"]:
+        remarks.append("two hosts with this UUID")
+    if client["open_command_id"] is not None:
+        remarks.append(f"command {client['open_command_id'][:SHORT]}")
+    if client["alerts"]:
+        remarks.append(plural(len(client["alerts"]), "alert"))
+    return ", ".join(remarks)
+
+
+def show_client(call: Call) -> Outcome:
+    client = client_named(call.connection, call.options.client)
+    if call.screen.is_json:
+        call.screen.document(client)
+        return Outcome.DONE
+    presence = _presence(client)
+    if client["presence_reason"] is not None:
+        presence = f"{presence} ({client['presence_reason']})"
+    heard = "never" if client["heard_at"] is None else times.stamp(client["heard_at"])
+    call.screen.facts(
+        (
+            ("client", client["uuid"]),
+            ("name", client["name"]),
+            ("note", client["note"]),
+            ("standing", client["standing"]),
+            ("state", presence),
+            ("heard", heard),
+            ("boot id", client["boot_id"]),
+            ("labels", " ".join(f"{key}={value}" for key, value in sorted(client["labels"].items())) or None),
+            ("two hosts", "yes: give one of them another machine id" if client["two_hosts"] else "no"),
+            ("open command", client["open_command_id"]),
+            ("alerts", ", ".join(client["alerts"]) or "none"),
+        )
+    )
+    return Outcome.DONE
+
+
+_STANDINGS = {"accept": "accepted", "reject": "rejected", "retire": "retired"}
+
+
+def set_standing(call: Call) -> Outcome:
+    options = call.options
+    standing = _STANDINGS[options.what]
+    if bool(options.clients) == options.all_unknown:
+        raise usage("say either clients or --all-unknown")
+    if options.all_unknown:
+        content: dict[str, Any] = {"all_unknown": True, "standing": standing}
+    else:
+        found = clients_named(call.connection, options.clients)
+        if standing == "retired":
+            whom = name_of(found[0]) if len(found) == 1 else plural(len(found), "client")
+            confirm(call, f"Retire {whom}? It gets no command any more.", len(found))
+        content = {"clients": [client["uuid"] for client in found], "standing": standing}
+    answer = call.connection.send("POST", "/clients/standing", content)
+    if call.screen.is_json:
+        call.screen.document(answer)
+    call.screen.say(f"{plural(answer['changed'], 'client')} {standing}.")
+    return Outcome.DONE
+
+
+def label(call: Call) -> Outcome:
+    labels: dict[str, str | None] = {}
+    for text in call.options.labels:
+        key, equals, value = text.partition("=")
+        if not equals and not text.endswith("-"):
+            raise usage(f"{text!r} is no label", "say KEY=VALUE to set one, or KEY- to take it away")
+        labels[key if equals else text[:-1]] = value if equals else None
+    return _change(call, {"labels": labels})
+
+
+def name(call: Call) -> Outcome:
+    return _change(call, {"name": call.options.text or None})
+
+
+def note(call: Call) -> Outcome:
+    return _change(call, {"note": call.options.text or None})
+
+
+def _change(call: Call, content: dict[str, Any]) -> Outcome:
+    client = client_named(call.connection, call.options.client)
+    changed: Client = call.connection.send("PATCH", f"/clients/{client['uuid']}", content)
+    if call.screen.is_json:
+        call.screen.document(changed)
+    call.screen.say(f"{name_of(changed)} is changed.")
+    return Outcome.DONE
+
+
+# --- Freezes
+
+
+def freezes(call: Call) -> Outcome:
+    found: list[Freeze] = call.connection.get("/freezes")
+    if call.screen.is_json:
+        call.screen.document(found)
+        return Outcome.DONE
+    rows = [
+        (each["id"], each["why"], times.clock(each["made_at"], call.now), each["made_by"], _end(call, each["until"]))
+        for each in found
+    ]
+    call.screen.listing(("#id", "why", "since", "by", "until"), rows, "Nothing is frozen.")
+    return Outcome.DONE
+
+
+def begin_freeze(call: Call) -> Outcome:
+    until = None if call.options.until is None else times.as_sent(call.options.until)
+    made: Freeze = call.connection.send("POST", "/freezes", {"why": call.options.why, "until": until})
+    if call.screen.is_json:
+        call.screen.document(made)
+    call.screen.say(f"Frozen: no command is sent until {_end(call, made['until'])}.")
+    call.screen.say(f"To end it: infoscreen-rebootctl freeze end {made['id']}")
+    return Outcome.DONE
+
+
+def end_freeze(call: Call) -> Outcome:
+    call.connection.send("DELETE", f"/freezes/{call.options.id}")
+    if call.screen.is_json:
+        call.screen.document({"ended": call.options.id})
+    call.screen.say(f"Freeze {call.options.id} has ended.")
+    return Outcome.DONE

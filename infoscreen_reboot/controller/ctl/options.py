@@ -1,0 +1,202 @@
+"""What can be typed."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+from infoscreen_reboot import __version__
+from infoscreen_reboot.controller.ctl import act, doctor, fleet, history, people, times, transfer, watch
+from infoscreen_reboot.controller.ctl.call import Call
+from infoscreen_reboot.controller.ctl.course import STATES
+from infoscreen_reboot.controller.ctl.outcome import EXIT_CODES, Outcome
+from infoscreen_reboot.controller.ctl.screen import PROGRAM
+
+_ROLES = ("viewer", "operator", "admin")
+_STANDINGS = ("unknown", "accepted", "rejected", "retired")
+Run = Callable[[Call], Outcome]
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
+        prog=PROGRAM,
+        description="Reboot and shut down signage clients through their controller, and see what becomes of it.",
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    made.add_argument("--version", action="version", version=__version__)
+    _everywhere(made, None)
+    commands = made.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_acting(commands)
+    _add_looking(commands)
+    _add_clients(commands)
+    _add_people(commands)
+    _add_transfer(commands)
+    return made
+
+
+def _everywhere(parser: argparse.ArgumentParser, default: Any) -> None:
+    """Before the command and after it. The second must not overwrite the first with its default."""
+    off = False if default is None else default
+    parser.add_argument("--url", default=default, help="address: http://…, https://… or unix:/path")
+    parser.add_argument("--ca", default=default, metavar="FILE", help="trust these certificates")
+    parser.add_argument("--json", action="store_true", default=off, help="the same for programs")
+
+
+def _add(commands: Any, name: str, run: Run | None, words: str) -> argparse.ArgumentParser:
+    made: argparse.ArgumentParser = commands.add_parser(
+        name, help=words, description=f"{words[0].upper()}{words[1:]}.", allow_abbrev=False
+    )
+    _everywhere(made, argparse.SUPPRESS)
+    if run is not None:
+        made.set_defaults(run=run)
+    return made
+
+
+def _add_acting(commands: Any) -> None:
+    for name, words in (("reboot", "reboot clients"), ("shutdown", "shut clients down")):
+        made = _add(commands, name, act.act, words)
+        made.add_argument("clients", nargs="*", metavar="CLIENT", help="name or UUID")
+        made.add_argument("-l", "--selector", help="all that have these labels, as in site=alpine,room!=bar")
+        made.add_argument("--reason", metavar="TEXT", help="why, for the records")
+        made.add_argument(
+            "--wait-until", type=_when, metavar="TIME", help="wait for what holds it: 30m, 04:00, 2026-11-27T04:00"
+        )
+        made.add_argument("--someone-is-there", action="store_true", help="someone will switch it on again")
+        _add_confirmation(made)
+    watching = _add(commands, "watch", watch.watch, "show how a command or a batch goes on, until it has ended")
+    watching.add_argument("id", metavar="ID", help="of a command or a batch")
+    cancelling = _add(commands, "cancel", history.cancel, "take back what was not sent yet")
+    cancelling.add_argument("id", metavar="ID", help="of a command or a batch")
+    explaining = _add(commands, "explain", history.explain, "show every rule, what happened, and what proves it")
+    explaining.add_argument("id", metavar="ID", help="of a command")
+
+
+def _add_confirmation(made: argparse.ArgumentParser) -> None:
+    made.add_argument("--watch", action=argparse.BooleanOptionalAction, default=True, help="show how it goes on")
+    _add_yes(made)
+
+
+def _add_yes(made: argparse.ArgumentParser) -> None:
+    made.add_argument("--yes", type=_number, metavar="COUNT", help="do not ask, if it is about just so many clients")
+
+
+def _add_looking(commands: Any) -> None:
+    _add(commands, "status", fleet.status, "show who you are, what holds, and what is open")
+    listing = _add(commands, "commands", history.commands, "list commands, the newest first")
+    listing.add_argument("--client", help="name or UUID")
+    listing.add_argument("--batch", metavar="ID")
+    listing.add_argument("--state", choices=STATES)
+    listing.add_argument("--open", action="store_true", help="only those without a verdict")
+    _add_limit(listing)
+    batch = _add(commands, "batch", history.batches, "list batches, or look at one")
+    batch.set_defaults(limit=20)
+    below = batch.add_subparsers(dest="what", metavar="COMMAND")
+    _add_limit(_add(below, "list", history.batches, "list them, the newest first"))
+    show = _add(below, "show", history.show_batch, "show one and its members")
+    show.add_argument("id", metavar="ID")
+    show.add_argument("--state", choices=STATES, help="only the members in this state")
+    retrying = _add(below, "retry", act.retry, "order again what did not come back or was refused")
+    retrying.add_argument("id", metavar="ID")
+    _add_confirmation(retrying)
+    cancelling = _add(below, "cancel", history.cancel, "take back what was not sent yet")
+    cancelling.add_argument("id", metavar="ID")
+
+
+def _add_limit(made: argparse.ArgumentParser) -> None:
+    made.add_argument("--limit", type=_number, default=20, metavar="N", help="at most so many (default: 20)")
+
+
+def _add_clients(commands: Any) -> None:
+    clients = _add(commands, "clients", fleet.clients, "list clients, or change them")
+    _add_filter(clients, None)
+    below = clients.add_subparsers(dest="what", metavar="COMMAND")
+    _add_filter(_add(below, "list", fleet.clients, "list them"), argparse.SUPPRESS)
+    _add_client(_add(below, "show", fleet.show_client, "show one"))
+    for name, words in (
+        ("accept", "let clients get commands"),
+        ("reject", "let clients get no commands"),
+        ("retire", "say that clients are gone for good"),
+    ):
+        standing = _add(below, name, fleet.set_standing, words)
+        standing.add_argument("clients", nargs="*", metavar="CLIENT", help="name or UUID")
+        if name == "retire":
+            standing.set_defaults(all_unknown=False)
+            _add_yes(standing)
+        else:
+            standing.add_argument("--all-unknown", action="store_true", help="all that nobody has decided about")
+    labels = _add_client(_add(below, "label", fleet.label, "set and remove labels"))
+    labels.add_argument("labels", nargs="+", metavar="LABEL", help="KEY=VALUE, or KEY- to remove it")
+    _add_client(_add(below, "name", fleet.name, "give a name")).add_argument("text", metavar="NAME")
+    _add_client(_add(below, "note", fleet.note, "write a note")).add_argument("text", metavar="TEXT")
+    freeze = _add(commands, "freeze", fleet.freezes, "let no command be sent to anybody")
+    frozen = freeze.add_subparsers(dest="what", metavar="COMMAND")
+    _add(frozen, "list", fleet.freezes, "list those that hold now")
+    begin = _add(frozen, "begin", fleet.begin_freeze, "from now on nothing is sent")
+    begin.add_argument("why", metavar="WHY")
+    begin.add_argument("--until", type=_when, metavar="TIME", help="3h, 06:00, 2026-11-27T06:00; or until it is ended")
+    _add(frozen, "end", fleet.end_freeze, "end one").add_argument("id", type=_number, metavar="ID")
+
+
+def _add_filter(made: argparse.ArgumentParser, default: Any) -> None:
+    off = False if default is None else default
+    made.add_argument("-l", "--selector", default=default, help="accepted ones that have these labels")
+    made.add_argument("--standing", choices=_STANDINGS, default=default)
+    made.add_argument("--names", action="store_true", default=off, help="only names, one a line")
+
+
+def _add_client(made: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    made.add_argument("client", metavar="CLIENT", help="name or UUID")
+    return made
+
+
+def _add_people(commands: Any) -> None:
+    _add(commands, "login", people.login, "ask for address and token, and store them")
+    token = _add(commands, "token", people.tokens, "list tokens, or make and revoke them")
+    below = token.add_subparsers(dest="what", metavar="COMMAND")
+    _add(below, "list", people.tokens, "list them")
+    create = _add(below, "create", people.create_token, "make one; it is shown once")
+    create.add_argument("name", metavar="NAME", help="what it is for")
+    create.add_argument("--user", metavar="NAME", help="whose it is (default: yours)")
+    create.add_argument("--role", choices=_ROLES, help="with fewer rights than the user has")
+    create.add_argument("--may-shut-down", action="store_true")
+    create.add_argument("--expires-in-days", type=_number, metavar="N")
+    _add(below, "revoke", people.revoke_token, "end one").add_argument("id", metavar="ID")
+    user = _add(commands, "user", people.users, "list users, or change them")
+    users = user.add_subparsers(dest="what", metavar="COMMAND")
+    _add(users, "list", people.users, "list them")
+    adding = _add(users, "add", people.add_user, "add one")
+    adding.add_argument("name", metavar="NAME")
+    adding.add_argument("--role", choices=_ROLES, required=True)
+    adding.add_argument("--may-shut-down", action="store_true")
+    changing = _add(users, "change", people.change_user, "change rights, or disable")
+    changing.add_argument("name", metavar="NAME")
+    changing.add_argument("--role", choices=_ROLES)
+    changing.add_argument("--may-shut-down", action=argparse.BooleanOptionalAction)
+    changing.add_argument("--disabled", action=argparse.BooleanOptionalAction)
+    _add_limit(_add(commands, "audit", people.audit, "list who did what, the newest first"))
+
+
+def _add_transfer(commands: Any) -> None:
+    importing = _add(commands, "import", transfer.import_clients, "take clients from a file")
+    importing.add_argument("file", metavar="FILE", help="CSV, or what `ansible-inventory --list` prints; - is stdin")
+    importing.add_argument("--dry-run", action="store_true", help="say what it would change")
+    exporting = _add(commands, "export", transfer.export_clients, "write all clients as CSV")
+    exporting.add_argument("file", metavar="FILE", nargs="?", default="-", help="a new file (default: stdout)")
+    _add(commands, "doctor", doctor.doctor, "find out whether the controller can be used from here")
+
+
+def _number(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text[:9]) > 0 and len(text) < 10):
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
+    return int(text)
+
+
+def _when(text: str) -> datetime:
+    try:
+        return times.parse_when(text, datetime.now(UTC))
+    except (ValueError, OverflowError):
+        raise argparse.ArgumentTypeError(f"{text!r} is no time; say 30m, 04:00 or 2026-11-27T04:00") from None

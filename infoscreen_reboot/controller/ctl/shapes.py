@@ -1,0 +1,120 @@
+"""What the API answers, as far as this program reads it."""
+
+from __future__ import annotations
+
+from typing import Any, TypedDict
+
+
+class Hold(TypedDict):
+    rule: str
+    why: str
+    opens_at: str | None
+
+
+class Client(TypedDict):
+    uuid: str
+    name: str | None
+    note: str | None
+    standing: str
+    labels: dict[str, str]
+    is_online: bool
+    presence_reason: str | None
+    boot_id: str | None
+    heard_at: str | None
+    two_hosts: bool
+    open_command_id: str | None
+    alerts: list[str]
+
+
+class Command(TypedDict):
+    id: str
+    client_uuid: str
+    batch_id: str | None
+    action: str
+    state: str
+    is_open: bool
+    reason: str | None
+    created_at: str
+    created_by: str
+    via: str
+    expires_at: str
+    wait_until: str | None
+    hold: Hold | None
+    waits_for: str | None
+    due_at: str | None
+    error_code: str | None
+    error_message: str | None
+    late: str | None
+    evidence: dict[str, str | None]
+
+
+class Page(TypedDict):
+    items: list[Any]
+    next: str | None
+
+
+class Event(TypedDict):
+    seq: int
+    at: str
+    kind: str
+    client_uuid: str | None
+    command_id: str | None
+    batch_id: str | None
+    content: dict[str, Any]
+
+
+class Rule(TypedDict):
+    rule: str
+    is_yes: bool
+    hold: str | None
+    opens_at: str | None
+    warning: str | None
+    inputs: dict[str, Any]
+
+
+class Explanation(TypedDict):
+    command: Command
+    rules: list[Rule]
+    events: list[Event]
+
+
+class Preview(TypedDict):
+    action: str
+    hash: str
+    count: int
+    clients: list[str]
+    held: dict[str, Hold]
+    held_by_rule: dict[str, int]
+    warnings: dict[str, list[str]]
+
+
+class Batch(TypedDict):
+    id: str
+    action: str
+    reason: str | None
+    created_at: str
+    created_by: str
+    send_at: str
+    states: dict[str, int]
+    is_over: bool
+
+
+class Member(TypedDict):
+    client_uuid: str
+    name: str | None
+    command_id: str
+    state: str
+
+
+class Whoami(TypedDict):
+    name: str
+    role: str
+    may_shut_down: bool
+
+
+class Freeze(TypedDict):
+    id: int
+    why: str
+    made_by: str
+    made_at: str
+    until: str | None

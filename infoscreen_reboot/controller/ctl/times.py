@@ -1,0 +1,83 @@
+"""Moments and durations, as people write and read them. A moment is shown in local time and with its zone, always."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, time, timedelta
+
+_DURATION = re.compile(r"(?:(\d{1,4})d)?(?:(\d{1,4})h)?(?:(\d{1,5})m(?:in)?)?(?:(\d{1,6})s)?", re.ASCII)
+_CLOCK = re.compile(r"(\d{1,2}):(\d{2})", re.ASCII)
+
+
+def parse_when(text: str, now: datetime) -> datetime:
+    """`30m`, `1h30m`, `04:00` (the next one), `2026-11-27T04:00` (local) or with a zone. Raises ValueError."""
+    duration = _DURATION.fullmatch(text.strip())
+    if duration is not None and any(duration.groups()):
+        days, hours, minutes, seconds = (int(part or 0) for part in duration.groups())
+        return now + timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
+    clock = _CLOCK.fullmatch(text.strip())
+    if clock is not None:
+        return _next(time(int(clock[1]), int(clock[2])), now)
+    return datetime.fromisoformat(text.strip()).astimezone(UTC)
+
+
+def _next(at: time, now: datetime) -> datetime:
+    """Added to the local date and not to the moment: in the night of a clock change a day has not 24 hours."""
+    today = now.astimezone().date()
+    moment = datetime.combine(today, at).astimezone(UTC)
+    if moment <= now:
+        moment = datetime.combine(today + timedelta(days=1), at).astimezone(UTC)
+    return moment
+
+
+def as_sent(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat()
+
+
+def read(text: str) -> datetime:
+    """A moment of the API."""
+    return datetime.fromisoformat(text).astimezone()
+
+
+def clock(text: str | None, now: datetime) -> str:
+    """The time of a moment; with its date, unless that is today."""
+    if text is None:
+        return "-"
+    moment = read(text)
+    form = "%H:%M:%S %Z" if moment.date() == now.astimezone().date() else "%Y-%m-%d %H:%M %Z"
+    return moment.strftime(form)
+
+
+def stamp(text: str) -> str:
+    """A moment in a log: always with its date."""
+    return read(text).strftime("%Y-%m-%d %H:%M:%S %Z")
+
+
+def until(text: str | None, now: datetime) -> str:
+    """When something opens or ends, and how far that is."""
+    if text is None:
+        return "not known"
+    left = read(text) - now
+    far = f"in {span(left)}" if left > timedelta(0) else "now"
+    return f"{clock(text, now)} ({far})"
+
+
+def ago(text: str | None, now: datetime) -> str:
+    if text is None:
+        return "never"
+    return f"{span(max(now - read(text), timedelta(0)))} ago"
+
+
+def span(duration: timedelta) -> str:
+    """One number and one unit: whoever wants more looks at the moment."""
+    seconds = int(duration.total_seconds())
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{round(seconds / size)} {unit}"
+    return f"{seconds} s"
+
+
+def elapsed(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

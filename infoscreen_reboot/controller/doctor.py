@@ -1,0 +1,193 @@
+"""Says whether this server could reboot a client, and what to do if not; it changes nothing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from uuid import UUID
+
+from infoscreen_reboot.contract.topics import Topics
+from infoscreen_reboot.controller import config, ingest
+from infoscreen_reboot.controller.config import Settings
+from infoscreen_reboot.controller.leader import CLIENT_ID
+from infoscreen_reboot.controller.store import lease, schema
+from infoscreen_reboot.controller.store.database import Database, StoreError
+from infoscreen_reboot.controller.store.schema import SchemaTooNew
+from infoscreen_reboot.mqtt.consumer import Consumer, Lost
+from infoscreen_reboot.mqtt.messages import Message
+from infoscreen_reboot.mqtt.packets import Protocol
+
+_UNIT = "infoscreen-reboot-controller"
+_SETTINGS = "/etc/infoscreen-reboot-controller"
+_FREE_BYTES = 256 << 20
+_SLOW_S = 0.5
+_CLOCKS_DIFFER_S = 2.0
+_PATIENCE_S = 5.0
+# A topic of the kind on which commands go out, of a client that is none: nobody hears what is published there.
+_NOBODY = Topics(str(UUID(int=0))).commands
+
+
+class Verdict(StrEnum):
+    OK = "ok"
+    WARNING = "warning"
+    PROBLEM = "problem"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """`text` says what was seen, `advice` what to do."""
+
+    check: str
+    verdict: Verdict
+    text: str
+    advice: str = ""
+
+
+def diagnose(environment: Mapping[str, str]) -> Iterator[Finding]:
+    """Each finding as soon as it is known. If a check fails, those that depend on it are left out as no news."""
+    for sentence in config.unknown_names(environment):
+        yield Finding("configuration", Verdict.WARNING, sentence, "correct its name, or take it away")
+    try:
+        settings = config.load(environment)
+        config.signer_of(settings)
+    except config.ConfigError as error:
+        for sentence in error.problems:
+            advice = f"correct it in {_SETTINGS}, then: systemctl restart {_UNIT}"
+            yield Finding("configuration", Verdict.PROBLEM, sentence, advice)
+        return
+    yield Finding("configuration", Verdict.OK, f"good; the API is at {settings.listen.address}")
+    yield from _database(settings)
+    yield from _broker(settings)
+    yield _clock()
+    yield _disk(config.state_directory(environment))
+    yield _api(settings)
+
+
+def _database(settings: Settings) -> Iterator[Finding]:
+    advice = "for SQLite: ls -l the file, df its disk; for PostgreSQL: systemctl status postgresql, and DATABASE_URL"
+    try:
+        database = Database(settings.database_url)
+        if database.file is not None and not database.file.exists():
+            text = f"there is no {database.file} yet"
+            yield Finding("database", Verdict.PROBLEM, text, f"systemctl start {_UNIT} makes it")
+            return
+        began = time.monotonic()
+        with database.write() as tx:
+            took_s = time.monotonic() - began
+            is_there = schema.check(tx)
+            held = lease.standing(tx) if is_there else None
+            now = tx.now
+    except StoreError as error:
+        advice = (
+            "SQLite: look at the disk and at who owns the file; PostgreSQL: systemctl status postgresql, DATABASE_URL"
+        )
+        yield Finding("database", Verdict.PROBLEM, str(error), advice)
+        return
+    except SchemaTooNew as error:
+        yield Finding("migrations", Verdict.PROBLEM, str(error), f"apt install {_UNIT}")
+        return
+    verdict = Verdict.OK if took_s < _SLOW_S else Verdict.WARNING
+    advice = "" if verdict is Verdict.OK else "look for what else writes to this disk, or for a slow network"
+    yield Finding("database", verdict, f"{database.address} can be written, after {took_s * 1000:.0f} ms", advice)
+    if not is_there:
+        yield Finding("migrations", Verdict.WARNING, f"to be brought to {schema.HEAD}", f"systemctl restart {_UNIT}")
+        return
+    yield Finding("migrations", Verdict.OK, f"the schema is {schema.HEAD}")
+    apart_s = abs(now.timestamp() - time.time())
+    if apart_s > _CLOCKS_DIFFER_S:
+        text = f"the database's clock and this machine's are {apart_s:.0f} s apart"
+        yield Finding("clock", Verdict.WARNING, text, "the database's counts; synchronise both: timedatectl")
+    if held is None or held["holder"] is None or held["ends_at"] <= now:
+        text = "no instance speaks with the broker"
+        yield Finding("lease", Verdict.PROBLEM, text, f"systemctl status {_UNIT}; journalctl -u {_UNIT}")
+    elif held["listening_since"] is None:
+        text = f"{held['holder']} holds it, and does not hear the broker"
+        yield Finding("lease", Verdict.PROBLEM, text, f"journalctl -u {_UNIT}")
+    else:
+        text = f"{held['holder']} hears the broker since {held['listening_since']:%Y-%m-%d %H:%M:%S} UTC"
+        yield Finding("lease", Verdict.OK, text)
+
+
+def _broker(settings: Settings) -> Iterator[Finding]:
+    where = f"{settings.broker.host}:{settings.broker.port}"
+    consumer = Consumer(settings.broker, f"{CLIENT_ID}-doctor", ingest.TOPICS, is_forgotten=True)
+    try:
+        consumer.connect()
+        spoken = "MQTT 5" if consumer.protocol is Protocol.MQTT_5 else "MQTT 3.1.1"
+        yield Finding("broker", Verdict.OK, f"{where} lets us in, with {spoken}")
+        refused = consumer.subscribe()
+        if refused:
+            text = f"the broker refuses the subscription to {', '.join(refused)}"
+            yield Finding("subscribe", Verdict.PROBLEM, text, "give this login the right to read these topics")
+        else:
+            yield Finding("subscribe", Verdict.OK, f"it grants {len(ingest.TOPICS)} topics of the clients")
+        yield _publish(consumer)
+    except Lost as error:
+        advice = f"look at the MQTT settings in {_SETTINGS}, and at the broker's log"
+        yield Finding("broker", Verdict.PROBLEM, f"{where}: {error}", advice)
+    finally:
+        consumer.end()
+
+
+def _publish(consumer: Consumer) -> Finding:
+    packet_id = consumer.publish(Message(_NOBODY, b""))
+    until = time.monotonic() + _PATIENCE_S
+    while time.monotonic() < until:
+        received, pubacks = consumer.receive(500, 0.2)
+        consumer.acknowledge(received)
+        for puback in pubacks:
+            if puback.packet_id == packet_id:
+                return _judge_publish(puback.is_refusal)
+    return Finding("publish", Verdict.PROBLEM, "the broker does not answer a publish", "look at the broker's log")
+
+
+def _judge_publish(is_refused: bool) -> Finding:
+    if is_refused:
+        advice = "give this login the right to write to infoscreen/+/commands"
+        return Finding("publish", Verdict.PROBLEM, "the broker refuses a command", advice)
+    return Finding("publish", Verdict.OK, "the broker takes a command")
+
+
+def _clock() -> Finding:
+    asked = ["timedatectl", "show", "--property=NTPSynchronized", "--value"]
+    try:
+        done = subprocess.run(asked, capture_output=True, text=True, timeout=_PATIENCE_S)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return Finding("clock", Verdict.WARNING, f"cannot tell: {error}", "timedatectl")
+    if done.stdout.strip() == "yes":
+        return Finding("clock", Verdict.OK, "synchronised")
+    text = "not synchronised: clients refuse commands whose times are wrong"
+    return Finding("clock", Verdict.PROBLEM, text, "timedatectl; apt install systemd-timesyncd")
+
+
+def _disk(state: Path) -> Finding:
+    if not os.access(state, os.W_OK):
+        return Finding("disk", Verdict.PROBLEM, f"{state} cannot be written", f"ls -ld {state}; mount | grep ' ro,'")
+    free = shutil.disk_usage(state).free
+    text = f"{state} has {free >> 20} MiB left"
+    if free < _FREE_BYTES:
+        return Finding("disk", Verdict.PROBLEM, text, "du -xh / | sort -h | tail; KEEP_DAYS keeps less")
+    return Finding("disk", Verdict.OK, text)
+
+
+def _api(settings: Settings) -> Finding:
+    where = settings.listen
+    try:
+        if where.path is not None:
+            with socket.socket(socket.AF_UNIX) as unix:
+                unix.settimeout(_PATIENCE_S)
+                unix.connect(str(where.path))
+        else:
+            host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(where.host, where.host)
+            socket.create_connection((host, where.port), _PATIENCE_S).close()
+    except OSError as error:
+        text = f"{where.address} does not answer: {error.strerror or error}"
+        return Finding("api", Verdict.PROBLEM, text, f"systemctl status {_UNIT}; journalctl -u {_UNIT}")
+    return Finding("api", Verdict.OK, f"{where.address} answers")

@@ -1,0 +1,305 @@
+"""The program as its unit starts it: at a real mosquitto, over HTTP, until a signal to stop."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import ssl
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from uuid import UUID
+
+import httpx
+import pytest
+
+from infoscreen_reboot.contract.ack import AckStatus
+from infoscreen_reboot.controller.store import lease
+from infoscreen_reboot.controller.store.database import Database
+from tests.broker.conftest import Authority, Broker
+from tests.controller.conftest import Server
+from tests.controller.played import PlayedClient
+from tools.lab.patience import Patience, slow
+
+PROGRAM = "import os, sys; from infoscreen_reboot.controller.app import main; sys.exit(main(sys.argv[1:], os.environ))"
+
+
+def eventually(is_so: Callable[[], bool], timeout_s: float) -> None:
+    patience = Patience(timeout_s)
+    while not is_so():
+        assert not patience.is_over, "it never came true"
+        time.sleep(0.05)
+
+
+class Program:
+    """One controller with a state directory of its own."""
+
+    def __init__(self, folder: Path, broker: Broker, **settings: str) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.environment = {
+            **{name: value for name, value in os.environ.items() if name not in ("NOTIFY_SOCKET", "JOURNAL_STREAM")},
+            "MQTT_BROKER": broker.host,
+            "MQTT_PORT": str(broker.port),
+            "MQTT_TLS": "no",
+            "STATE_DIRECTORY": str(folder),
+            "LISTEN": f"127.0.0.1:{self.port}",
+            "ACCEPT_CLIENTS": "auto",
+            **settings,
+        }
+        self.log = folder / "log"
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.process: subprocess.Popen[bytes] | None = None
+        self.trusted = ssl.create_default_context()
+
+    def does(self, *words: str) -> subprocess.CompletedProcess[str]:
+        argv = [sys.executable, "-B", "-c", PROGRAM, *words]
+        return subprocess.run(argv, env=self.environment, capture_output=True, text=True, check=False)
+
+    def start(self) -> None:
+        with self.log.open("ab") as log:
+            argv = [sys.executable, "-B", "-c", PROGRAM, "serve"]
+            self.process = subprocess.Popen(argv, env=self.environment, stdout=log, stderr=log)
+        eventually(self.serves, 30)
+
+    def serves(self) -> bool:
+        assert self.process is not None and self.process.poll() is None, self.log.read_text()
+        try:
+            return httpx.get(f"{self.url}/readyz", verify=self.trusted).status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def stop(self) -> int:
+        assert self.process is not None
+        self.process.terminate()
+        status = self.process.wait(30)
+        self.process = None
+        return status
+
+    def kill(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[Broker]:
+    folder = tmp_path / "broker"
+    folder.mkdir()
+    found = Broker(folder)
+    found.start()
+    yield found
+    found.kill()
+
+
+@pytest.fixture
+def program(tmp_path: Path, broker: Broker) -> Iterator[Program]:
+    found = Program(tmp_path, broker)
+    yield found
+    found.kill()
+
+
+def api(program: Program) -> httpx.Client:
+    made = program.does("admin", "ann")
+    assert made.returncode == 0, made.stderr
+    headers = {"Authorization": f"Bearer {made.stdout.strip()}"}
+    return httpx.Client(base_url=f"{program.url}/api/v1", headers=headers)
+
+
+def test_from_a_fresh_machine_to_a_reboot(program: Program, broker: Broker) -> None:
+    program.start()
+    client = PlayedClient(broker, str(UUID(int=1)))
+    client.come()
+    with api(program) as http:
+        assert http.get("/whoami").json() == {"name": "ann", "role": "admin", "may_shut_down": True}
+        eventually(lambda: http.get("/clients").json() != [], 10)
+        made = http.post("/commands", json={"action": "reboot_host", "client_uuid": client.uuid})
+        assert made.status_code == 201, made.text
+        command_id = made.json()["id"]
+
+        def state() -> str:
+            return str(http.get(f"/commands/{command_id}").json()["state"])
+
+        assert client.hear(5.0) == [command_id]
+        client.execute(command_id)
+        client.go_down()
+        eventually(lambda: state() == "awaiting_reconnect", 10)
+        client.come()
+        client.answer(command_id, AckStatus.COMPLETED)
+        eventually(lambda: state() == "completed", 10)
+    client.link.end()
+    began = time.monotonic()
+    assert program.stop() == 0
+    assert time.monotonic() - began < slow(5)
+    database = Database(f"sqlite:///{program.environment['STATE_DIRECTORY']}/controller.sqlite3")
+    with database.read() as tx:
+        held = lease.standing(tx)
+    assert held is not None and held["holder"] is None, "the next one need not wait"
+
+
+def test_systemd_hears_when_it_is_ready_and_that_it_lives(program: Program, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        systemd.settimeout(30)
+        program.environment |= {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "3000000"}
+        program.start()
+        said = [systemd.recv(4096).decode() for _ in range(3)]
+        assert any(words == "READY=1" for words in said)
+        assert any("WATCHDOG=1" in words for words in said)
+        while not any("STATUS=connected to 127.0.0.1" in words for words in said):
+            said.append(systemd.recv(4096).decode())
+        assert program.stop() == 0
+
+
+def test_a_unix_socket(program: Program, tmp_path: Path) -> None:
+    path = tmp_path / "api.sock"
+    program.environment["LISTEN"] = f"unix:{path}"
+    program.serves = lambda: path.exists()  # type: ignore[method-assign]
+    program.start()
+    with httpx.Client(transport=httpx.HTTPTransport(uds=str(path)), base_url="http://controller") as http:
+        eventually(lambda: http.get("/readyz").status_code == 200, 10)
+    assert stat.S_ISSOCK(path.stat().st_mode)
+    assert program.stop() == 0
+
+
+def test_what_it_does_not_start_with(program: Program, tmp_path: Path) -> None:
+    assert program.does("check-config").stdout.startswith("ok: ")
+    program.environment["FLEET_CAP"] = "x"
+    for words in ("serve", "check-config", "doctor"):
+        done = program.does(words)
+        assert done.returncode in (1, 78) and "FLEET_CAP is 'x'" in done.stdout + done.stderr
+    program.environment |= {"FLEET_CAP": "", "DATABASE_URL": "sqlite:////nowhere/x.sqlite3"}
+    done = program.does("serve")
+    assert done.returncode == 1 and "cannot lock /nowhere/x.sqlite3" in done.stderr
+    program.environment |= {"DATABASE_URL": "", "MQTT_BROKER": ""}
+    assert program.does("serve").returncode == 6
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", program.port))
+        taken.listen()
+        program.environment["MQTT_BROKER"] = "127.0.0.1"
+        done = program.does("serve")
+        assert done.returncode == 1 and f"cannot listen at {program.url}: Address already in use" in done.stderr
+
+
+def test_without_a_broker_the_api_serves_and_says_what_is_wrong(program: Program, broker: Broker) -> None:
+    broker.kill()
+    program.start()
+    done = program.does("doctor")
+    assert done.returncode == 1
+    assert "problem  broker: 127.0.0.1:" in done.stdout
+    assert "holds it, and does not hear the broker" in done.stdout
+    broker.start()
+    eventually(lambda: "hears the broker since" in program.does("doctor").stdout, 60)
+    assert program.stop() == 0
+
+
+def test_the_doctor_knows_each_right_at_the_broker(program: Program, broker: Broker) -> None:
+    done = program.does("doctor")
+    assert "problem  database: there is no " in done.stdout
+    program.start()
+    done = program.does("doctor", "--json")
+    found = {line["check"]: line["verdict"] for line in json.loads(done.stdout)["findings"]}
+    found.pop("clock")  # nobody keeps the clock in a workshop
+    assert found.keys() == {
+        *("configuration", "database", "migrations", "lease", "broker", "subscribe", "publish", "disk", "api")
+    }
+    assert set(found.values()) == {"ok"}, done.stdout
+
+
+def test_a_backup_while_it_runs(program: Program, tmp_path: Path) -> None:
+    program.start()
+    done = program.does("backup", str(tmp_path / "copies" / "today.sqlite3"))
+    assert done.returncode == 0, done.stderr
+    copy = Database(f"sqlite:///{tmp_path}/copies/today.sqlite3")
+    with copy.read() as tx:
+        assert lease.standing(tx) is not None
+    assert program.stop() == 0
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_the_next_one_need_not_wait(program: Program, how: signal.Signals) -> None:
+    """Whoever has locked an SQLite file knows that the last holder of the lease is dead."""
+    program.start()
+    eventually(lambda: "connected to" in program.log.read_text(), 10)
+    done = program.does("serve")
+    assert done.returncode == 1 and "another controller uses" in done.stderr
+    assert program.process is not None
+    program.process.send_signal(how)
+    program.process.wait()
+    program.log.unlink()
+    program.start()
+    eventually(lambda: "connected to" in program.log.read_text(), 5)
+    assert program.stop() == 0
+
+
+def test_tls_of_its_own(program: Program, tmp_path: Path) -> None:
+    (tmp_path / "authority").mkdir()
+    authority = Authority(tmp_path / "authority")
+    mine = authority.issue("controller")
+    program.environment |= {"LISTEN_TLS_CERT": str(mine.certificate), "LISTEN_TLS_KEY": str(mine.key)}
+    program.url = f"https://127.0.0.1:{program.port}"
+    program.trusted = ssl.create_default_context(cafile=str(authority.certificate))
+    program.trusted.verify_flags &= (
+        ~ssl.VERIFY_X509_STRICT
+    )  # Python 3.13 wants more of an authority than openssl's does
+    program.start()
+    with pytest.raises(httpx.TransportError):
+        httpx.get(f"http://127.0.0.1:{program.port}/readyz")
+    assert program.stop() == 0
+    program.environment["LISTEN_TLS_KEY"] = str(authority.issue("another").key)
+    assert "LISTEN_TLS_CERT: cannot use" in program.does("check-config").stdout
+
+
+def test_whom_it_believes_where_a_request_comes_from(program: Program) -> None:
+    """Pitfall 47: only a listed proxy may say who stands behind it."""
+    forwarded = {"X-Forwarded-For": "203.0.113.7"}
+    for proxies, address in (("", "127.0.0.1"), ("127.0.0.1", "203.0.113.7"), ("10.0.0.0/8", "127.0.0.1")):
+        program.environment["TRUSTED_PROXIES"] = proxies
+        program.start()
+        with api(program) as http:
+            assert http.post("/freezes", json={"why": "x"}, headers=forwarded).status_code == 201
+            assert http.get("/audit").json()["items"][0]["address"] == address
+        assert program.stop() == 0
+
+
+def test_a_second_instance_takes_over_from_one_that_hangs(tmp_path: Path, broker: Broker, server: Server) -> None:
+    """Pitfall 19: stopped for longer than its lease, then continued: it finds another one at work, and waits."""
+    server.empty().close()
+    one, two = (
+        Program(tmp_path / name, broker, DATABASE_URL=server.url, CREDENTIALS_DIRECTORY="") for name in ("one", "two")
+    )
+    for program in (one, two):
+        Path(program.environment["STATE_DIRECTORY"]).mkdir()
+        program.start()
+    try:
+        eventually(lambda: holder(server) is not None, 20)
+        first = holder(server)
+        hung, other = (one, two) if f"as {first}" in one.log.read_text() else (two, one)
+        assert hung.process is not None
+        hung.process.send_signal(signal.SIGSTOP)
+        eventually(lambda: holder(server) not in (None, first), 30)
+        second = holder(server)
+        hung.process.send_signal(signal.SIGCONT)
+        eventually(lambda: "another instance" in hung.log.read_text(), 20)
+        assert holder(server) == second
+        assert other.stop() == 0
+        eventually(lambda: holder(server) not in (None, second), 20)
+        assert hung.stop() == 0
+    finally:
+        one.kill()
+        two.kill()
+
+
+def holder(server: Server) -> str | None:
+    """Who hears the broker."""
+    database = Database(server.url)
+    with database.read() as tx:
+        held = lease.standing(tx)
+    database.close()
+    return None if held is None or held["listening_since"] is None else str(held["holder"])
