@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import socket
-import threading
-from collections.abc import Iterator
 from typing import Any
 from uuid import uuid4
 
 import httpx
 import pytest
-import uvicorn
 from fastapi.routing import APIRoute
-from fastapi.testclient import TestClient
 from sqlalchemy import update
 
-from infoscreen_reboot.controller.api.access import Site
-from infoscreen_reboot.controller.api.app import PREFIX, create_app
+from infoscreen_reboot.controller.api.app import PREFIX
 from infoscreen_reboot.controller.auth import Role
 from infoscreen_reboot.controller.lifecycle import Limits
-from infoscreen_reboot.controller.orders import House
 from infoscreen_reboot.controller.store import commands, people
 from infoscreen_reboot.controller.store.database import Database
 from infoscreen_reboot.controller.store.tables import client, token
 from tests.controller.test_orders import site as some_clients
+from tests.controller.web import Web, kind, serving
 
 # What each role may do. A route that is not here fails the test: think first.
 MATRIX: dict[tuple[str, str], Role] = {
@@ -65,62 +58,6 @@ MATRIX: dict[tuple[str, str], Role] = {
     ("GET", "/events"): Role.VIEWER,
 }
 OPEN = {"/healthz", "/readyz", f"{PREFIX}/openapi.json"}
-
-
-class Web:
-    """The app, a token for each role, and three clients that are online."""
-
-    def __init__(self, database: Database, first: Web | None = None) -> None:
-        self.database = database
-        self.woken = 0
-        self.app = create_app(Site(database, House(), Limits(), self.wake))
-        self.client = TestClient(self.app, raise_server_exceptions=False)
-        self.uuids: list[str] = first.uuids if first else []
-        self.tokens: dict[Role, people.NewToken] = first.tokens if first else {}
-        if first is None:
-            self._fill()
-
-    def _fill(self) -> None:
-        with self.database.write() as tx:
-            self.uuids = some_clients(tx, 3)
-            for role in Role:
-                people.add_user(tx, f"a {role}", role, may_shut_down=False)
-                self.tokens[role] = people.add_token(tx, f"a {role}", "test", role, False, None)
-
-    @contextlib.contextmanager
-    def again(self) -> Iterator[Web]:
-        """Another instance on the same database, with connections of its own; or the same one after a restart."""
-        database = Database(self.database.engine.url.render_as_string(hide_password=False))
-        yield Web(database, self)
-        database.close()
-
-    def wake(self) -> None:
-        self.woken += 1
-
-    def call(self, method: str, path: str, role: Role | None = Role.OPERATOR, **options: Any) -> Any:
-        headers = dict(options.pop("headers", {}))
-        if role is not None:
-            headers["Authorization"] = f"Bearer {self.tokens[role].secret}"
-        address = path if path == "/metrics" else PREFIX + path
-        return self.client.request(method, address, headers=headers, **options)
-
-    def order(self, number: int = 0, **more: Any) -> Any:
-        content = {"action": "reboot_host", "client_uuid": self.uuids[number], **more}
-        return self.call("POST", "/commands", json=content)
-
-    def preview(self, **more: Any) -> Any:
-        content = {"action": "reboot_host", "selector": "site=alpine", **more}
-        return self.call("POST", "/batches/preview", json=content).json()
-
-
-@pytest.fixture
-def web(database: Database) -> Iterator[Web]:
-    yield Web(database)
-
-
-def kind(response: Any) -> tuple[int, str]:
-    assert response.headers["content-type"] == "application/problem+json", response.text
-    return response.status_code, response.json()["kind"]
 
 
 def test_every_route_stands_in_the_matrix_and_each_role_gets_what_it_may(web: Web) -> None:
@@ -299,22 +236,6 @@ def test_a_token_ends_when_it_is_revoked_or_over_and_has_no_more_rights_than_its
         tx.db.execute(update(token).where(of_operator).values(expires_at=tx.now))
     for role in (Role.ADMIN, Role.OPERATOR):
         assert kind(web.call("GET", "/whoami", role)) == (401, "not_authenticated")
-
-
-@contextlib.contextmanager
-def serving(web: Web) -> Iterator[str]:
-    """A real server: the test client gives a stream only when it has ended."""
-    # asyncio sets TCP_NODELAY only where the protocol is named: each answer would take 40 ms without.
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    listener.bind(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(web.app, http="h11", ws="none", log_level="critical"))
-    thread = threading.Thread(target=server.run, args=([listener],))
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}{PREFIX}"
-    finally:
-        server.should_exit = web.app.state.is_stopping = True
-        thread.join()
 
 
 def test_the_stream_begins_where_it_is_told_to_and_ends_with_the_token(web: Web) -> None:
