@@ -51,7 +51,8 @@ def set_standing(tx: Transaction, uuids: Sequence[str], standing: Standing, by: 
     values = {"standing": str(standing), "retired_at": retired_at, "two_hosts_at": None}
     tx.db.execute(update(client).where(among(tx, client.c.uuid, uuids)).values(**values))
     if standing is not Standing.ACCEPTED:
-        unsent = and_(among(tx, command.c.client_uuid, uuids), command.c.rank < VERDICT_RANK, command.c.sent_at.is_(None))
+        of_them = among(tx, command.c.client_uuid, uuids)
+        unsent = and_(of_them, command.c.rank < VERDICT_RANK, command.c.sent_at.is_(None))
         ids = tx.db.execute(select(command.c.id).where(unsent)).scalars().all()
         commands.learn(tx, [(each, Cancelled(tx.now, by, f"the client was {standing}")) for each in ids], fleet)
     told = [{"at": tx.now, "kind": f"client_{standing}", "client_uuid": uuid, "content": {"by": by}} for uuid in uuids]
