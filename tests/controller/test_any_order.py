@@ -73,6 +73,8 @@ from infoscreen_reboot.controller.store.database import Database, StoreError, Tr
 from infoscreen_reboot.controller.store.tables import command, event, freeze, metadata, outbox
 from infoscreen_reboot.mqtt.consumer import Lost, Puback, Received
 from infoscreen_reboot.mqtt.messages import Delivery, Message
+from tests.controller.conftest import Server
+from tests.controller.played import emptied
 
 NOW = datetime(2026, 4, 3, 12, 0, tzinfo=UTC)
 LIMITS = Limits()
@@ -451,8 +453,6 @@ CLIENTS = [str(UUID(int=number)) for number in (1, 2)]
 class InTheStore(RuleBasedStateMachine):
     """Two clients, and all their commands, in a database."""
 
-    url = ""
-
     def __init__(self) -> None:
         super().__init__()
         self.folder = Path(tempfile.mkdtemp(dir=_MEMORY))
@@ -547,13 +547,16 @@ class InTheStore(RuleBasedStateMachine):
         client=st.integers(0, 1),
         action=st.sampled_from([Action.REBOOT_HOST] * 3 + [Action.SHUTDOWN_HOST]),
         waits=st.booleans(),
+        is_sent_at_once=st.booleans(),
     )
-    def a_command_is_ordered(self, client: int, action: Action, waits: bool) -> None:
+    def a_command_is_ordered(self, client: int, action: Action, waits: bool, is_sent_at_once: bool) -> None:
         with self.database.write() as tx:
             wait_until = tx.now + timedelta(minutes=30) if waits else None
             wish = Wish(action, wait_until=wait_until, someone_is_there=True)
             command_id, _ = orders.order(tx, ANN, wish, CLIENTS[client], None, HOUSE)
         self.stories[command_id] = Story(client, action)
+        if is_sent_at_once:
+            self.step(())
 
     @precondition(lambda self: self.stories)
     @rule(number=st.integers(0, 9))
@@ -582,9 +585,13 @@ class InTheStore(RuleBasedStateMachine):
         return Status(reason, CLIENTS[client], session(self.sessions), boot(self.boots[client]), self.database.now)
 
     @precondition(lambda self: self.letters)
-    @rule(number=st.integers(0, 9), kind=st.sampled_from([*OF_A_REBOOT, *OF_A_SHUTDOWN]))
-    def a_client_takes_a_command(self, number: int, kind: str) -> None:
-        """One that it knows gets its present ack."""
+    @rule(
+        number=st.integers(0, 9),
+        kind=st.sampled_from([*OF_A_REBOOT, *OF_A_SHUTDOWN]),
+        more=st.sampled_from([0, 0, 1, 4]),
+    )
+    def a_client_takes_a_command(self, number: int, kind: str, more: int) -> None:
+        """And goes on with it. One that it knows gets its present ack."""
         _, payload = self.letters[-1 - number % len(self.letters)]
         content = commands_on_the_wire.parse(payload)
         story = self.stories[content.command_id]
@@ -601,7 +608,8 @@ class InTheStore(RuleBasedStateMachine):
             story.course = [fails(ErrorCode.BUSY)]
         else:
             self.busy[client] = content.command_id
-        self.goes_on(content.command_id)
+        for _ in range(1 + min(more, len(story.course) - 1)):
+            self.goes_on(content.command_id)
 
     def goes_on(self, command_id: str) -> None:
         story = self.stories[command_id]
@@ -834,6 +842,24 @@ def _empty_sqlite() -> Path:
 
 def test_the_store_ends_in_the_same_verdict_whatever_the_order() -> None:
     the_same(InTheStore, settings().max_examples, 30)
+
+
+def test_so_it_does_in_postgresql(server: Server) -> None:
+    database = Timed(server.url)
+    with database.engine.begin() as db:
+        db.execute(text("DROP SCHEMA public CASCADE"))
+        db.execute(text("CREATE SCHEMA public"))
+    metadata.create_all(database.engine)
+    database.close()
+
+    class InPostgresql(InTheStore):
+        def new_database(self) -> Timed:
+            found = Timed(server.url)
+            with found.engine.begin() as db:
+                db.execute(text(emptied()))
+            return found
+
+    the_same(InPostgresql, max(5, settings().max_examples // 5), 30)
 
 
 # --- It finds what is wrong
