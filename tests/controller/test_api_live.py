@@ -128,7 +128,7 @@ def test_only_what_it_is_about_is_given(web: Web) -> None:
 
 @pytest.mark.parametrize(("last", "goes_on"), [(1, 3), (99, 5)])
 def test_whoever_comes_too_late_is_told_that_events_are_gone(web: Web, last: int, goes_on: int) -> None:
-    """They were older than the retention, or the database is an older copy of itself: nobody may wait for number 100."""
+    """They were older than the retention, or an older copy of the database was restored."""
     for number in range(3):
         web.order(number)
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""The API as a caller has it: the app, a token for each role, three clients, and a real server to read a stream from."""
+"""The API as a caller has it: the app, a token for each role, three clients, and a real server that can stream."""
 
 from __future__ import annotations
 
@@ -78,6 +78,7 @@ def serving(web: Web) -> Iterator[str]:
     # asyncio sets TCP_NODELAY only where the protocol is named: each answer would take 40 ms without.
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.bind(("127.0.0.1", 0))
+    listener.listen(100)
     server = uvicorn.Server(uvicorn.Config(web.app, http="h11", ws="none", log_level="critical"))
     thread = threading.Thread(target=server.run, args=([listener],))
     thread.start()
