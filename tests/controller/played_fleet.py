@@ -87,9 +87,7 @@ class Fleet:
     def start(self, name: str) -> None:
         with self.database.read() as tx:
             now = tx.now
-        self.learn(
-            name, Acked(now, AckStatus.ACCEPTED, OLD_BOOT), Acked(now, AckStatus.EXECUTION_STARTED, OLD_BOOT)
-        )
+        self.learn(name, Acked(now, AckStatus.ACCEPTED, OLD_BOOT), Acked(now, AckStatus.EXECUTION_STARTED, OLD_BOOT))
 
     def complete(self, name: str, boot_id: str = NEW_BOOT) -> None:
         """From `published` to the end; with the old boot id it only pretends."""

@@ -18,4 +18,5 @@ fleet         clients, freezes, and how things stand
 people        login, tokens, users, audit
 transfer      import and export
 doctor        whether this all works
+server        runs the server's own program, on the server
 """

@@ -11,12 +11,12 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 from infoscreen_reboot import __version__
+from infoscreen_reboot.controller.ctl import server
 from infoscreen_reboot.controller.ctl.call import Call
 from infoscreen_reboot.controller.ctl.connection import PREFIX
 from infoscreen_reboot.controller.ctl.outcome import Failure, Outcome, Refused, Unreachable
 from infoscreen_reboot.controller.ctl.shapes import Whoami
 
-SERVER = Path("/usr/libexec/infoscreen-reboot-controller/infoscreen-reboot-controller")
 # The header has whole seconds, and the answer takes some time.
 _MOST_CLOCK_DIFFERENCE_S = 5.0
 
@@ -31,30 +31,44 @@ class Finding:
 
 def doctor(call: Call) -> Outcome:
     findings = list(examine(call))
-    server = local_doctor(call.screen.is_json)
+    call.screen.findings([(each.verdict, each.text, each.advice) for each in findings])
+    on_server = local_doctor(call)
     if call.screen.is_json:
         document = {"findings": [asdict(finding) for finding in findings], "server": None}
-        if server is not None:
-            document["server"] = {"exit_code": server.returncode, "output": server.stdout}
+        if on_server is not None:
+            document["server"] = {"exit_code": on_server.returncode, "output": on_server.stdout}
         call.screen.document(document)
-    else:
-        for finding in findings:
-            call.screen.finding(finding.verdict, finding.text, finding.advice)
-    return _outcome(findings, server)
+    return _outcome(findings, on_server)
 
 
-def local_doctor(is_captured: bool) -> subprocess.CompletedProcess[str] | None:
-    """The server's own doctor: it reads the service's settings, so only root can run it, and only on the server."""
-    if not SERVER.exists() or os.geteuid() != 0:
+def local_doctor(call: Call) -> subprocess.CompletedProcess[str] | None:
+    """The server's own doctor; None where it cannot run: elsewhere, or as somebody else than root."""
+    if not server.PROGRAM.exists() or os.geteuid() != 0:
         return None
-    return subprocess.run([SERVER, "doctor"], check=False, text=True, stdout=subprocess.PIPE if is_captured else None)
+    return _on_server("doctor", is_captured=call.screen.is_json)
 
 
-def _outcome(findings: list[Finding], server: subprocess.CompletedProcess[str] | None) -> Outcome:
+def admin(call: Call) -> Outcome:
+    """Not over HTTP: nobody has a token yet."""
+    return _outcome([], _on_server("admin", call.options.name))
+
+
+def backup(call: Call) -> Outcome:
+    return _outcome([], _on_server("backup", str(Path(call.options.file).absolute())))
+
+
+def _on_server(*words: str, is_captured: bool = False) -> subprocess.CompletedProcess[str]:
+    try:
+        return server.run(*words, is_captured=is_captured)
+    except server.NotHere as error:
+        raise Failure(Outcome.USAGE, str(error)) from None
+
+
+def _outcome(findings: list[Finding], on_server: subprocess.CompletedProcess[str] | None) -> Outcome:
     problems = {finding.check for finding in findings if finding.verdict == "problem"}
     if problems == {"token"}:
         return Outcome.NOT_PERMITTED
-    if problems or (server is not None and server.returncode != 0):
+    if problems or (on_server is not None and on_server.returncode != 0):
         return Outcome.UNREACHABLE
     return Outcome.DONE
 

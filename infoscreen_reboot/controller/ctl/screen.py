@@ -34,6 +34,8 @@ STYLES = {
     "problem": "red",
 }
 
+_COLOURED = ("state", "verdict", "outcome", "answer")
+
 
 def clean(text: object) -> str:
     """One line that can do a terminal no harm: what is not printable is written as in `\\x1b`."""
@@ -105,17 +107,15 @@ class Screen:
         return answer.strip()
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[object]], indent: int = 0) -> None:
-        """A word that is a state has its colour. A column that begins with `#` holds numbers."""
+        """A state has its colour. A column that begins with `#` holds numbers."""
         from rich.table import Table
 
-        made = Table(
-            box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold", show_header=any(columns)
-        )
+        made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold", show_header=any(columns))
         for column in columns:
             is_number = column.startswith("#")
             made.add_column(column.removeprefix("#"), justify="right" if is_number else "left", overflow="fold")
         for row in rows:
-            made.add_row(*(coloured(cell) for cell in row))
+            made.add_row(*(shown(cell, column) for cell, column in zip(row, columns, strict=True)))
         with self.console.capture() as drawn:
             self.console.print(made)
         for line in drawn.get().splitlines():
@@ -136,19 +136,22 @@ class Screen:
         made.add_column(style="dim", no_wrap=True)
         made.add_column(overflow="fold")
         for name, value in pairs:
-            made.add_row(name, coloured(value))
+            made.add_row(name, shown(value, name))
         with self.console.capture() as drawn:
             self.console.print(made)
         for line in drawn.get().splitlines():
             sys.stdout.write(" " * indent + line.rstrip() + "\n")
 
-    def finding(self, verdict: str, text: str, advice: str | None) -> None:
-        """As the client's doctor writes it."""
+    def findings(self, findings: Sequence[tuple[str, str, str | None]]) -> None:
+        """Verdict, text and advice, as the client's doctor writes them."""
+        if self.is_json:
+            return
         from rich.text import Text
 
-        self.console.print(Text.assemble((f"{verdict:<8}", STYLES[verdict]), clean(text)))
-        if advice is not None:
-            self.console.print(f"        {clean(advice)}")
+        for verdict, text, advice in findings:
+            self.console.print(Text.assemble((f"{verdict:<8}", STYLES[verdict]), clean(text)))
+            if advice is not None:
+                self.console.print(f"        {clean(advice)}")
 
     def paragraph(self, text: str, indent: int = 0) -> None:
         """Wrapped at its spaces."""
@@ -161,12 +164,12 @@ class Screen:
         self.console.print(clean(text), style="bold")
 
 
-def coloured(value: object) -> Text:
-    """In the colour of the state that it begins with."""
+def shown(value: object, name: str) -> Text:
+    """A cell; where it tells of a state, in the colour of the state that it begins with."""
     from rich.text import Text
 
     text = clean("-" if value is None else value)
-    return Text(text, STYLES.get(text.partition(" ")[0].rstrip(":,"), ""))
+    return Text(text, STYLES.get(text.partition(" ")[0].rstrip(":,"), "") if name in _COLOURED else "")
 
 
 def usage(sentence: str, advice: str | None = None) -> Failure:
