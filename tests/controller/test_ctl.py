@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import fcntl
 import json
@@ -9,6 +10,7 @@ import os
 import pty
 import re
 import select
+import shlex
 import socket
 import stat
 import subprocess
@@ -28,8 +30,10 @@ from sqlalchemy import select as sql_select
 from infoscreen_reboot.controller.auth import Role
 from infoscreen_reboot.controller.ctl import connection as connections
 from infoscreen_reboot.controller.ctl import watch as watches
+from infoscreen_reboot.controller.ctl.course import STATES
 from infoscreen_reboot.controller.ctl.main import main
 from infoscreen_reboot.controller.ctl.options import parser
+from infoscreen_reboot.controller.ctl.outcome import EXIT_CODES, Outcome
 from infoscreen_reboot.controller.store.database import Database
 from infoscreen_reboot.controller.store.tables import batch, command
 from tests.controller.played_fleet import OLD_BOOT, Fleet, uuid
@@ -831,3 +835,66 @@ def test_options_of_all_commands_stand_before_or_after(desk: Desk) -> None:
         ("clients", "--json", "list"),
     ):
         assert isinstance(desk(*argv).json, list)
+
+
+def below(made: Any) -> dict[str, Any]:
+    """The commands of a parser, by their names."""
+    found = [action.choices for action in made._actions if isinstance(action, argparse._SubParsersAction)]
+    return dict(found[0]) if found else {}
+
+
+def paths() -> dict[tuple[str, ...], Any]:
+    """Each command of the program, as it is typed, with its parser."""
+    first = below(parser())
+    deeper = {(name, word): made for name, each in first.items() for word, made in below(each).items()}
+    return {(): parser()} | {(name,): made for name, made in first.items()} | deeper
+
+
+def completed(words: Sequence[str], folder: Path) -> set[str]:
+    """What bash offers after these words, while the program knows two clients."""
+    program = folder / "infoscreen-rebootctl"
+    program.write_text("#!/bin/sh\n[ \"$*\" = 'clients --names' ] && printf '%s\\n' 'bar left' lobby\n")
+    program.chmod(0o755)
+    line = ("infoscreen-rebootctl", *words)
+    script = (
+        f"source {TOP}/debian/completions/infoscreen-rebootctl; COMP_WORDS=({' '.join(map(shlex.quote, line))});"
+        f" COMP_CWORD={len(line) - 1}; _infoscreen_rebootctl; printf '%s\\n' \"${{COMPREPLY[@]}}\""
+    )
+    environment = os.environ | {"PATH": f"{folder}:{os.environ['PATH']}"}
+    done = subprocess.run(["bash", "-uc", script], env=environment, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    return set(done.stdout.splitlines())
+
+
+@pytest.mark.parametrize("path", list(paths()), ids=" ".join)
+def test_the_completion_offers_each_command_and_each_option(path: tuple[str, ...], tmp_path: Path) -> None:
+    made = paths()[path]
+    options = {word for action in made._actions for word in action.option_strings if word.startswith("--")}
+    offered = completed((*path, ""), tmp_path)
+    files = {"infoscreen-rebootctl"} | {each.name for each in TOP.iterdir()}
+    assert {word for word in offered if word.startswith("--")} == options
+    assert {word for word in offered if not word.startswith("--")} - files - {r"bar\ left", "lobby"} == set(below(made))
+    takes_clients = any(action.metavar == "CLIENT" and not action.option_strings for action in made._actions)
+    assert takes_clients == ("lobby" in offered)
+
+
+def test_the_completion_knows_values_and_quotes_names(tmp_path: Path) -> None:
+    assert completed(("commands", "--state", ""), tmp_path) == set(STATES)
+    assert completed(("reboot", "b"), tmp_path) == {r"bar\ left"}
+    assert completed(("commands", "--client", ""), tmp_path) >= {r"bar\ left", "lobby"}
+    assert completed(("user", "add", "x", "--role", ""), tmp_path) == {"viewer", "operator", "admin"}
+    assert completed(("reboot", "--yes", ""), tmp_path) == {""}
+
+
+def test_the_manual_has_each_command_each_option_and_each_exit_code() -> None:
+    text = (TOP / "docs/man/infoscreen-rebootctl.1").read_text("utf-8")
+    words = set(re.findall(r"[\w-]+", text))
+    for path, made in paths().items():
+        assert set(path) <= words
+        for action in made._actions:
+            for option in action.option_strings:
+                name = option.lstrip("-").removeprefix("no-")
+                assert name in words or name in ("help", "h"), (path, option)
+    codes = text[text.index(".Sh EXIT STATUS") : text.index(".Sh EXAMPLES")]
+    assert set(re.findall(r"^\.It (\d+)$", codes, re.MULTILINE)) == {str(int(each)) for each in Outcome} | {"1"}
+    assert set(re.findall(r"^  (\d+) ", EXIT_CODES, re.MULTILINE)) == {str(int(each)) for each in Outcome}
