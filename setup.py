@@ -28,7 +28,11 @@ setup(
     python_requires=">=3.11",
     # Named, not found: whatever else lies in the tree (helper, tests) must never become a public module.
     packages=find_packages(include=["infoscreen_reboot", "infoscreen_reboot.*"]),
-    package_data={"infoscreen_reboot.contract": ["schemas/*.json"]},
+    package_data={
+        "infoscreen_reboot.contract": ["schemas/*.json"],
+        # Alembic reads them as files, so their folder is no package.
+        "infoscreen_reboot.controller.store": ["migrations/*.py", "migrations/versions/*.py"],
+    },
     install_requires=["dbus-next", "jsonschema", "paho-mqtt", "systemd-python"],
     # No entry points: the launchers in debian/launchers know where the private modules lie.
 )

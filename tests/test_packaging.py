@@ -1,14 +1,17 @@
-"""The package: what stdeb thinks of it, what lies in the .deb, and what Debian's own tools say."""
+"""The packages: what stdeb thinks of them, what lies in each .deb, and what Debian's own tools say."""
 
 from __future__ import annotations
 
+import ast
+import importlib.util
 import os
 import re
 import shutil
 import subprocess
+import sys
 import tarfile
 import xml.etree.ElementTree as ET
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -17,13 +20,17 @@ import pytest
 
 import infoscreen_reboot
 from infoscreen_reboot.client import config
+from infoscreen_reboot.controller import config as controller_config
 
 TREE = Path(__file__).resolve().parents[1]
+CLIENT, CONTROLLER = "infoscreen-reboot", "infoscreen-reboot-controller"
+# The folder of modules that the other package must not have.
+FOREIGN = {CLIENT: "controller", CONTROLLER: "client"}
 AGENT, HELPER = "infoscreen-simclient.service", "infoscreen-reboot-helper.service"
 NOTIFIER = "infoscreen-notify-failure@.service"
 CLOCK = "infoscreen-reboot-clock.service"
-MODULES = "usr/share/infoscreen-reboot/"
-# A folder of the tree, and where its files lie on the target.
+SERVER = "infoscreen-reboot-controller.service"
+# A folder of the tree, and where its files lie on the target, in the package that their name tells.
 SHIPPED = {
     "dbus/system-services": "usr/share/dbus-1/system-services",
     "dbus/system.d": "usr/share/dbus-1/system.d",
@@ -37,14 +44,24 @@ SHIPPED = {
     "systemd/udev/rules.d": "usr/lib/udev/rules.d",
 }
 PROGRAMS = {
-    "usr/bin/infoscreen-reboot",
-    "usr/libexec/infoscreen-reboot/infoscreen-notify-failure",
-    "usr/libexec/infoscreen-reboot/infoscreen-simclient",
-    "usr/libexec/infoscreen-reboot/infoscreen-reboot-helper",
-    "usr/libexec/infoscreen-reboot/infoscreen-reboot-probe",
+    CLIENT: {
+        "usr/bin/infoscreen-reboot",
+        "usr/libexec/infoscreen-reboot/infoscreen-notify-failure",
+        "usr/libexec/infoscreen-reboot/infoscreen-simclient",
+        "usr/libexec/infoscreen-reboot/infoscreen-reboot-helper",
+        "usr/libexec/infoscreen-reboot/infoscreen-reboot-probe",
+    },
+    CONTROLLER: {
+        "usr/bin/infoscreen-rebootctl",
+        "usr/libexec/infoscreen-reboot-controller/infoscreen-reboot-controller",
+    },
 }
-# Plain sh, run by systemd.
-SCRIPTS = {"usr/libexec/infoscreen-reboot/infoscreen-reboot-clock"}
+SETTINGS = {CLIENT: "etc/infoscreen-reboot/agent.env", CONTROLLER: "etc/infoscreen-reboot-controller/controller.env"}
+# Plain sh.
+SCRIPTS = {
+    CLIENT: {"usr/libexec/infoscreen-reboot/infoscreen-reboot-clock"},
+    CONTROLLER: {"usr/sbin/infoscreen-reboot-controller"},
+}
 DISPATCHER = "usr/lib/NetworkManager/dispatcher.d/50-infoscreen-reboot"
 # Debian's tools in Debian's Python, and no DEBEMAIL or the like of whoever runs the tests.
 ENVIRONMENT = {
@@ -52,7 +69,7 @@ ENVIRONMENT = {
     "LC_ALL": "C.UTF-8",
     "DEB_BUILD_OPTIONS": "nocheck",
 }
-OURS = AGENT, HELPER, NOTIFIER, CLOCK
+OURS = AGENT, HELPER, NOTIFIER, CLOCK, SERVER
 CLIENT_UUID = "9b8d1856-ff34-4864-a726-12de072d0f77"
 
 
@@ -102,17 +119,25 @@ class Deb:
 
     def modules(self) -> frozenset[str]:
         """Whatever Python could import from the package's own place, with its data."""
-        places = "|".join((MODULES, "usr/lib/python3/dist-packages/"))
+        places = "|".join((self.place, "usr/lib/python3/dist-packages/"))
         inside = (re.match(rf"(?:{places})(.+)", name) for name in self.contents)
         return frozenset(m[1] for m in inside if m and ".egg-info/" not in m[1])
 
-    def dependencies(self) -> frozenset[str]:
-        return frozenset(re.split(r"[ :(|]", one.strip())[0] for one in self.fields["Depends"].split(","))
+    @property
+    def place(self) -> str:
+        """Of its modules; what stdeb makes has them elsewhere."""
+        return f"usr/share/{self.fields['Package']}/"
+
+    def named(self, *fields: str) -> frozenset[str]:
+        """The packages that these fields of debian/control name."""
+        wanted = ",".join(self.fields[field] for field in fields if field in self.fields)
+        return frozenset(re.split(r"[ :(|]", one.strip())[0] for one in wanted.split(","))
 
 
-def build_ours(directory: Path) -> Deb:
+def build_ours(directory: Path) -> dict[str, Deb]:
     run("dpkg-buildpackage", "--build=binary", "--no-sign", cwd=copy_of_tree(directory / "source"))
-    return Deb.read(next(directory.glob("infoscreen-reboot_*_all.deb")))
+    found = [Deb.read(path) for path in directory.glob("*.deb")]
+    return {deb.fields["Package"]: deb for deb in found}
 
 
 def build_with_stdeb(directory: Path, change: Callable[[Path], None] = lambda tree: None) -> Deb:
@@ -125,13 +150,18 @@ def build_with_stdeb(directory: Path, change: Callable[[Path], None] = lambda tr
     return Deb.read(next((tree / "deb_dist").glob("*.deb")))
 
 
-def drift(ours: Deb, second_opinion: Deb) -> dict[str, object]:
-    """Where debian/ and setup.py disagree: the subject, and what stdeb has there or only one of them has."""
+def drift(debs: dict[str, Deb], second_opinion: Deb) -> dict[str, object]:
+    """Where debian/ and setup.py disagree: the subject, and what stdeb has there or only one of them has.
+
+    stdeb makes one package with all modules, and with the dependencies of the client.
+    """
     found: dict[str, object] = {}
-    if missing := second_opinion.dependencies() - ours.dependencies():
+    ours = debs[CLIENT]
+    if missing := second_opinion.named("Depends") - ours.named("Depends"):
         found["Depends"] = set(missing)
-    if ours.modules() != second_opinion.modules():
-        found["modules"] = set(ours.modules() ^ second_opinion.modules())
+    modules = ours.modules() | debs[CONTROLLER].modules()
+    if modules != second_opinion.modules():
+        found["modules"] = set(modules ^ second_opinion.modules())
     for field in ("Package", "Version", "Homepage", "Maintainer"):
         # The Debian revision is no business of setup.py.
         if ours.fields[field].partition("-1")[0] != second_opinion.fields[field].partition("-1")[0]:
@@ -140,17 +170,36 @@ def drift(ours: Deb, second_opinion: Deb) -> dict[str, object]:
 
 
 @pytest.fixture(scope="module")
-def deb(tmp_path_factory: pytest.TempPathFactory) -> Deb:
-    return build_ours(tmp_path_factory.mktemp("package"))
+def debs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Deb]:
+    """Each package by its name."""
+    found = build_ours(tmp_path_factory.mktemp("package"))
+    assert set(found) == {CLIENT, CONTROLLER}
+    return found
 
 
-def test_stdeb_derives_the_same_package_from_setup_py(deb: Deb, tmp_path: Path) -> None:
+@pytest.fixture
+def deb(debs: dict[str, Deb]) -> Deb:
+    """The client's package."""
+    return debs[CLIENT]
+
+
+@pytest.fixture
+def controller(debs: dict[str, Deb]) -> Deb:
+    return debs[CONTROLLER]
+
+
+def package_of(path: Path) -> str:
+    """Whose a file of the tree is, by its name."""
+    return CONTROLLER if path.name.startswith((CONTROLLER, "infoscreen-rebootctl")) else CLIENT
+
+
+def test_stdeb_derives_the_same_modules_from_setup_py(debs: dict[str, Deb], tmp_path: Path) -> None:
     second_opinion = build_with_stdeb(tmp_path)
-    assert drift(deb, second_opinion) == {}
-    assert "python3-paho-mqtt" in second_opinion.dependencies()
+    assert drift(debs, second_opinion) == {}
+    assert "python3-paho-mqtt" in second_opinion.named("Depends")
 
 
-def test_stdeb_reports_each_change_that_debian_does_not_follow(deb: Deb, tmp_path: Path) -> None:
+def test_stdeb_reports_each_change_that_debian_does_not_follow(debs: dict[str, Deb], tmp_path: Path) -> None:
     def change(tree: Path) -> None:
         setup = tree / "setup.py"
         text = setup.read_text("utf-8")
@@ -167,7 +216,7 @@ def test_stdeb_reports_each_change_that_debian_does_not_follow(deb: Deb, tmp_pat
         version = package / "__init__.py"
         version.write_text(re.sub(r'(__version__ = )".*"', r'\1"9.9.9"', version.read_text("utf-8")), "utf-8")
 
-    assert drift(deb, build_with_stdeb(tmp_path, change)) == {
+    assert drift(debs, build_with_stdeb(tmp_path, change)) == {
         "Depends": {"python3-requests"},
         "modules": {"infoscreen_reboot/signing.py", "infoscreen_reboot/signing2.py"},
         "Version": "9.9.9-1",
@@ -181,66 +230,131 @@ def test_changelog_and_modules_agree_on_the_version() -> None:
     assert version.strip() == infoscreen_reboot.__version__
 
 
-def test_every_file_of_the_tree_lies_where_the_target_wants_it(deb: Deb) -> None:
+def test_every_file_of_the_tree_lies_where_the_target_wants_it_and_in_one_package(debs: dict[str, Deb]) -> None:
     for folder, target in SHIPPED.items():
-        files = (path for path in (TREE / folder).rglob("*") if path.is_file())
-        ours = {str(path.relative_to(TREE / folder)): path.read_text("utf-8") for path in files}
-        assert ours, f"nothing in {folder}"
-        for name, text in ours.items():
-            assert deb.contents[f"{target}/{name}"] == text
+        files = [path for path in (TREE / folder).rglob("*") if path.is_file()]
+        assert files, f"nothing in {folder}"
+        for path in files:
+            name = f"{target}/{path.relative_to(TREE / folder)}"
+            assert {owner for owner, deb in debs.items() if name in deb.contents} == {package_of(path)}, name
+            assert debs[package_of(path)].contents[name] == path.read_text("utf-8")
     for page in (TREE / "docs/man").iterdir():
-        assert f"usr/share/man/man{page.suffix[1:]}/{page.name}.gz" in deb.contents
+        name = f"usr/share/man/man{page.suffix[1:]}/{page.name}.gz"
+        assert {owner for owner, deb in debs.items() if name in deb.contents} == {package_of(page)}, name
 
 
-def test_the_package_holds_no_file_without_a_reason(deb: Deb) -> None:
+@pytest.mark.parametrize("package", [CLIENT, CONTROLLER])
+def test_a_package_holds_no_file_without_a_reason(debs: dict[str, Deb], package: str) -> None:
+    deb = debs[package]
     places = (
         *(f"{target}/" for target in SHIPPED.values()),
-        f"{MODULES}infoscreen_reboot/",
-        f"{MODULES}infoscreen_reboot-{infoscreen_reboot.__version__}.egg-info/",
-        "usr/share/doc/infoscreen-reboot/",
+        f"{deb.place}infoscreen_reboot/",
+        f"usr/share/doc/{package}/",
         "usr/share/man/",
     )
     others = {name for name in deb.contents if not name.startswith(places)}
-    assert others == PROGRAMS | SCRIPTS | {
-        "etc/infoscreen-reboot/agent.env",
-        "usr/share/bash-completion/completions/infoscreen-reboot",
-        "usr/share/lintian/overrides/infoscreen-reboot",
-        "usr/share/python3/runtime.d/infoscreen-reboot.rtupdate",
+    # dh_python3 reads there what the client needs.
+    others = {name for name in others if not (package == CLIENT and ".egg-info/" in name)}
+    command = "infoscreen-reboot" if package == CLIENT else "infoscreen-rebootctl"
+    assert others == PROGRAMS[package] | SCRIPTS[package] | {
+        SETTINGS[package],
+        f"usr/share/bash-completion/completions/{command}",
+        f"usr/share/lintian/overrides/{package}",
+        f"usr/share/python3/runtime.d/{package}.rtupdate",
     }
 
 
-def test_every_module_and_schema_is_shipped_and_private(deb: Deb) -> None:
-    package = TREE / "infoscreen_reboot"
-    ours = {str(p.relative_to(TREE)) for p in package.rglob("*") if p.suffix in (".py", ".json")}
-    assert deb.modules() == ours
-    assert not any("dist-packages" in name for name in deb.contents)
+def shipped_modules(package: str) -> Iterator[Path]:
+    """Of the tree: what is the package's own, and what both need."""
+    for path in (TREE / "infoscreen_reboot").rglob("*"):
+        if path.suffix in (".py", ".json") and path.relative_to(TREE).parts[1] != FOREIGN[package]:
+            yield path
 
 
-def test_programs_are_executable_and_isolated_from_the_callers_python(deb: Deb) -> None:
-    for name in PROGRAMS:
-        assert deb.modes[name] == 0o755
-        assert deb.contents[name].startswith("#!/usr/bin/python3 -I\n"), name
+@pytest.mark.parametrize("package", [CLIENT, CONTROLLER])
+def test_each_package_has_its_own_copy_of_what_it_needs_and_nothing_of_the_other(
+    debs: dict[str, Deb], package: str
+) -> None:
+    ours = {str(path.relative_to(TREE)): path.read_text("utf-8") for path in shipped_modules(package)}
+    assert debs[package].modules() == set(ours)
+    assert {name: debs[package].contents[debs[package].place + name] for name in ours} == ours
+    assert not any("dist-packages" in name for name in debs[package].contents)
 
 
-def test_only_root_reads_what_may_hold_the_brokers_password(deb: Deb) -> None:
-    assert deb.modes["etc/infoscreen-reboot/agent.env"] == 0o640
-    assert deb.modes["etc/infoscreen-reboot/agent.env.d"] == 0o750
-    assert deb.scripts("conffiles").split() == ["/etc/infoscreen-reboot/agent.env"]
+def test_the_packages_have_no_file_in_common(debs: dict[str, Deb]) -> None:
+    assert debs[CLIENT].contents.keys() & debs[CONTROLLER].contents.keys() == set()
 
 
-def test_the_shipped_configuration_sets_nothing_and_shows_the_true_defaults() -> None:
-    lines = (TREE / "debian/agent.env").read_text("utf-8").splitlines()
+def foreign_imports(path: Path) -> Iterator[str]:
+    """The modules of others that a file imports, at its top or later."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [node.module or ""]
+        else:
+            continue
+        for name in names:
+            if name.partition(".")[0] not in {*sys.stdlib_module_names, "infoscreen_reboot"}:
+                yield name
+
+
+@pytest.mark.parametrize("package", [CLIENT, CONTROLLER])
+def test_a_package_names_each_library_that_it_imports_and_no_other(debs: dict[str, Deb], package: str) -> None:
+    files = [path for path in shipped_modules(package) if path.suffix == ".py"]
+    if package == CLIENT:
+        files += [TREE / "helper/infoscreen_reboot_helper.py"]
+    needed = set()
+    for name in {name for path in files for name in foreign_imports(path)}:
+        spec = importlib.util.find_spec(name)
+        assert spec is not None and spec.origin is not None, name
+        needed.add(run("dpkg-query", "--search", spec.origin).partition(":")[0])
+    named = debs[package].named("Depends", "Recommends")
+    assert {name for name in named if name.startswith("python3-")} == needed
+
+
+def test_programs_are_executable_and_isolated_from_the_callers_python(debs: dict[str, Deb]) -> None:
+    for package, programs in PROGRAMS.items():
+        for name in programs:
+            assert debs[package].modes[name] == 0o755
+            assert debs[package].contents[name].startswith("#!/usr/bin/python3 -I\n"), name
+
+
+@pytest.mark.parametrize("package", [CLIENT, CONTROLLER])
+def test_only_root_reads_what_may_hold_a_password(debs: dict[str, Deb], package: str) -> None:
+    assert debs[package].modes[SETTINGS[package]] == 0o640
+    assert debs[package].modes[f"{SETTINGS[package]}.d"] == 0o750
+    assert debs[package].scripts("conffiles").split() == [f"/{SETTINGS[package]}"]
+
+
+def shown_settings(file: str) -> dict[str, str]:
+    """What a shipped file of settings shows as defaults; it sets nothing."""
+    lines = (TREE / "debian" / file).read_text("utf-8").splitlines()
     assert all(line.startswith("#") for line in lines if line)
-    shown = {m[1]: m[2] for line in lines if (m := re.fullmatch(r"#([A-Z_]+)=(.*)", line))}
+    return {m[1]: m[2] for line in lines if (m := re.fullmatch(r"#([A-Z_]+)=(.*)", line))}
+
+
+def explained_settings(page: str) -> set[str]:
+    text = (TREE / "docs/man" / page).read_text("utf-8")
+    headings = re.findall(r"^\.It (.*)$", text, re.MULTILINE)
+    return {name for heading in headings for name in re.findall(r"Ev ([A-Z_]+)", heading)}
+
+
+def test_the_clients_configuration_sets_nothing_and_shows_the_true_defaults() -> None:
+    shown = shown_settings("agent.env")
     required = {"MQTT_BROKER": "broker.example", "CLIENT_UUID": CLIENT_UUID}
     assert config.unknown_names(shown) == []
     assert config.load({**shown, **required}) == config.load(required)
-    page = (TREE / "docs/man/infoscreen-reboot.env.5").read_text("utf-8")
-    headings = re.findall(r"^\.It (.*)$", page, re.MULTILINE)
-    explained = {name for heading in headings for name in re.findall(r"Ev ([A-Z_]+)", heading)}
     code = Path(config.__file__).read_text("utf-8")
     known = set(re.findall(r'"((?:MQTT|CLIENT|COMMAND|POST_BOOT)_[A-Z_]*[A-Z])"', code))
-    assert set(shown) == explained == known
+    assert set(shown) == explained_settings("infoscreen-reboot.env.5") == known
+
+
+def test_the_controllers_configuration_sets_nothing_and_shows_the_true_defaults() -> None:
+    shown = shown_settings("controller.env")
+    required = {"MQTT_BROKER": "broker.example"}
+    assert controller_config.load({**shown, **required}) == controller_config.load(required)
+    assert set(shown) == explained_settings("infoscreen-reboot-controller.env.5") == set(controller_config._NAMES)
 
 
 def test_the_agent_is_enabled_and_both_units_are_stopped_on_removal(deb: Deb) -> None:
@@ -251,25 +365,37 @@ def test_the_agent_is_enabled_and_both_units_are_stopped_on_removal(deb: Deb) ->
         assert f"deb-systemd-invoke stop '{unit}'" in deb.scripts("prerm")
 
 
+def test_the_controller_is_enabled_restarted_on_upgrade_and_stopped_on_removal(controller: Deb) -> None:
+    assert f"deb-systemd-helper enable '{SERVER}'" in controller.scripts("postinst")
+    assert f"deb-systemd-invoke $_dh_action '{SERVER}'" in controller.scripts("postinst")
+    assert f"deb-systemd-invoke stop '{SERVER}'" in controller.scripts("prerm")
+
+
 def test_the_notifier_is_started_by_failures_only_and_stopped_on_removal(deb: Deb) -> None:
     assert "infoscreen-notify-failure" not in deb.scripts("postinst")
     assert "deb-systemd-invoke stop 'infoscreen-notify-failure@*.service'" in deb.scripts("prerm")
 
 
-def test_the_clocks_scripts_are_what_network_manager_accepts_and_are_plain_sh(deb: Deb) -> None:
-    for name in (*SCRIPTS, DISPATCHER):
-        assert deb.modes[name] == 0o755
-        assert deb.contents[name].startswith("#!/bin/sh\n"), name
+def test_scripts_are_plain_sh_and_what_network_manager_accepts(debs: dict[str, Deb]) -> None:
+    for package, scripts in SCRIPTS.items():
+        for name in (*scripts, *([DISPATCHER] if package == CLIENT else [])):
+            assert debs[package].modes[name] == 0o755
+            assert debs[package].contents[name].startswith("#!/bin/sh\n"), name
+
+
+def test_the_clock_is_looked_after_from_the_first_boot_on(deb: Deb) -> None:
     assert f"deb-systemd-helper enable '{CLOCK}'" in deb.scripts("postinst")
 
 
-def test_the_user_exists_before_the_agent_starts(deb: Deb) -> None:
-    postinst = deb.scripts("postinst")
+@pytest.mark.parametrize("package", [CLIENT, CONTROLLER])
+def test_the_user_exists_before_the_service_starts(debs: dict[str, Deb], package: str) -> None:
+    postinst = debs[package].scripts("postinst")
     assert 0 < postinst.index("systemd-sysusers") < postinst.index("deb-systemd-invoke")
 
 
-def test_systemd_understands_every_line_of_the_units(deb: Deb, tmp_path: Path) -> None:
-    run("dpkg-deb", "--extract", deb.path, tmp_path)
+def test_systemd_understands_every_line_of_the_units(debs: dict[str, Deb], tmp_path: Path) -> None:
+    for deb in debs.values():
+        run("dpkg-deb", "--extract", deb.path, tmp_path)
     (agent,) = tmp_path.glob(f"**/systemd/system/{AGENT}")
     units = agent.parent
     # The units that ours refer to.
@@ -280,13 +406,16 @@ def test_systemd_understands_every_line_of_the_units(deb: Deb, tmp_path: Path) -
     assert run("systemd-analyze", "verify", "--man=no", f"--root={tmp_path}", *OURS, *tuned) == ""
 
 
-@pytest.mark.parametrize(("unit", "tenths"), [(AGENT, 12), (NOTIFIER, 12), (HELPER, 6), (CLOCK, 10)])
+@pytest.mark.parametrize(("unit", "tenths"), [(AGENT, 12), (NOTIFIER, 12), (HELPER, 6), (CLOCK, 10), (SERVER, 12)])
 def test_units_are_confined(unit: str, tenths: int) -> None:
     path = TREE / "systemd/system" / unit
     run("systemd-analyze", "security", "--offline=true", f"--threshold={tenths}", path)
 
 
-@pytest.mark.parametrize(("unit", "megabytes", "tasks"), [(AGENT, 256, 64), (NOTIFIER, 128, 16), (HELPER, 128, 16)])
+@pytest.mark.parametrize(
+    ("unit", "megabytes", "tasks"),
+    [(AGENT, 256, 64), (NOTIFIER, 128, 16), (HELPER, 128, 16), (SERVER, 512, 128)],
+)
 def test_units_are_bounded(unit: str, megabytes: int, tasks: int) -> None:
     lines = (TREE / "systemd/system" / unit).read_text("utf-8").splitlines()
     assert f"MemoryMax={megabytes}M" in lines

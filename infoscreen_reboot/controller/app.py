@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import fcntl
 import logging
 import os
 import secrets
@@ -14,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from infoscreen_reboot import __version__
 from infoscreen_reboot.controller import config
@@ -22,7 +23,7 @@ from infoscreen_reboot.controller.config import Settings
 from infoscreen_reboot.controller.engine import Orders
 from infoscreen_reboot.controller.leader import Leader
 from infoscreen_reboot.controller.orders import House
-from infoscreen_reboot.controller.store import schema
+from infoscreen_reboot.controller.store import lease, schema
 from infoscreen_reboot.controller.store.database import Database, StoreError
 from infoscreen_reboot.controller.store.facts import Policy
 from infoscreen_reboot.controller.store.schema import SchemaTooNew
@@ -108,7 +109,11 @@ def _serve(environment: Mapping[str, str]) -> int:
         return EX_CONFIG
     try:
         database = Database(settings.database_url)
+        lock = _lock(database)
         schema.prepare(database, config.backups(environment))
+        if lock is not None:
+            with database.write() as tx:
+                lease.seize(tx)  # whoever held it is dead
         listener = _listen(settings)
     except (StoreError, SchemaTooNew, OSError) as error:
         log.error("cannot start: %s", error)
@@ -121,7 +126,8 @@ def _serve(environment: Mapping[str, str]) -> int:
     log.info("infoscreen-reboot-controller %s at %s as %s, %s", __version__, where, holder, database.address)
     leader = Leader(database, settings.broker, orders, signer, holder, settings.keep)
     house = House(_policy(settings), settings.valid_for, signer, settings.deadlines)
-    return asyncio.run(_run(settings, database, house, leader, listener))
+    with lock or contextlib.nullcontext():
+        return asyncio.run(_run(settings, database, house, leader, listener))
 
 
 async def _run(
@@ -201,6 +207,23 @@ def _new_server(settings: uvicorn.Config) -> uvicorn.Server:
                 _notify("READY=1")
 
     return Server(settings)
+
+
+def _lock(database: Database) -> IO[bytes] | None:
+    """An SQLite file is used by one controller only, so it need not wait for the lease of one that was killed.
+
+    Raises StoreError or OSError. The lock goes with the process.
+    """
+    if database.file is None:
+        return None
+    try:
+        lock = database.file.with_suffix(".lock").open("wb")
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise StoreError(f"another controller uses {database.file}") from None
+    except OSError as error:
+        raise StoreError(f"cannot lock {database.file}: {error.strerror}") from None
+    return lock
 
 
 def _listen(settings: Settings) -> socket.socket | None:

@@ -18,7 +18,17 @@ from infoscreen_reboot.contract.command import Action
 from infoscreen_reboot.controller import dispatch, ingest
 from infoscreen_reboot.controller.dispatch import Signs
 from infoscreen_reboot.controller.ingest import Heard
-from infoscreen_reboot.controller.lifecycle import Acked, Fact, Limits, Overdue, Published, Record, Seen, deadline
+from infoscreen_reboot.controller.lifecycle import (
+    Acked,
+    Fact,
+    Limits,
+    Overdue,
+    Published,
+    Record,
+    Seen,
+    State,
+    deadline,
+)
 from infoscreen_reboot.controller.presence import Presence
 from infoscreen_reboot.controller.safety import Facts, ask_in_turn, first_hold, frozen
 from infoscreen_reboot.controller.store import clients, commands, facts, lease
@@ -39,6 +49,9 @@ HEARING_AGAIN = timedelta(seconds=60)
 # How many commands may be at the broker without its PUBACK.
 IN_FLIGHT = 200
 _RELEASE_EVERY = timedelta(seconds=1)
+EXECUTED = (State.EXECUTION_STARTED, State.AWAITING_RECONNECT)
+# It reads all open commands. What it looks for is a minute old.
+_ASK_EVERY = timedelta(seconds=1)
 _RUBBISH_EVERY_S = 60.0
 
 
@@ -97,6 +110,7 @@ class Engine:
         self._hears_all_from: datetime | None = None
         self._released_at: datetime | None = None
         self._released_to: tuple[datetime, str] | None = None
+        self._asks_at: datetime | None = None
         self.rubbish = Rubbish()
 
     def begin(self) -> None:
@@ -160,8 +174,9 @@ class Engine:
             if owners.get(ack.command_id) == client_uuid:
                 fact = Acked(tx.now, ack.status, ack.boot_id, ack.error_code, ack.error_message)
                 told.append((ack.command_id, fact))
-        commands.learn(tx, told, self._orders.limits)
-        concerned = batch.seen.keys() | {client_uuid for client_uuid, _ in batch.acks}
+        changes = commands.learn(tx, told, self._orders.limits)
+        # What is known of a client's connection tells of its command only from `execution_started` on.
+        concerned = batch.seen.keys() | {change.client_uuid for change in changes if change.after.state in EXECUTED}
         if concerned:
             self._see(tx, concerned, batch.born)
 
@@ -197,6 +212,9 @@ class Engine:
         commands.learn(tx, told, self._orders.limits)
 
     def _ask_again(self, tx: Transaction) -> None:
+        if self._asks_at is not None and tx.now < self._asks_at:
+            return
+        self._asks_at = tx.now + _ASK_EVERY
         late = commands.unanswered(tx, tx.now - dispatch.ASK_AGAIN, BATCH)
         if late:
             self._ask(tx, late, clients.presences(tx, {each.client_uuid for each in late}))

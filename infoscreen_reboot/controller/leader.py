@@ -66,6 +66,7 @@ class Leader(threading.Thread):
         self._stopping.set()
         self._consumer.wake()
         self.join()
+        self._consumer.end()  # not before: others may wake it until then
 
     def run(self) -> None:
         try:
@@ -73,8 +74,6 @@ class Leader(threading.Thread):
                 self._try_to_lead()
         except Exception as error:  # it ends the process, which says why
             self.failed = error
-        finally:
-            self._consumer.end()
 
     def _try_to_lead(self) -> None:
         try:

@@ -274,6 +274,10 @@ def _entered(record: Record, fact: Fact) -> Record:
         case Acked():
             code = str(fact.code) if fact.code is not None else None
             record = replace(record, ended_boot_id=fact.boot_id, error_code=code, error_message=fact.message)
+            if record.started_boot_id not in (None, fact.boot_id) and record.back_at is None:
+                # Its presence may be heard in the same moment, and nobody looks at that after the verdict.
+                down_at = record.down_at or fact.at
+                record = replace(record, down_at=down_at, back_at=fact.at, back_boot_id=fact.boot_id)
         case Overdue():
             record = replace(record, overdue=fact.step)
         case Blocked():

@@ -21,7 +21,7 @@ from infoscreen_reboot.client.doctor import probe
 from infoscreen_reboot.client.doctor.finding import Verdict
 from infoscreen_reboot.client.notifier.notify_failure import send
 from infoscreen_reboot.contract.telemetry import MAX_LOG_LINES, FailureAlert, encode_failure_alert
-from infoscreen_reboot.contract.topics import Topics
+from infoscreen_reboot.contract.topics import Leaf, Topics
 from infoscreen_reboot.mqtt.messages import Delivery, Message
 from infoscreen_reboot.mqtt.session import Presence, Session
 from tests.broker.conftest import PATIENCE_S, Run
@@ -93,6 +93,8 @@ def test_who_may_publish_where(kit: KitBroker, way: str, who: str, topic: str, a
 
 
 HEARS: dict[str, dict[str, set[str]]] = {
+    # What the controller of this project subscribes to.
+    **{leaf.filter: {CONTROLLER: {f"infoscreen/{client}/{leaf}" for client in (CLIENT, OTHER)}} for leaf in Leaf},
     "#": {CLIENT: COMMANDS, CONTROLLER: set(EVERY), ADMIN: set(EVERY)},
     "infoscreen/#": {CLIENT: COMMANDS, CONTROLLER: set(EVERY), ADMIN: set(EVERY)},
     "infoscreen/+/commands": {CLIENT: {Topics(CLIENT).commands}},

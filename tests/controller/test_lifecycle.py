@@ -168,6 +168,14 @@ def test_expired_in_the_boot_of_its_start_is_the_clients_own_word() -> None:
     assert (record.state, record.error_code) == (State.FAILED, "expired")
 
 
+def test_a_verdict_from_another_boot_shows_that_the_client_is_back_when_its_presence_comes_after_it() -> None:
+    record = told(a_record(), SENT, PUBLISHED, ACCEPTED, STARTED, DOWN, COMPLETED, BACK)
+    assert (record.back_at, record.back_boot_id, record.down_at) == (at(60), NEW, at(8))
+    assert told(a_record(), STARTED, COMPLETED).down_at == at(60)
+    mock = told(a_record(), STARTED, ack("completed", OLD))
+    assert (mock.down_at, mock.back_at) == (None, None)
+
+
 def test_an_ack_may_overtake_the_commit_of_its_own_publish() -> None:
     record = told(a_record(), SENT, ACCEPTED)
     assert (record.state, record.published_at) == (State.ACCEPTED, None)

@@ -14,7 +14,7 @@ from infoscreen_reboot.contract.ack import AckStatus, ErrorCode
 from infoscreen_reboot.contract.command import Action
 from infoscreen_reboot.contract.telemetry import BootReport, Cause, FailureAlert, PresenceReason, Status
 from infoscreen_reboot.controller.ingest import Cleared, Heard
-from infoscreen_reboot.controller.lifecycle import Acked, Cancelled, Limits, Published, Seen, State
+from infoscreen_reboot.controller.lifecycle import VERDICT_RANK, Acked, Cancelled, Limits, Published, Seen, State
 from infoscreen_reboot.controller.safety import Standing, ask, first_hold
 from infoscreen_reboot.controller.store import clients, commands, facts, lease, tables
 from infoscreen_reboot.controller.store.commands import Letter, New, Request
@@ -111,9 +111,21 @@ def test_a_rank_never_falls_and_a_verdict_never_changes_whoever_writes(database:
         rows = commands._by_id(tx, [COMMAND])
         behind = commands.record_of(rows[COMMAND])
         commands.learn(tx, [(COMMAND, Acked(tx.now, AckStatus.FAILED, OLD, ErrorCode.INHIBITED, "x"))], LIMITS)
-        commands.write(tx, {COMMAND: replace(behind, state=State.ACCEPTED)}, rows, LIMITS)
-        commands.write(tx, {COMMAND: replace(behind, state=State.COMPLETED)}, rows, LIMITS)
+        commands.write(tx, [(behind, replace(behind, state=State.ACCEPTED), rows[COMMAND])], LIMITS)
+        commands.write(tx, [(behind, replace(behind, state=State.COMPLETED), rows[COMMAND])], LIMITS)
         assert (row_of(tx)["state"], row_of(tx)["error_code"]) == ("failed", "inhibited")
+
+
+def test_open_commands_are_found_without_reading_all_that_have_ended(database: Database) -> None:
+    with database.write() as tx:
+        if tx.is_sqlite:
+            ask = "EXPLAIN QUERY PLAN "
+        else:
+            ask = "EXPLAIN "
+            tx.db.exec_driver_sql("SET LOCAL enable_seqscan = off")  # a small table is read whole otherwise
+        query = f"SELECT id FROM command WHERE client_uuid = '{uuid(1)}' AND {command.c.rank < VERDICT_RANK}"
+        plan = " ".join(str(row) for row in tx.db.exec_driver_sql(ask + query))
+        assert "command_open" in plan, plan
 
 
 def test_what_was_given_to_the_broker_cannot_be_cancelled(database: Database) -> None:

@@ -16,6 +16,7 @@ from tests.system.conftest import (
     pytest_runtest_setup,
     suite,
 )
+from tools.lab import tree
 from tools.lab.debian import Bench
 from tools.lab.machine import Machine
 from tools.lab.roots import layers_of_testbed
@@ -29,10 +30,22 @@ def bench(suite: str) -> Iterator[Bench]:
         yield bench
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool:
+    """The controller is built for one suite only."""
+    suites = {"test_controller.py": tree.CONTROLLER_SUITE}
+    return config.getoption("--suite") != suites.get(collection_path.name, config.getoption("--suite"))
+
+
+@pytest.fixture(scope="session")
+def debs(suite: str, deb: Path) -> list[Path]:
+    """All our packages of that suite."""
+    return tree.build_all(suite)
+
+
 @pytest.fixture
-def testbed(suite: str, deb: Path, bench: Bench, request: pytest.FixtureRequest) -> Iterator[Machine]:
-    """A booted Debian without our package, which the bench may log in to; it comes back from reboots by itself."""
-    with Machine(suite, deb, auto_restart=True, layers=layers_of_testbed(suite, deb)) as machine:
+def testbed(suite: str, deb: Path, debs: list[Path], bench: Bench, request: pytest.FixtureRequest) -> Iterator[Machine]:
+    """A booted Debian without our packages, which the bench may log in to; it comes back from reboots by itself."""
+    with Machine(suite, deb, auto_restart=True, layers=layers_of_testbed(suite, *debs)) as machine:
         request.node.stash[MACHINES].append(machine)
         bench.let_in(machine)
         machine.boot()

@@ -11,22 +11,15 @@ from pathlib import Path
 import pytest
 
 from tests.system.hands import DONE
+from tests.system.kit import commands, do, set_up_broker
 from tools.lab import tree
 from tools.lab.machine import Machine
 from tools.lab.patience import slow
 
-KIT = tree.TREE / "docs/examples/mosquitto"
 CLIENT = "9b8d1856-ff34-4864-a726-12de072d0f77"
 CONTROLLER = ["-h", "broker.example", "-p", "8883", "--cafile", "/root/kit/ca.crt", "-u", "infoscreen-controller"]
 CONTROLLER += ["-P", "infoscreen-controller-secret", "-q", "1"]
 ACKS = [*CONTROLLER, "-i", "controller", "-c", "-t", "infoscreen/+/commands/ack"]
-
-
-def commands(section: str) -> list[str]:
-    """The blocks of a section; passwords are given where mosquitto_passwd would ask for them."""
-    text = (KIT / "README.md").read_text().partition(f"\n## {section}")[2].partition("\n## ")[0]
-    blocks = re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-    return [re.sub(r"mosquitto_passwd (/\S+) (\S+)", r"mosquitto_passwd -b \1 \2 \2-secret", b) for b in blocks]
 
 
 def readme(section: str) -> list[str]:
@@ -42,28 +35,10 @@ def shown(after: str, uuid: str) -> list[str]:
     return block.replace(CLIENT, uuid).splitlines()
 
 
-def do(machine: Machine, block: str) -> str:
-    return machine.run("sh", "-euc", f"cd /root/kit\n{block}", timeout_s=180)
-
-
 def problems(machine: Machine) -> list[str]:
     """What the doctor finds wrong."""
     findings = json.loads(machine.run("infoscreen-reboot", "doctor", "--json", check=False))["findings"]
     return [finding["check"] for finding in findings if finding["verdict"] == "problem"]
-
-
-def set_up_broker(machine: Machine, folder: Path) -> None:
-    """By the kit's README; its certificates are made in `folder`, and lie in /root/kit on the machine then."""
-    shutil.copy(KIT / "certificates", folder)
-    for block in commands("1."):
-        subprocess.run(["sh", "-euc", block], cwd=folder, check=True, capture_output=True)
-    kit = machine.path("/root/kit")
-    shutil.copytree(folder, kit)
-    for name in ("infoscreen.conf", "infoscreen.acl"):
-        shutil.copy(KIT / name, kit)
-    machine.write("/etc/hosts", "127.0.0.1 broker.example\n")
-    for block in commands("2."):
-        do(machine, block)
 
 
 def test_the_first_page_leads_from_a_package_to_a_reboot_and_away_again(
@@ -102,6 +77,8 @@ def test_a_broker_and_a_client_that_were_set_up_by_the_readme_work(
     warnings = [line for line in testbed.read("/var/log/mosquitto/mosquitto.log").splitlines() if "arning" in line]
     assert warnings == []
     assert testbed.run("ss", "-Hltn", "sport", "=", ":1883") == ""
+    pid = testbed.run("systemctl", "show", "mosquitto", "--value", "--property=MainPID").strip()
+    assert re.search(r"^Max open files +65536 ", testbed.read(f"/proc/{pid}/limits"), re.MULTILINE)
     testbed.run("mosquitto_sub", *ACKS, "-E")
 
     testbed.install(deb)

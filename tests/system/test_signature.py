@@ -27,6 +27,10 @@ class Key:
     def public(self) -> str:
         return openssl("pkey", "-in", str(self._file), "-pubout").decode()
 
+    @property
+    def private(self) -> str:
+        return self._file.read_text()
+
     def sign(self, topic: str, payload: bytes) -> list[tuple[str, str]]:
         signed = self._file.with_suffix(".signed")
         signed.write_bytes(b"\0".join((b"infoscreen-command-signature-v1", topic.encode(), payload)))

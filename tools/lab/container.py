@@ -34,7 +34,10 @@ class Life:
 
 
 class Container:
-    """Off at first, its only network its loopback; with auto_restart it comes back from a reboot by itself."""
+    """Off at first, its only network its loopback; with auto_restart it comes back from a reboot by itself.
+
+    connect() lays a cable between two of them.
+    """
 
     def __init__(self, suite: str, layers: Sequence[Path], auto_restart: bool = False) -> None:
         self.suite = suite
@@ -250,3 +253,14 @@ class Container:
         chosen += [f"--since=@{since_s:.6f}"] if since_s else []
         argv = ["journalctl", "-D", str(where), "--no-pager", "-q", "-o", "short-precise", *chosen]
         return subprocess.run(argv, text=True, errors="replace", capture_output=True).stdout
+
+
+def connect(one: Container, other: Container, number: int) -> tuple[str, str]:
+    """Lays a cable between two machines, which outlives their reboots; the address of each. `number` is the cable's."""
+    addresses = f"10.77.{number}.1", f"10.77.{number}.2"
+    cable = f"cable{number}"
+    command("ip", "link", "add", cable, "netns", one.name, "type", "veth", "peer", "name", cable, "netns", other.name)
+    for machine, address in zip((one, other), addresses, strict=True):
+        command("ip", "-n", machine.name, "address", "add", f"{address}/24", "dev", cable)
+        command("ip", "-n", machine.name, "link", "set", cable, "up")
+    return addresses

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tools.lab.container import POWER_CUT, POWERED_OFF, REBOOTED, Container
 from tools.lab.mosquitto import Broker
-from tools.lab.roots import digest, larder, layer, machine_root
+from tools.lab.roots import digest, larder, layer, layers_of_testbed, machine_root
 from tools.lab.screen import AGENT, CLOCK_FLAG, CLOCK_SNIPPET, HELPER, Client, new_command, timestamp
 
 __all__ = [
@@ -52,10 +52,11 @@ class Machine(Container, Client):
         if self.is_running:
             self.run("systemctl", "daemon-reload")
 
-    def install(self, deb: Path) -> str:
-        """Installs a package on the running machine; what apt said."""
-        shutil.copy(deb, self.root / "var/tmp" / deb.name)
-        return self.apt("install", f"/var/tmp/{deb.name}")
+    def install(self, *debs: Path, others: Sequence[str] = ()) -> str:
+        """Installs packages on the running machine, and Debian's own by their names; what apt said."""
+        for deb in debs:
+            shutil.copy(deb, self.root / "var/tmp" / deb.name)
+        return self.apt("install", *(f"/var/tmp/{deb.name}" for deb in debs), *others)
 
     def apt(self, *args: str) -> str:
         return self.run("env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-qy", *args, timeout_s=180)
@@ -64,22 +65,31 @@ class Machine(Container, Client):
 def bare_machine(suite: str, deb: Path, base: Path | None = None) -> Machine:
     """A plain Debian that has all that installing `deb` will fetch, for it has no network."""
     base = base or machine_root(suite)
-    return Machine(suite, deb, layers=[larder(suite, deb, base), base])
+    return Machine(suite, deb, layers=[larder(suite, deb, base=base), base])
 
 
 def installed_layers(suite: str, deb: Path, base: Path | None = None) -> list[Path]:
     """A machine's layers after apt has installed the package while real systemd was running."""
     base = base or machine_root(suite)
-    food = larder(suite, deb, base)
+    return _installed("installed", suite, [deb], [larder(suite, deb, base=base), base])
 
+
+def layers_of_server(suite: str, debs: Sequence[Path]) -> list[Path]:
+    """The same with each of these packages and mosquitto, for a machine that others reach by the network."""
+    return _installed("server", suite, debs, layers_of_testbed(suite, *debs), "mosquitto", "mosquitto-clients")
+
+
+def _installed(kind: str, suite: str, debs: Sequence[Path], below: Sequence[Path], *others: str) -> list[Path]:
     def make(target: Path) -> None:
-        with bare_machine(suite, deb, base) as machine:
+        with Machine(suite, debs[0], layers=below) as machine:
             machine.boot()
             machine.wait_booted()
-            machine.install(deb)
+            machine.install(*debs, others=others)
             machine.stop()
             shutil.rmtree(machine.root / "var/log/journal" / machine.read("/etc/machine-id").strip())
-            (machine.root / "var/tmp" / deb.name).unlink()
+            for deb in debs:
+                (machine.root / "var/tmp" / deb.name).unlink()
             machine.scratch.keep_as(target)
 
-    return [layer(f"installed-{suite}-{digest(deb.read_bytes(), food.name.encode())}", make), food, base]
+    content = *(deb.read_bytes() for deb in debs), below[0].name.encode(), *(name.encode() for name in others)
+    return [layer(f"{kind}-{suite}-{digest(*content)}", make), *below]

@@ -45,7 +45,7 @@ WORKSHOP_PACKAGES = (
 CONTROLLER_PACKAGES = (
     "postgresql-17 python3-alembic python3-argon2 python3-fastapi python3-fastjsonschema python3-httpx"
     " python3-prometheus-client python3-psycopg python3-psycopg-c python3-psycopg-pool python3-rich python3-sqlalchemy"
-    " python3-uvicorn"
+    " python3-sqlalchemy-ext python3-uvicorn"
 ).split()
 WORKSHOP_HOOKS = (
     'chroot "$1" useradd --create-home --uid 1000 builder',
@@ -254,14 +254,15 @@ def recorder() -> Path:
     return layer(f"recorder-{platform.machine()}-{platform.python_version()}-{digest(RECORDER.encode())}", make)
 
 
-def grown(name: str, layers: Sequence[Path], script: str, given: Path | None = None) -> Path:
-    """The layer of what root's shell wrote on those layers, with the host's network; `given` is /var/tmp/given.deb."""
+def grown(name: str, layers: Sequence[Path], script: str, given: Sequence[Path] = ()) -> Path:
+    """The layer of what root's shell wrote on those layers, with the host's network; `given` lies in /var/tmp/given."""
 
     def make(target: Path) -> None:
         with Scratch(name, layers) as scratch:
-            handed = scratch.root / "var/tmp/given.deb"
-            if given is not None:
-                shutil.copy(given, handed)
+            handed = scratch.root / "var/tmp/given"
+            handed.mkdir()
+            for file in given:
+                shutil.copy(file, handed)
             log = scratch.directory / "log"
             with log.open("wb") as output:
                 quiet = "--setenv=DEBIAN_FRONTEND=noninteractive"
@@ -270,26 +271,26 @@ def grown(name: str, layers: Sequence[Path], script: str, given: Path | None = N
             if status != 0:
                 words = log.read_text(errors="replace")[-3000:]
                 raise LabError(f"cannot make {name}, is the mirror reachable?\n{words}")
-            handed.unlink(missing_ok=True)
+            shutil.rmtree(handed)
             kill_group(scratch.cgroup)
             scratch.keep_as(target)
 
     return layer(name, make)
 
 
-def larder(suite: str, deb: Path, base: Path | None = None) -> Path:
-    """The layer with apt's lists and what installing `deb` will fetch: a machine has no way to any network."""
+def larder(suite: str, *debs: Path, base: Path | None = None) -> Path:
+    """The layer with apt's lists and what installing `debs` will fetch: a machine has no way to any network."""
     base = base or machine_root(suite)
-    depends = command("dpkg-deb", "-f", deb, "Depends", "Recommends")
-    script = "apt-get -q update; apt-get -qy install --download-only /var/tmp/given.deb"
-    name = f"larder-{suite}-{digest(base.name.encode(), depends.encode())}"
-    return grown(name, [base], script, deb)
+    depends = [command("dpkg-deb", "-f", deb, "Depends", "Recommends").encode() for deb in debs]
+    script = "apt-get -q update; apt-get -qy install --download-only /var/tmp/given/*.deb"
+    name = f"larder-{suite}-{digest(base.name.encode(), *depends)}"
+    return grown(name, [base], script, debs)
 
 
 def layers_of_upgrade(deb: Path) -> list[Path]:
     """A bookworm machine whose apt has fetched all of trixie that a dist-upgrade wants; `deb` is what it will have."""
     base = machine_root("bookworm")
-    food = larder("bookworm", deb, base)
+    food = larder("bookworm", deb, base=base)
     depends = ", ".join(command("dpkg-deb", "-f", deb, field).strip() for field in ("Depends", "Recommends"))
     script = UPGRADE.format(depends=depends)
     name = f"upgrade-bookworm-{digest(food.name.encode(), script.encode())}"
@@ -315,9 +316,9 @@ def layer_of_faketime(suite: str) -> Path:
     return grown(f"faketime-{suite}-{digest(base.name.encode(), script.encode())}", [base], script)
 
 
-def layers_of_testbed(suite: str, deb: Path) -> list[Path]:
+def layers_of_testbed(suite: str, *debs: Path) -> list[Path]:
     """A machine that others drive by ssh, and whose apt is content without a network: all it fetches lies in /repo."""
-    below = [larder(suite, deb), machine_root(suite)]
+    below = [larder(suite, *debs), machine_root(suite)]
     name = f"testbed-{suite}-{digest(below[0].name.encode(), TESTBED.encode())}"
     return [grown(name, below, TESTBED), *below]
 

@@ -1,4 +1,4 @@
-"""The work tree in Debian's hands: what the host needs, the workshop of each suite, the package built there."""
+"""The work tree in Debian's hands: what the host needs, the workshop of each suite, the packages built there."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from tools.lab.roots import digest, layer, log, workshop_root
 from tools.lab.scratch import LabError, Scratch, command
 
 SUITES = ("bookworm", "trixie")
+# Elsewhere, Debian has no libraries for the controller that are new enough.
+CONTROLLER_SUITE = "trixie"
 TREE = Path(__file__).resolve().parents[2]
 HOST_PACKAGES = (
     "debian-archive-keyring e2fsprogs git iproute2 mmdebstrap mosquitto mosquitto-clients python3-jsonschema"
@@ -132,19 +134,34 @@ def _content(file: Path) -> bytes:
 
 def build(suite: str, version_suffix: str = "") -> Path:
     """The client's .deb."""
-    (deb,) = packages(suite, version_suffix).glob("infoscreen-reboot_*_all.deb")
+    return _deb("infoscreen-reboot", suite, version_suffix)
+
+
+def build_controller(version_suffix: str = "") -> Path:
+    """The controller's .deb, which is made on one suite only."""
+    return _deb("infoscreen-reboot-controller", CONTROLLER_SUITE, version_suffix)
+
+
+def build_all(suite: str, version_suffix: str = "") -> list[Path]:
+    """The .deb of each package that is made on that suite."""
+    return sorted(packages(suite, version_suffix).glob("*.deb"))
+
+
+def _deb(name: str, suite: str, version_suffix: str) -> Path:
+    (deb,) = packages(suite, version_suffix).glob(f"{name}_*_all.deb")
     return deb
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="tools/build", description="Builds the package for one Debian release.")
+    parser = argparse.ArgumentParser(prog="tools/build", description="Builds the packages for one Debian release.")
     parser.add_argument("--suite", choices=SUITES, default="trixie", help="the release (default: %(default)s)")
-    parser.add_argument("--into", type=Path, default=Path(), help="where to put the .deb (default: the current folder)")
+    parser.add_argument("--into", type=Path, default=Path(), help="where to put them (default: the current folder)")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
     try:
         ensure_host()
-        print(shutil.copy(build(options.suite), options.into))
+        for deb in build_all(options.suite):
+            print(shutil.copy(deb, options.into))
     except (LabError, OSError) as error:
         sys.exit(f"tools/build: {error}")
     return 0

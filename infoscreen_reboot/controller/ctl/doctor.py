@@ -17,6 +17,10 @@ from infoscreen_reboot.controller.ctl.connection import PREFIX
 from infoscreen_reboot.controller.ctl.outcome import Failure, Outcome, Refused, Unreachable
 from infoscreen_reboot.controller.ctl.shapes import Whoami
 
+<<<<<<< HEAD
+=======
+SERVER = Path("/usr/sbin/infoscreen-reboot-controller")
+>>>>>>> controller
 # The header has whole seconds, and the answer takes some time.
 _MOST_CLOCK_DIFFERENCE_S = 5.0
 

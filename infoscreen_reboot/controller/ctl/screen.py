@@ -11,6 +11,7 @@ from infoscreen_reboot.controller.ctl.outcome import Failure, Outcome
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
     from rich.text import Text
 
 PROGRAM = "infoscreen-rebootctl"
@@ -116,10 +117,7 @@ class Screen:
             made.add_column(column.removeprefix("#"), justify="right" if is_number else "left", overflow="fold")
         for row in rows:
             made.add_row(*(shown(cell, column) for cell, column in zip(row, columns, strict=True)))
-        with self.console.capture() as drawn:
-            self.console.print(made)
-        for line in drawn.get().splitlines():
-            sys.stdout.write(" " * indent + line.rstrip() + "\n")
+        self._draw(made, indent)
 
     def listing(self, columns: Sequence[str], rows: Sequence[Sequence[object]], nothing: str) -> None:
         """A table, or a sentence where there is nothing to list."""
@@ -137,8 +135,12 @@ class Screen:
         made.add_column(overflow="fold")
         for name, value in pairs:
             made.add_row(name, shown(value, name))
+        self._draw(made, indent)
+
+    def _draw(self, made: Table, indent: int) -> None:
+        """Without the blanks that fill up the last column: they would wrap where a line is pasted."""
         with self.console.capture() as drawn:
-            self.console.print(made)
+            self.console.print(made, width=self.console.width - indent)
         for line in drawn.get().splitlines():
             sys.stdout.write(" " * indent + line.rstrip() + "\n")
 

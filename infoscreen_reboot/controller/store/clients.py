@@ -19,8 +19,9 @@ from infoscreen_reboot.controller.ingest import Cleared, Heard
 from infoscreen_reboot.controller.presence import RETURNS_OF_TWO_HOSTS, Presence
 from infoscreen_reboot.controller.safety import Standing
 from infoscreen_reboot.controller.store import people
+from infoscreen_reboot.controller.store.bulk import among, insert_many, update_many
 from infoscreen_reboot.controller.store.database import Transaction
-from infoscreen_reboot.controller.store.tables import alert, boot, client, event, health
+from infoscreen_reboot.controller.store.tables import alert, boot, client, event, health, to_number
 
 # Whoever may publish could invent clients: so many are listed, and no more until some are accepted or rejected.
 MOST_UNKNOWN = 1000
@@ -30,6 +31,15 @@ MOST_CLIENTS = 100_000
 _TWO_HOSTS_WITHIN = timedelta(minutes=30)
 # How often it is said that a retired client still speaks.
 _WARN_EVERY = timedelta(hours=1)
+_PRESENCE = (
+    "is_online",
+    "presence_reason",
+    "session_id",
+    "boot_id",
+    "presence_at",
+    "presence_told_at",
+    "ended_sessions",
+)
 
 
 @dataclass(slots=True)
@@ -51,7 +61,7 @@ def hear(tx: Transaction, heard: Sequence[Heard], accepts_all: bool) -> Batch:
     _warn_of_retired(tx, heard, rows)
     heard = [each for each in heard if not _is_left_out(each, rows[each.client_uuid]["standing"])]
     _touch(tx, {each.client_uuid for each in heard if not each.is_retained})
-    _hear_statuses(tx, [(each, each.said) for each in heard if isinstance(each.said, Status)], rows, batch)
+    _hear_statuses(tx, [each.said for each in heard if isinstance(each.said, Status)], batch)
     _hear_boots(tx, [each.said for each in heard if isinstance(each.said, BootReport)])
     _hear_health(tx, [each.said for each in heard if isinstance(each.said, Health)])
     _hear_alerts(tx, [each.said for each in heard if isinstance(each.said, FailureAlert | Cleared)])
@@ -60,7 +70,8 @@ def hear(tx: Transaction, heard: Sequence[Heard], accepts_all: bool) -> Batch:
 
 
 def presences(tx: Transaction, uuids: Iterable[str]) -> dict[str, Presence]:
-    return {uuid: presence_of(row) for uuid, row in _rows(tx, set(uuids)).items()}
+    query = select(client.c.uuid, *(client.c[name] for name in _PRESENCE)).where(among(tx, client.c.uuid, set(uuids)))
+    return {row["uuid"]: presence_of(row) for row in tx.db.execute(query).mappings().all()}
 
 
 def presence_of(row: RowMapping) -> Presence:
@@ -75,17 +86,20 @@ def presence_of(row: RowMapping) -> Presence:
     )
 
 
-def upsert(tx: Transaction, table: Table, rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> None:
-    """Insert, or set the other columns of what is there."""
+def upsert(
+    tx: Transaction, table: Table, rows: Sequence[Mapping[str, Any]], keys: Sequence[str], kept: Sequence[str] = ()
+) -> None:
+    """Insert, or set the other columns of what is there, but for those that are `kept`."""
     if not rows:
         return
     how: Any = (sqlite if tx.is_sqlite else postgresql).insert(table)
-    changed = {name: how.excluded[name] for name in rows[0] if name not in keys}
+    changed = {name: how.excluded[name] for name in rows[0] if name not in (*keys, *kept)}
     tx.db.execute(how.on_conflict_do_update(index_elements=list(keys), set_=changed), list(rows))
 
 
 def _rows(tx: Transaction, uuids: set[str]) -> dict[str, RowMapping]:
-    found = tx.db.execute(select(client).where(client.c.uuid.in_(uuids))).mappings()
+    columns = client.c.uuid, client.c.standing, client.c.heard_at, client.c.retired_at
+    found = tx.db.execute(select(*columns).where(among(tx, client.c.uuid, uuids))).mappings().all()
     return {row["uuid"]: row for row in found}
 
 
@@ -138,88 +152,130 @@ def _warn_of_retired(tx: Transaction, heard: Sequence[Heard], rows: Mapping[str,
 def _touch(tx: Transaction, uuids: set[str]) -> None:
     """Retained messages are no sign of life."""
     if uuids:
-        tx.db.execute(update(client).where(client.c.uuid.in_(uuids)).values(heard_at=tx.now))
+        tx.db.execute(update(client).where(among(tx, client.c.uuid, uuids)).values(heard_at=tx.now))
 
 
-def _hear_statuses(
-    tx: Transaction, said: Sequence[tuple[Heard, Status]], rows: Mapping[str, RowMapping], batch: Batch
-) -> None:
-    known = {heard.client_uuid: presence_of(rows[heard.client_uuid]) for heard, _ in said}
-    before = dict(known)
-    told = []
-    for heard, status in said:
-        uuid = heard.client_uuid
-        after = presence.hear(known[uuid], status, tx.now)
-        if after.session_id == known[uuid].session_id and after.is_online == known[uuid].is_online:
-            known[uuid] = after
+def _hear_statuses(tx: Transaction, said: Sequence[Status], batch: Batch) -> None:
+    if not said:
+        return
+    before = presences(tx, {status.client_uuid for status in said})
+    known = dict(before)
+    told, births = [], []
+    for status in said:
+        uuid = status.client_uuid
+        was = known[uuid]
+        after = known[uuid] = presence.hear(was, status, tx.now)
+        if after.session_id == was.session_id and after.is_online == was.is_online:
             continue
-        boot_before = known[uuid].boot_id
-        known[uuid] = after
         kind = "client_online" if after.is_online else "client_offline"
         told.append((uuid, kind, {"reason": str(status.reason), "boot_id": status.boot_id}))
         if after.is_online:
             batch.born.add(uuid)
-            _note_boot(tx, uuid, status.boot_id, boot_before)
+            births.append(_Birth(uuid, status.boot_id, was.boot_id))
+    _note_boots(tx, births)
     changed = {uuid: after for uuid, after in known.items() if after != before[uuid]}
-    for uuid, after in changed.items():
-        tx.db.execute(update(client).where(client.c.uuid == uuid).values(**_presence_columns(after)))
+    if changed:
+        rows = [{"uuid": uuid, **_presence_columns(after)} for uuid, after in changed.items()]
+        update_many(tx, client, rows, key="uuid")
     batch.seen |= changed
     _tell(tx, told)
 
 
 def _presence_columns(after: Presence) -> dict[str, Any]:
+    """As the database keeps them."""
     return {
         "is_online": after.is_online,
         "presence_reason": None if after.reason is None else str(after.reason),
         "session_id": after.session_id,
         "boot_id": after.boot_id,
-        "presence_at": after.at,
-        "presence_told_at": after.told_at,
+        "presence_at": None if after.at is None else to_number(after.at),
+        "presence_told_at": None if after.told_at is None else to_number(after.told_at),
         "ended_sessions": list(after.ended),
     }
 
 
-def _note_boot(tx: Transaction, uuid: str, boot_id: str, boot_before: str | None) -> None:
+@dataclass(frozen=True, slots=True)
+class _Birth:
+    """A client has come, in this boot; `boot_before` is the one in which it was before."""
+
+    client_uuid: str
+    boot_id: str
+    boot_before: str | None
+
+    @property
+    def boot(self) -> tuple[str, str]:
+        return self.client_uuid, self.boot_id
+
+    @property
+    def is_another_boot(self) -> bool:
+        return self.boot_before is not None and self.boot_before != self.boot_id
+
+
+def _note_boots(tx: Transaction, births: Sequence[_Birth]) -> None:
     """A boot that comes back after another one, again and again, is that of a second host."""
-    of_client = boot.c.client_uuid == uuid
-    this = and_(of_client, boot.c.boot_id == boot_id)
-    if tx.db.execute(select(boot.c.boot_id).where(this)).one_or_none() is None:
-        values = {"client_uuid": uuid, "boot_id": boot_id, "first_heard_at": tx.now, "heard_at": tx.now}
-        tx.db.execute(insert(boot).values(**values))
+    if not births:
         return
-    is_return = boot_before is not None and boot_before != boot_id
-    tx.db.execute(update(boot).where(this).values(heard_at=tx.now, returns=boot.c.returns + int(is_return)))
-    if not is_return:
-        return
+    known = _reports(tx, [birth.boot for birth in births if birth.is_another_boot]).keys()
+    noted = set(known)
+    returns = []
+    for birth in births:
+        if birth.is_another_boot and birth.boot in noted:
+            returns.append(birth)
+        noted.add(birth.boot)
+    rows = [
+        {"client_uuid": uuid, "boot_id": boot_id, "first_heard_at": tx.now, "heard_at": tx.now}
+        for uuid, boot_id in dict.fromkeys(birth.boot for birth in births)
+    ]
+    upsert(tx, boot, rows, keys=["client_uuid", "boot_id"], kept=["first_heard_at"])
+    for birth in returns:
+        _note_return(tx, birth)
+
+
+def _note_return(tx: Transaction, birth: _Birth) -> None:
+    of_client = boot.c.client_uuid == birth.client_uuid
+    this = and_(of_client, boot.c.boot_id == birth.boot_id)
+    tx.db.execute(update(boot).where(this).values(returns=boot.c.returns + 1))
     recent = and_(of_client, boot.c.heard_at > tx.now - _TWO_HOSTS_WITHIN)
     returns = tx.db.execute(select(func.sum(boot.c.returns)).where(recent)).scalar_one() or 0
     if returns < RETURNS_OF_TWO_HOSTS:
         return
-    found = update(client).where(client.c.uuid == uuid, client.c.two_hosts_at.is_(None)).values(two_hosts_at=tx.now)
-    if tx.db.execute(found).rowcount:
-        _tell(tx, [(uuid, "two_hosts", {"boot_ids": [boot_before, boot_id]})])
+    mine = and_(client.c.uuid == birth.client_uuid, client.c.two_hosts_at.is_(None))
+    if tx.db.execute(update(client).where(mine).values(two_hosts_at=tx.now)).rowcount:
+        _tell(tx, [(birth.client_uuid, "two_hosts", {"boot_ids": [birth.boot_before, birth.boot_id]})])
+
+
+def _reports(tx: Transaction, boots: Sequence[tuple[str, str]]) -> dict[tuple[str, str], datetime | None]:
+    """Those of these boots that are known, and when each was reported."""
+    if not boots:
+        return {}
+    ids = {boot_id for _, boot_id in boots}
+    uuids = {uuid for uuid, _ in boots}
+    where = and_(among(tx, boot.c.client_uuid, uuids), among(tx, boot.c.boot_id, ids))
+    rows = tx.db.execute(select(boot.c.client_uuid, boot.c.boot_id, boot.c.reported_at).where(where)).all()
+    return {(row.client_uuid, row.boot_id): row.reported_at for row in rows}
 
 
 def _hear_boots(tx: Transaction, reports: Sequence[BootReport]) -> None:
+    """Retained, or sent twice: one report a boot counts."""
+    known = _reports(tx, [(report.client_uuid, report.boot_id) for report in reports])
+    news: dict[tuple[str, str], dict[str, Any]] = {}
     for report in reports:
-        where = and_(boot.c.client_uuid == report.client_uuid, boot.c.boot_id == report.boot_id)
-        known = tx.db.execute(select(boot.c.reported_at).where(where)).one_or_none()
-        if known is not None and known.reported_at is not None:
-            continue  # retained, or sent twice: one report a boot
-        content = json.loads(wire.encode(_plain(report)))
-        row = {
-            "client_uuid": report.client_uuid,
-            "boot_id": report.boot_id,
+        this = report.client_uuid, report.boot_id
+        if known.get(this) is None:
+            news.setdefault(this, json.loads(wire.encode(_plain(report))))
+    rows = [
+        {
+            "client_uuid": uuid,
+            "boot_id": boot_id,
             "first_heard_at": tx.now,
             "heard_at": tx.now,
             "report": content,
             "reported_at": tx.now,
         }
-        if known is None:
-            tx.db.execute(insert(boot).values(**row))
-        else:
-            tx.db.execute(update(boot).where(where).values(report=content, reported_at=tx.now))
-        _tell(tx, [(report.client_uuid, "boot_reported", content)])
+        for (uuid, boot_id), content in news.items()
+    ]
+    upsert(tx, boot, rows, keys=["client_uuid", "boot_id"], kept=["first_heard_at", "heard_at"])
+    _tell(tx, [(uuid, "boot_reported", content) for (uuid, _), content in news.items()])
 
 
 def _hear_health(tx: Transaction, said: Sequence[Health]) -> None:
@@ -253,7 +309,7 @@ def _hear_alerts(tx: Transaction, said: Sequence[FailureAlert | Cleared]) -> Non
 def _tell(tx: Transaction, told: Sequence[tuple[str, str, Mapping[str, Any]]]) -> None:
     if told:
         rows = [{"at": tx.now, "kind": kind, "client_uuid": uuid, "content": content} for uuid, kind, content in told]
-        tx.db.execute(insert(event), rows)
+        insert_many(tx, event, rows)
 
 
 def _plain(value: Any) -> Any:

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timedelta
 from enum import Enum
-from typing import Any
+from typing import Any, get_args
 
 from sqlalchemy import (
     ColumnElement,
     FromClause,
     RowMapping,
-    Table,
     and_,
     delete,
     func,
     insert,
     or_,
     select,
-    text,
     tuple_,
     update,
 )
@@ -41,11 +38,14 @@ from infoscreen_reboot.controller.lifecycle import (
     Step,
 )
 from infoscreen_reboot.controller.safety import Answer
+from infoscreen_reboot.controller.store.bulk import among, insert_many, update_many
 from infoscreen_reboot.controller.store.database import Transaction
 from infoscreen_reboot.controller.store.tables import client, command, event, outbox, to_number
 
 _FIELDS = tuple(field.name for field in fields(Record))
 _MADE = ("id", "client_uuid", "batch_id", "limits")
+# What a fact says besides its time, which is that of the event.
+_TOLD = {kind: tuple(field.name for field in fields(kind) if field.name != "at") for kind in get_args(Fact)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +79,6 @@ def record_of(row: RowMapping | Mapping[str, Any]) -> Record:
     return Record(**known)
 
 
-def columns_of(record: Record) -> dict[str, Any]:
-    """The same as it stands in the table, with the rank that the guard of an update compares."""
-    return {name: _plain(getattr(record, name)) for name in _FIELDS} | {"rank": record.state.rank}
-
-
 def limits_of(stored: Mapping[str, float] | None, fleet: Limits) -> Limits:
     """The fleet's limits, and those that a label has set for this command in their place."""
     if not stored:
@@ -98,7 +93,8 @@ def learn(tx: Transaction, facts: Sequence[tuple[str, Fact]], fleet: Limits) -> 
     """
     ids = {command_id for command_id, _ in facts}
     rows = _by_id(tx, ids)
-    records = {command_id: record_of(row) for command_id, row in rows.items()}
+    stored = {command_id: record_of(row) for command_id, row in rows.items()}
+    records = dict(stored)
     changes: list[Change] = []
     events: list[dict[str, Any]] = []
     for command_id, fact in facts:
@@ -112,54 +108,38 @@ def learn(tx: Transaction, facts: Sequence[tuple[str, Fact]], fleet: Limits) -> 
             events.append(_event_of(tx, row, before, after, fact))
     moved = {change.command_id for change in changes}
     if moved:
-        write(tx, {command_id: records[command_id] for command_id in moved}, rows, fleet)
-        tx.db.execute(insert(event), events)
+        write(tx, [(stored[command_id], records[command_id], rows[command_id]) for command_id in moved], fleet)
+        insert_many(tx, event, events)
     ended = [command_id for command_id in moved if records[command_id].state.is_verdict]
     if ended:
-        tx.db.execute(delete(outbox).where(outbox.c.command_id.in_(ended)))
+        tx.db.execute(delete(outbox).where(among(tx, outbox.c.command_id, ended)))
     return changes
 
 
-def write(tx: Transaction, records: Mapping[str, Record], rows: Mapping[str, RowMapping], fleet: Limits) -> None:
-    """The guarded update of the present state of many commands: a rank never falls, and a verdict never changes."""
-    values = []
-    for command_id, record in records.items():
-        due = lifecycle.deadline(record, limits_of(rows[command_id]["limits"], fleet))
-        due_at = to_number(due[1]) if due is not None else None
-        values.append({"id": command_id, **columns_of(record), "due_at": due_at})
-    update_many(tx, command, values, "command.rank < v.rank OR command.state = v.state")
-
-
-def update_many(tx: Transaction, table: Table, values: Sequence[Mapping[str, Any]], guard: str) -> int:
-    """Sets all columns named in `values` of the rows with these `id`s, in one statement; returns how many there were.
-
-    A statement for each row would cost five to ten times as much, on both databases.
+def write(tx: Transaction, moved: Sequence[tuple[Record, Record, RowMapping]], fleet: Limits) -> None:
+    """The guarded update of many commands, each from the record that is stored to the one after all facts: a rank never
+    falls, and a verdict never changes.
     """
-    names = list(values[0])
-    types = {name: _type_of(tx, table, name) for name in names}
-    if tx.is_sqlite:
-        picked = ", ".join(f"json_extract(value, '$.{name}') AS {name}" for name in names)
-        source = f"(SELECT {picked} FROM json_each(:rows)) AS v"
-    else:
-        source = f"jsonb_to_recordset(CAST(:rows AS jsonb)) AS v({', '.join(f'{n} {t}' for n, t in types.items())})"
-    changed = ", ".join(f"{name} = v.{name}" for name in names if name != "id")
-    statement = f"UPDATE {table.name} SET {changed} FROM {source} WHERE {table.name}.id = v.id AND ({guard})"
-    return tx.db.execute(text(statement), {"rows": json.dumps([dict(row) for row in values])}).rowcount
-
-
-def _type_of(tx: Transaction, table: Table, name: str) -> str:
-    return table.c[name].type.compile(tx.db.dialect)
+    # Most batches change a few columns of twenty, and each column of a row costs.
+    names = [name for name in _FIELDS if any(getattr(old, name) is not getattr(new, name) for old, new, _ in moved)]
+    values = []
+    for _, new, row in moved:
+        due = lifecycle.deadline(new, limits_of(row["limits"], fleet))
+        due_at = to_number(due[1]) if due is not None else None
+        known = {name: _plain(getattr(new, name)) for name in names}
+        values.append({**known, "id": row["id"], "state": str(new.state), "rank": new.state.rank, "due_at": due_at})
+    update_many(tx, command, values, "command.rank < v.rank OR command.state = v.state")
 
 
 def _by_id(tx: Transaction, ids: Iterable[str]) -> dict[str, RowMapping]:
     wanted = [command.c[name] for name in dict.fromkeys((*_MADE, *_FIELDS))]
-    rows = tx.db.execute(select(*wanted).where(command.c.id.in_(list(ids)))).mappings()
+    rows = tx.db.execute(select(*wanted).where(among(tx, command.c.id, ids))).mappings().all()
     return {row["id"]: row for row in rows}
 
 
 def _event_of(tx: Transaction, row: RowMapping, before: Record, after: Record, fact: Fact) -> dict[str, Any]:
     content: dict[str, Any] = {"fact": type(fact).__name__.lower()}
-    content |= {name: shown(value) for name, value in asdict(fact).items() if name != "at" and value is not None}
+    content |= {name: shown(value) for name in _TOLD[type(fact)] if (value := getattr(fact, name)) is not None}
     if after.state is not before.state:
         kind = str(after.state)
     elif after.late is not before.late:
@@ -248,7 +228,7 @@ def create(tx: Transaction, request: Request, new: Sequence[New], valid_for: tim
             kind = str(State.BLOCKED_SAFETY) if is_blocked else "held"
             events.append(_told(tx, each, request, kind, {"rule": held.rule, "why": held.hold, "inputs": held.inputs}))
     tx.db.execute(insert(command), commands)
-    tx.db.execute(insert(event), events)
+    insert_many(tx, event, events)
 
 
 def _row(tx: Transaction, request: Request, each: New, record: Record) -> dict[str, Any]:
@@ -391,7 +371,7 @@ class Open:
 
 
 def open_of(tx: Transaction, clients: Iterable[str]) -> list[Open]:
-    return _open(tx, command.c.client_uuid.in_(list(clients)))
+    return _open(tx, among(tx, command.c.client_uuid, clients))
 
 
 def unanswered(tx: Transaction, since: datetime, most: int) -> list[Open]:
@@ -410,7 +390,7 @@ def _open(tx: Transaction, which: ColumnElement[bool], most: int | None = None) 
 
 def owners(tx: Transaction, ids: Iterable[str]) -> dict[str, str]:
     """To which client each command was given."""
-    rows = tx.db.execute(select(command.c.id, command.c.client_uuid).where(command.c.id.in_(list(ids))))
+    rows = tx.db.execute(select(command.c.id, command.c.client_uuid).where(among(tx, command.c.id, ids))).all()
     return {row.id: row.client_uuid for row in rows}
 
 

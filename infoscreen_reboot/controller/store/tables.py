@@ -21,6 +21,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    literal_column,
     text,
 )
 from sqlalchemy.types import JSON, TypeDecorator
@@ -49,6 +50,21 @@ class Moment(TypeDecorator[datetime]):
 
     def process_result_value(self, value: Any | None, dialect: Dialect) -> datetime | None:
         return None if value is None else to_moment(value)
+
+
+class Rank(Integer):
+    """A number that a query compares as it stands, and not as a parameter.
+
+    The index of open commands is for rows with `rank < 5`. Neither database uses it for `rank < ?`: both would read all
+    commands that there ever were.
+    """
+
+    class Comparator(Integer.Comparator[int]):
+        def operate(self, op: Any, *other: Any, **kwargs: Any) -> Any:
+            plain = [literal_column(str(each)) if isinstance(each, int) else each for each in other]
+            return super().operate(op, *plain, **kwargs)
+
+    comparator_factory = Comparator
 
 
 # SQLite numbers rows by itself only where the key is an INTEGER.
@@ -140,7 +156,7 @@ command = Table(
     Column("hold_opens_at", Moment),
     # The record of `lifecycle`.
     Column("state", String(24), nullable=False),
-    Column("rank", Integer, nullable=False),
+    Column("rank", Rank, nullable=False),
     Column("expires_at", Moment, nullable=False),
     Column("sent_at", Moment),
     Column("published_at", Moment),

@@ -168,7 +168,7 @@ def upgrade() -> None:
         sa.Column("hold_why", sa.Text(), nullable=True),
         sa.Column("hold_opens_at", sa.BigInteger(), nullable=True),
         sa.Column("state", sa.String(length=24), nullable=False),
-        sa.Column("rank", sa.Integer(), nullable=False),
+        sa.Column("rank", infoscreen_reboot.controller.store.tables.Rank(), nullable=False),
         sa.Column("expires_at", sa.BigInteger(), nullable=False),
         sa.Column("sent_at", sa.BigInteger(), nullable=True),
         sa.Column("published_at", sa.BigInteger(), nullable=True),
