@@ -18,5 +18,4 @@ fleet         clients, freezes, and how things stand
 people        login, tokens, users, audit
 transfer      import and export
 doctor        whether this all works
-server        runs the server's own program, on the server
 """

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -11,16 +13,12 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 from infoscreen_reboot import __version__
-from infoscreen_reboot.controller.ctl import server
 from infoscreen_reboot.controller.ctl.call import Call
 from infoscreen_reboot.controller.ctl.connection import PREFIX
 from infoscreen_reboot.controller.ctl.outcome import Failure, Outcome, Refused, Unreachable
 from infoscreen_reboot.controller.ctl.shapes import Whoami
 
-<<<<<<< HEAD
-=======
 SERVER = Path("/usr/sbin/infoscreen-reboot-controller")
->>>>>>> controller
 # The header has whole seconds, and the answer takes some time.
 _MOST_CLOCK_DIFFERENCE_S = 5.0
 
@@ -36,36 +34,31 @@ class Finding:
 def doctor(call: Call) -> Outcome:
     findings = list(examine(call))
     call.screen.findings([(each.verdict, each.text, each.advice) for each in findings])
+    sys.stdout.flush()  # the other program writes to it, too
     on_server = local_doctor(call)
     if call.screen.is_json:
-        document = {"findings": [asdict(finding) for finding in findings], "server": None}
+        document: dict[str, object] = {"findings": [asdict(finding) for finding in findings], "server": None}
         if on_server is not None:
-            document["server"] = {"exit_code": on_server.returncode, "output": on_server.stdout}
+            document["server"] = {"exit_code": on_server.returncode, "answer": _answer(on_server.stdout)}
         call.screen.document(document)
     return _outcome(findings, on_server)
 
 
+def _answer(text: str) -> object:
+    """A program that cannot run the doctor at all says so in no JSON."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
 def local_doctor(call: Call) -> subprocess.CompletedProcess[str] | None:
     """The server's own doctor; None where it cannot run: elsewhere, or as somebody else than root."""
-    if not server.PROGRAM.exists() or os.geteuid() != 0:
+    if not SERVER.exists() or os.geteuid() != 0:
         return None
-    return _on_server("doctor", is_captured=call.screen.is_json)
-
-
-def admin(call: Call) -> Outcome:
-    """Not over HTTP: nobody has a token yet."""
-    return _outcome([], _on_server("admin", call.options.name))
-
-
-def backup(call: Call) -> Outcome:
-    return _outcome([], _on_server("backup", str(Path(call.options.file).absolute())))
-
-
-def _on_server(*words: str, is_captured: bool = False) -> subprocess.CompletedProcess[str]:
-    try:
-        return server.run(*words, is_captured=is_captured)
-    except server.NotHere as error:
-        raise Failure(Outcome.USAGE, str(error)) from None
+    how = ["--json"] if call.screen.is_json else []
+    output = subprocess.PIPE if call.screen.is_json else None
+    return subprocess.run([SERVER, "doctor", *how], check=False, text=True, stdout=output)
 
 
 def _outcome(findings: list[Finding], on_server: subprocess.CompletedProcess[str] | None) -> Outcome:

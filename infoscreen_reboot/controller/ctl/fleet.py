@@ -63,9 +63,8 @@ def status(call: Call) -> Outcome:
         _and_more(call, len(alerted), "clients")
     if counts["unknown"]:
         call.screen.say()
-        call.screen.say(
-            f"{plural(counts['unknown'], 'client')} not accepted yet: infoscreen-rebootctl clients --standing unknown"
-        )
+        whom = plural(counts["unknown"], "client")
+        call.screen.say(f"{whom} not accepted yet: infoscreen-rebootctl clients --standing unknown")
     return Outcome.DONE
 
 
@@ -107,7 +106,9 @@ def _show_open(call: Call, commands: Sequence[Command], names: dict[str, str]) -
     call.screen.title("Open commands")
     rows = []
     for each in commands[:_SHOWN]:
-        waits = f"{each['waits_for']}, until {times.until(each['due_at'], call.now)}" if each["waits_for"] else ""
+        waits = each["waits_for"] or ""
+        if each["due_at"] is not None:
+            waits = f"{waits}, at most {times.left(each['due_at'], call.now)}"
         if each["hold"] is not None:
             waits = each["hold"]["why"]
         rows.append((each["id"][:SHORT], names.get(each["client_uuid"], each["client_uuid"]), each["state"], waits))

@@ -187,10 +187,6 @@ def _add_transfer(commands: Any) -> None:
     exporting = _add(commands, "export", transfer.export_clients, "write all clients as CSV")
     exporting.add_argument("file", metavar="FILE", nargs="?", default="-", help="a new file (default: stdout)")
     _add(commands, "doctor", doctor.doctor, "find out whether the controller can be used from here")
-    first = _add(commands, "admin", doctor.admin, "make an administrator and his token; as root on the server")
-    first.add_argument("name", metavar="NAME")
-    copying = _add(commands, "backup", doctor.backup, "copy the SQLite database; as root on the server")
-    copying.add_argument("file", metavar="FILE")
 
 
 def _number(text: str) -> int:

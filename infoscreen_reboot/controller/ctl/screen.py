@@ -111,7 +111,7 @@ class Screen:
         """A state has its colour. A column that begins with `#` holds numbers."""
         from rich.table import Table
 
-        made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold", show_header=any(columns))
+        made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
         for column in columns:
             is_number = column.startswith("#")
             made.add_column(column.removeprefix("#"), justify="right" if is_number else "left", overflow="fold")
