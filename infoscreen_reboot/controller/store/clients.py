@@ -55,6 +55,8 @@ class Batch:
 def hear(tx: Transaction, heard: Sequence[Heard], accepts_all: bool) -> Batch:
     """Write down what clients said of themselves. The acks among it are handed back, in their order."""
     batch = Batch()
+    if not heard:
+        return batch
     rows = _rows(tx, {each.client_uuid for each in heard})
     batch.turned_away = _welcome(tx, heard, rows, accepts_all)
     heard = [each for each in heard if each.client_uuid in rows]
@@ -257,6 +259,8 @@ def _reports(tx: Transaction, boots: Sequence[tuple[str, str]]) -> dict[tuple[st
 
 def _hear_boots(tx: Transaction, reports: Sequence[BootReport]) -> None:
     """Retained, or sent twice: one report a boot counts."""
+    if not reports:
+        return
     known = _reports(tx, [(report.client_uuid, report.boot_id) for report in reports])
     news: dict[tuple[str, str], dict[str, Any]] = {}
     for report in reports:

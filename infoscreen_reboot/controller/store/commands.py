@@ -91,8 +91,9 @@ def learn(tx: Transaction, facts: Sequence[tuple[str, Fact]], fleet: Limits) -> 
 
     Facts of commands that do not exist are left out.
     """
-    ids = {command_id for command_id, _ in facts}
-    rows = _by_id(tx, ids)
+    if not facts:
+        return []
+    rows = _by_id(tx, {command_id for command_id, _ in facts})
     stored = {command_id: record_of(row) for command_id, row in rows.items()}
     records = dict(stored)
     changes: list[Change] = []
@@ -390,6 +391,9 @@ def _open(tx: Transaction, which: ColumnElement[bool], most: int | None = None) 
 
 def owners(tx: Transaction, ids: Iterable[str]) -> dict[str, str]:
     """To which client each command was given."""
+    ids = list(ids)
+    if not ids:
+        return {}
     rows = tx.db.execute(select(command.c.id, command.c.client_uuid).where(among(tx, command.c.id, ids))).all()
     return {row.id: row.client_uuid for row in rows}
 
