@@ -27,18 +27,18 @@ def drained(folder: Path, quick: bool) -> Samples:
 
 # By what `tools/bench` calls each.
 BENCHMARKS: dict[str, Callable[[Path, bool], Samples]] = {
-    "controller drained": drained,
-    "controller sustained": lambda folder, quick: figures.sustained(folder, 3000, 2 if quick else 20),
-    "controller health": lambda folder, quick: (
+    "controller-drained": drained,
+    "controller-sustained": lambda folder, quick: figures.sustained(folder, 3000, 2 if quick else 20),
+    "controller-health": lambda folder, quick: (
         figures.health(folder, 100, 2, 333) if quick else figures.health(folder, 10_000, 60, 333)
     ),
-    "controller killed": lambda folder, quick: (
+    "controller-killed": lambda folder, quick: (
         figures.killed(folder, 1000, 3, 1) if quick else figures.killed(folder, 4000, 20, 4)
     ),
-    "controller batch": lambda folder, quick: (
+    "controller-batch": lambda folder, quick: (
         figures.batch(folder, 20, 5, 0.5) if quick else figures.batch(folder, 1000, 50, 10)
     ),
-    "controller service": lambda folder, quick: (
+    "controller-service": lambda folder, quick: (
         figures.service(folder, 500, 1000, 2, 1) if quick else figures.service(folder, 10_000, 1000, 20, 5)
     ),
 }
