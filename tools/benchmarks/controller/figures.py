@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import http.client
 import json
 import math
 import os
 import random
-import socket
 import subprocess
 import sys
 import threading
@@ -29,12 +29,13 @@ from infoscreen_reboot.controller.store.database import Database
 from infoscreen_reboot.controller.store.facts import Policy
 from infoscreen_reboot.controller.store.tables import event
 from tools.benchmarks.controller import ground
-from tools.benchmarks.controller.ground import Broker, Hose, Order, PostgreSQL, Sent
+from tools.benchmarks.controller.ground import Broker, Hose, Order, Sent, Serves
 from tools.simulated.light import Crowd
 from tools.simulated.manner import Manner, client_uuid
 
 Samples = dict[str, list[float]]
 ENDLESS = 10**9
+_READERS = 4
 PROGRAM = "import os, sys; from infoscreen_reboot.controller.app import main; sys.exit(main(sys.argv[1:], os.environ))"
 
 
@@ -79,15 +80,10 @@ class Program:
         return found
 
 
-def p99(values: list[float]) -> float:
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(len(ordered) * 0.99))]
-
-
 # --- Drained: what waited at the broker
 
 
-def drained(folder: Path, server: PostgreSQL | None, clients: int, rounds: int) -> Samples:
+def drained(folder: Path, server: Serves | None, clients: int, rounds: int) -> Samples:
     """Acks a second that are committed, of three for each client: the engine's and a bare subscriber's, in turns."""
     kind = "SQLite" if server is None else "PostgreSQL"
     samples: Samples = {f"{kind} {name}": [] for name in ("engine", "bare", "engine us", "bare us")}
@@ -99,7 +95,7 @@ def drained(folder: Path, server: PostgreSQL | None, clients: int, rounds: int) 
     return samples
 
 
-def _drain(folder: Path, server: PostgreSQL | None, name: str, clients: int) -> tuple[float, float, int]:
+def _drain(folder: Path, server: Serves | None, name: str, clients: int) -> tuple[float, float, int]:
     count = clients * len(ground.STORY)
     with broker_in(folder) as broker, ground.new_database(folder, server) as url:
         fleet = ground.populate(url, clients)
@@ -340,14 +336,18 @@ class Service:
         began = time.monotonic()
         self._process = subprocess.Popen([*self._argv, "serve"], env=self.environment, stderr=subprocess.DEVNULL)
         ground.wait_for_port(self.port, self._process)
-        while self.get(http.client.HTTPConnection("127.0.0.1", self.port), "/readyz")[0] != 200:
-            time.sleep(0.02)
+        with self.line() as line:
+            while self.get(line, "/readyz")[0] != 200:
+                time.sleep(0.02)
         return time.monotonic() - began
 
     def stop(self) -> None:
         if self._process is not None:
             self._process.terminate()
             self._process.wait(60)
+
+    def line(self) -> contextlib.closing[http.client.HTTPConnection]:
+        return contextlib.closing(http.client.HTTPConnection("127.0.0.1", self.port))
 
     def get(self, line: http.client.HTTPConnection, path: str) -> tuple[int, bytes]:
         line.request("GET", path, headers=self.headers)
@@ -383,9 +383,9 @@ def service(folder: Path, clients: int, rate: float, seconds: float, starts: int
             sender.join()
             hose.settle()
             hose.send_at(1000, _healths(fleet, len(fleet)), qos=0)
-            line = http.client.HTTPConnection("127.0.0.1", controller.port)
             for path in ("/api/v1/clients", "/api/v1/commands?limit=100", "/metrics"):
-                status, _ = controller.get(line, path)
+                with controller.line() as line:
+                    status, _ = controller.get(line, path)
                 assert status == 200, f"{path} answers {status}"
             samples["MB"] = [controller.rss_mb]
         finally:
@@ -396,25 +396,24 @@ def service(folder: Path, clients: int, rate: float, seconds: float, starts: int
 
 def _reads(controller: Service, fleet: list[Order], seconds: float) -> list[float]:
     """Of single commands, 100 a second over four connections."""
-    lines = [http.client.HTTPConnection("127.0.0.1", controller.port) for _ in range(4)]
     took: list[float] = []
 
-    def read(line: http.client.HTTPConnection, every_s: float) -> None:
-        line.connect()
-        line.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        due = began = time.perf_counter()
-        while due < began + seconds:
-            time.sleep(max(0.0, due - time.perf_counter()))
-            at = time.perf_counter()
-            status, _ = controller.get(line, f"/api/v1/commands/{random.choice(fleet).command_id}")
-            took.append((time.perf_counter() - at) * 1e3)
-            assert status == 200, f"it answers {status}"
-            due += every_s
+    def read(every_s: float) -> None:
+        with controller.line() as line:
+            line.connect()
+            due = began = time.perf_counter()
+            while due < began + seconds:
+                time.sleep(max(0.0, due - time.perf_counter()))
+                at = time.perf_counter()
+                status, _ = controller.get(line, f"/api/v1/commands/{random.choice(fleet).command_id}")
+                took.append((time.perf_counter() - at) * 1e3)
+                assert status == 200, f"it answers {status}"
+                due += every_s
 
-    threads = [threading.Thread(target=read, args=(line, len(lines) / 100)) for line in lines]
+    threads = [threading.Thread(target=read, args=[_READERS / 100]) for _ in range(_READERS)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(took) >= seconds * 90, "too slow to be asked as often as was meant"
+    assert len(took) >= seconds * 90, "a reader has ended before its time"
     return took

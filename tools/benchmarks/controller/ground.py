@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from sqlalchemy import insert, text
 
@@ -29,9 +29,10 @@ from infoscreen_reboot.controller.lifecycle import State
 from infoscreen_reboot.controller.store import schema
 from infoscreen_reboot.controller.store.database import Database, Transaction
 from infoscreen_reboot.controller.store.tables import client, command, health
+from infoscreen_reboot.mqtt import packets
 from infoscreen_reboot.mqtt.consumer import Consumer
 from infoscreen_reboot.mqtt.messages import BrokerSettings
-from infoscreen_reboot.mqtt.packets import Connect, Kind, Protocol, Publish, Reader
+from infoscreen_reboot.mqtt.packets import Connect, Kind, Publish, Reader
 
 POSTGRESQL = Path("/usr/lib/postgresql/17/bin")
 BROKER = """\
@@ -43,7 +44,7 @@ max_inflight_messages 0
 log_dest stderr
 log_type error
 """
-_VERSION = Protocol.MQTT_3_1_1
+_VERSION = packets.Protocol.MQTT_3_1_1
 _CHUNK = 1000
 STORY = (AckStatus.ACCEPTED, AckStatus.EXECUTION_STARTED, AckStatus.COMPLETED)
 
@@ -71,6 +72,13 @@ class Broker:
     def close(self) -> None:
         self._process.kill()
         self._process.wait()
+
+
+class Serves(Protocol):
+    """A PostgreSQL server."""
+
+    @property
+    def url(self) -> str: ...
 
 
 class PostgreSQL:
@@ -122,7 +130,7 @@ def wait_for_port(port: int, process: subprocess.Popen[bytes], timeout_s: float 
 
 
 @contextmanager
-def new_database(folder: Path, server: PostgreSQL | None) -> Iterator[str]:
+def new_database(folder: Path, server: Serves | None) -> Iterator[str]:
     """The address of an empty one, with all tables."""
     if server is None:
         path = folder / f"{uuid.uuid4()}.sqlite3"
