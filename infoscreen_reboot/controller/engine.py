@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -67,16 +66,19 @@ class Orders:
 
 @dataclass(slots=True)
 class Rubbish:
-    """Counts what nobody can use and who was turned away, and logs each once a minute at most."""
+    """Counts what nobody can use and who was turned away, and logs each once a minute at most.
 
-    counts: Counter[str] = field(default_factory=Counter)
+    Not by reason: a reason may name what the sender has chosen, and there is no end of those.
+    """
+
+    unreadable: int = 0
     turned_away: int = 0
     _logged_at_s: dict[str, float] = field(default_factory=dict)
 
     def count(self, rubbish: ingest.Rubbish) -> None:
-        self.counts[rubbish.why] += 1
+        self.unreadable += 1
         if self._may_log("rubbish"):
-            log.warning("ignored a message on %r: %s; %d so far", rubbish.topic, rubbish.why, self.counts.total())
+            log.warning("ignored a message on %r: %s; %d so far", rubbish.topic, rubbish.why, self.unreadable)
 
     def turn_away(self, clients: int) -> None:
         self.turned_away += clients
@@ -99,7 +101,13 @@ class Engine:
     """One holder of the lease, in the epoch in which it got it."""
 
     def __init__(
-        self, database: Database, consumer: Consumer, orders: Orders, epoch: int, signer: Signs | None
+        self,
+        database: Database,
+        consumer: Consumer,
+        orders: Orders,
+        epoch: int,
+        signer: Signs | None,
+        rubbish: Rubbish | None = None,
     ) -> None:
         self._database = database
         self._consumer = consumer
@@ -111,7 +119,7 @@ class Engine:
         self._released_at: datetime | None = None
         self._released_to: tuple[datetime, str] | None = None
         self._asks_at: datetime | None = None
-        self.rubbish = Rubbish()
+        self.rubbish = rubbish or Rubbish()
 
     def begin(self) -> None:
         """Once for each connection. What was given to a broker that may have forgotten it goes out again."""
@@ -169,12 +177,13 @@ class Engine:
             command_id = self._awaited.pop(puback.packet_id, None)
             if command_id is not None and not puback.is_refusal:
                 told.append((command_id, Published(tx.now, puback.reason or None)))
-        owners = commands.owners(tx, {ack.command_id for _, ack in batch.acks})
+        rows = commands.by_id(tx, {command_id for command_id, _ in told} | {ack.command_id for _, ack in batch.acks})
         for client_uuid, ack in batch.acks:
-            if owners.get(ack.command_id) == client_uuid:
+            row = rows.get(ack.command_id)
+            if row is not None and row["client_uuid"] == client_uuid:
                 fact = Acked(tx.now, ack.status, ack.boot_id, ack.error_code, ack.error_message)
                 told.append((ack.command_id, fact))
-        changes = commands.learn(tx, told, self._orders.limits)
+        changes = commands.learn(tx, told, self._orders.limits, rows)
         # What is known of a client's connection tells of its command only from `execution_started` on.
         concerned = batch.seen.keys() | {change.client_uuid for change in changes if change.after.state in EXECUTED}
         if concerned:

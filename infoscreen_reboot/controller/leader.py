@@ -9,7 +9,7 @@ from datetime import timedelta
 
 from infoscreen_reboot.controller import ingest
 from infoscreen_reboot.controller.dispatch import Signs
-from infoscreen_reboot.controller.engine import Engine, Orders
+from infoscreen_reboot.controller.engine import Engine, Orders, Rubbish
 from infoscreen_reboot.controller.store import lease, retention, schema
 from infoscreen_reboot.controller.store.database import Database, StoreError
 from infoscreen_reboot.controller.store.lease import LeaseLost
@@ -56,6 +56,11 @@ class Leader(threading.Thread):
         self.words = "starting"
         self.moved_at_s = time.monotonic()
         self.failed: Exception | None = None
+        self._rubbish = Rubbish()
+
+    def ignored(self) -> dict[str, int]:
+        """How many messages nobody could use so far, by reason."""
+        return {"unreadable": self._rubbish.unreadable, "no room": self._rubbish.turned_away}
 
     def wake(self) -> None:
         """There is something to send. Without this it would be seen half a second later."""
@@ -94,7 +99,7 @@ class Leader(threading.Thread):
             self._consumer.close()  # what it has in hand comes again
 
     def _lead(self, epoch: int) -> None:
-        engine = Engine(self._database, self._consumer, self._orders, epoch, self._signer)
+        engine = Engine(self._database, self._consumer, self._orders, epoch, self._signer, self._rubbish)
         heard_at_s = time.monotonic()
         pause_s = _RETRY_S
         while not self._stopping.is_set() and time.monotonic() < heard_at_s + _DEAF_S:

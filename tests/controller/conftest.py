@@ -16,6 +16,7 @@ from infoscreen_reboot.controller.store.database import Database
 from infoscreen_reboot.controller.store.tables import metadata
 from tests.broker.conftest import Broker
 from tests.controller.played import Controller, PlayedClient
+from tests.controller.web import Web
 
 POSTGRESQL = Path("/usr/lib/postgresql/17/bin")
 
@@ -103,3 +104,8 @@ def client(broker: Broker) -> Iterator[PlayedClient]:
     found.come()
     yield found
     found.link.end()
+
+
+@pytest.fixture
+def web(database: Database) -> Web:
+    return Web(database)

@@ -1,31 +1,28 @@
-"""The API: each route for each role, each refusal with its kind, and the stream of events."""
+"""The API: each route for each role, each refusal with its kind, and what comes twice or at the same moment."""
 
 from __future__ import annotations
 
-import contextlib
-import json
-import socket
 import threading
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
-import httpx
 import pytest
-import uvicorn
 from fastapi.routing import APIRoute
-from fastapi.testclient import TestClient
 from sqlalchemy import update
 
-from infoscreen_reboot.controller.api.access import Site
-from infoscreen_reboot.controller.api.app import PREFIX, create_app
+from infoscreen_reboot.controller.api.app import PREFIX
+from infoscreen_reboot.controller.api.door import MOST_BYTES
 from infoscreen_reboot.controller.auth import Role
 from infoscreen_reboot.controller.lifecycle import Limits
-from infoscreen_reboot.controller.orders import House
-from infoscreen_reboot.controller.store import commands, people
+from infoscreen_reboot.controller.store import commands, lease, people
 from infoscreen_reboot.controller.store.database import Database
 from infoscreen_reboot.controller.store.tables import client, token
 from tests.controller.test_orders import site as some_clients
+from tests.controller.web import Web, kind
 
 # What each role may do. A route that is not here fails the test: think first.
 MATRIX: dict[tuple[str, str], Role] = {
@@ -67,65 +64,9 @@ MATRIX: dict[tuple[str, str], Role] = {
 OPEN = {"/healthz", "/readyz", f"{PREFIX}/openapi.json"}
 
 
-class Web:
-    """The app, a token for each role, and three clients that are online."""
-
-    def __init__(self, database: Database, first: Web | None = None) -> None:
-        self.database = database
-        self.woken = 0
-        self.app = create_app(Site(database, House(), Limits(), self.wake))
-        self.client = TestClient(self.app, raise_server_exceptions=False)
-        self.uuids: list[str] = first.uuids if first else []
-        self.tokens: dict[Role, people.NewToken] = first.tokens if first else {}
-        if first is None:
-            self._fill()
-
-    def _fill(self) -> None:
-        with self.database.write() as tx:
-            self.uuids = some_clients(tx, 3)
-            for role in Role:
-                people.add_user(tx, f"a {role}", role, may_shut_down=False)
-                self.tokens[role] = people.add_token(tx, f"a {role}", "test", role, False, None)
-
-    @contextlib.contextmanager
-    def again(self) -> Iterator[Web]:
-        """Another instance on the same database, with connections of its own; or the same one after a restart."""
-        database = Database(self.database.engine.url.render_as_string(hide_password=False))
-        yield Web(database, self)
-        database.close()
-
-    def wake(self) -> None:
-        self.woken += 1
-
-    def call(self, method: str, path: str, role: Role | None = Role.OPERATOR, **options: Any) -> Any:
-        headers = dict(options.pop("headers", {}))
-        if role is not None:
-            headers["Authorization"] = f"Bearer {self.tokens[role].secret}"
-        address = path if path == "/metrics" else PREFIX + path
-        return self.client.request(method, address, headers=headers, **options)
-
-    def order(self, number: int = 0, **more: Any) -> Any:
-        content = {"action": "reboot_host", "client_uuid": self.uuids[number], **more}
-        return self.call("POST", "/commands", json=content)
-
-    def preview(self, **more: Any) -> Any:
-        content = {"action": "reboot_host", "selector": "site=alpine", **more}
-        return self.call("POST", "/batches/preview", json=content).json()
-
-
-@pytest.fixture
-def web(database: Database) -> Iterator[Web]:
-    yield Web(database)
-
-
-def kind(response: Any) -> tuple[int, str]:
-    assert response.headers["content-type"] == "application/problem+json", response.text
-    return response.status_code, response.json()["kind"]
-
-
 def test_every_route_stands_in_the_matrix_and_each_role_gets_what_it_may(web: Web) -> None:
     routes = {
-        (method, route.path.removeprefix(PREFIX))
+        (method, route.path_format.removeprefix(PREFIX))
         for route in web.app.routes
         if isinstance(route, APIRoute) and route.path not in OPEN
         for method in route.methods
@@ -163,6 +104,205 @@ def test_the_same_request_again_is_no_second_command(web: Web) -> None:
     content = {"action": "reboot_host", "client_uuid": web.uuids[2]}
     for status in (201, 200):
         assert web.call("POST", "/commands", json=content, headers=headers).status_code == status
+
+
+def both(first: Callable[[], Any], second: Callable[[], Any]) -> list[Any]:
+    """What the two answer that ask at the same moment."""
+    ready = threading.Barrier(2)
+    answers: list[Any] = []
+
+    def ask(how: Callable[[], Any]) -> None:
+        ready.wait()
+        answers.append(how())
+
+    threads = [threading.Thread(target=ask, args=(how,)) for how in (first, second)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return answers
+
+
+def test_a_form_that_is_sent_twice_or_reloaded_makes_one_command(web: Web) -> None:
+    """Pitfall 1: the id is made by the client, and stays the same in the form."""
+    own = str(uuid4())
+    with web.again() as other:
+        answers = both(partial(web.order, command_id=own), partial(other.order, command_id=own))
+    assert sorted(answer.status_code for answer in answers) == [200, 201]
+    assert {answer.json()["id"] for answer in answers} == {own}
+    assert web.order(command_id=own).status_code == 200
+    assert len(web.call("GET", "/commands").json()["items"]) == 1
+
+
+@pytest.mark.parametrize("what", ["/commands", "/batches"])
+def test_one_idempotency_key_makes_one_thing(web: Web, what: str) -> None:
+    """Pitfall 6: at the same moment on two connections, with another body, and after a restart."""
+    seen = web.preview()
+    many = {"clients": seen["clients"], "hash": seen["hash"], "count": 3}
+    content = {"action": "reboot_host", **({"client_uuid": web.uuids[0]} if what == "/commands" else many)}
+
+    def send(one: Web, **more: Any) -> Any:
+        return one.call("POST", what, json=content | more, headers={"Idempotency-Key": "k"})
+
+    with web.again() as other:
+        answers = both(partial(send, web), partial(send, other))
+    assert sorted(answer.status_code for answer in answers) == [200, 201]
+    [made] = {answer.json()["id"] for answer in answers}
+    assert kind(send(web, reason="another")) == (409, "key_used_otherwise")
+    web.database.close()
+    with web.again() as restarted:
+        again = send(restarted)
+        assert (again.status_code, again.json()["id"]) == (200, made)
+        assert len(restarted.call("GET", "/commands").json()["items"]) == (1 if what == "/commands" else 3)
+        notes = restarted.call("GET", "/audit", Role.ADMIN).json()["items"]
+    assert [each["outcome"] for each in notes] == ["made"], "said once"
+
+
+def test_a_key_belongs_to_whoever_uses_it(web: Web) -> None:
+    """Pitfall 6: two people may think of the same key."""
+    headers = {"Idempotency-Key": "k"}
+    for number, role in enumerate((Role.OPERATOR, Role.ADMIN)):
+        content = {"action": "reboot_host", "client_uuid": web.uuids[number]}
+        assert web.call("POST", "/commands", role, json=content, headers=headers).status_code == 201
+
+
+def test_two_operators_and_one_client_the_second_gets_the_first_ones_command(web: Web) -> None:
+    """Pitfall 7: on two connections at the same moment; the refusal links the command that is open."""
+    with web.again() as other:
+        answers = both(web.order, other.order)
+    [made] = [answer for answer in answers if answer.status_code == 201]
+    [busy] = [answer for answer in answers if answer.status_code != 201]
+    assert kind(busy) == (409, "held") and busy.json()["rule"] == "one_open_command"
+    assert busy.json()["open_command_id"] == made.json()["id"]
+    assert web.call("GET", f"/commands/{busy.json()['open_command_id']}").json()["is_open"] is True
+    again = web.call("POST", "/commands", json={"action": "reboot_host", "client_uuid": web.uuids[0]})
+    assert again.json()["open_command_id"] == made.json()["id"]
+
+
+def test_writers_that_read_before_they_write_wait_for_each_other(web: Web) -> None:
+    """Pitfall 16: no SQLITE_BUSY_SNAPSHOT, whatever two instances write at the same time."""
+    statuses: list[int] = []
+
+    def freeze(one: Web) -> None:
+        for _ in range(8):
+            made = one.call("POST", "/freezes", json={"why": "x"})
+            ended = one.call("DELETE", f"/freezes/{made.json()['id']}")
+            statuses.extend((made.status_code, ended.status_code))
+
+    with web.again() as other:
+        both(partial(freeze, web), partial(freeze, other))
+    assert Counter(statuses) == {201: 16, 204: 16}
+
+
+STEERING = ["\x1b[2J", "a\x07b", "\x9b31m", "a\x00", "a\x7f", "a\u202eb", "a\u2028b"]
+
+
+@pytest.mark.parametrize("text", STEERING)
+def test_no_text_of_a_person_steers_a_terminal(web: Web, text: str) -> None:
+    """Pitfall 50: in reasons, names, notes, labels and freezes."""
+    one = f"/clients/{web.uuids[0]}"
+    refused = [
+        web.order(reason=text),
+        web.call("POST", "/batches/preview", json={"action": "reboot_host", "selector": "site", "reason": text}),
+        web.call("PATCH", one, json={"name": text}),
+        web.call("PATCH", one, json={"note": text}),
+        web.call("PATCH", one, json={"labels": {"site": text}}),
+        web.call("PATCH", one, json={"labels": {text: "a"}}),
+        web.call("POST", "/freezes", json={"why": text}),
+        web.call("POST", "/tokens", json={"name": text}),
+        web.call("GET", "/clients", params={"name": text}),
+    ]
+    assert [kind(answer) for answer in refused] == [(422, "invalid")] * len(refused)
+
+
+def test_a_note_may_have_lines_and_html_is_only_text(web: Web) -> None:
+    """Pitfall 50: it is kept as it is; whoever shows it shows text."""
+    one, note = f"/clients/{web.uuids[0]}", "<script>alert(1)</script>\nkey at the reception"
+    assert web.call("PATCH", one, json={"note": note}).json()["note"] == note
+    assert web.order(reason="<b>now</b>").json()["reason"] == "<b>now</b>"
+    assert kind(web.order(1, reason="a\nb")) == (422, "invalid")
+
+
+@pytest.mark.parametrize("is_length_said", [True, False])
+def test_a_request_that_is_too_large_is_413(web: Web, is_length_said: bool) -> None:
+    content = b"x" * (MOST_BYTES + 1)
+    parts = (content[at : at + 65536] for at in range(0, len(content), 65536))
+    answer = web.call("POST", "/commands", content=content if is_length_said else parts)
+    assert kind(answer) == (413, "too_large")
+    assert kind(web.call("POST", "/commands", content=content[:-1])) == (400, "bad_request")
+
+
+def test_a_batch_of_as_many_clients_as_may_be_fits_into_a_request(web: Web) -> None:
+    content = {"action": "reboot_host", "reason": "x" * 500, "clients": [str(uuid4()) for _ in range(20_000)]}
+    assert kind(web.call("POST", "/batches/preview", json=content)) == (404, "no_such_client")
+    content["clients"] = [*content["clients"], str(uuid4())]
+    assert kind(web.call("POST", "/batches/preview", json=content)) == (422, "invalid")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"someone_is_there": 1},
+        {"wait_until": 1795701600},
+        {"wait_until": "2026-11-26T14:00:00"},
+        {"wait_until": "soon"},
+    ],
+)
+def test_a_number_is_no_yes_and_a_time_has_a_zone(web: Web, content: dict[str, Any]) -> None:
+    assert kind(web.order(**content)) == (422, "invalid")
+
+
+def test_an_answer_is_kept_by_no_cache_and_a_wrong_method_is_told_the_right_ones(web: Web) -> None:
+    answer = web.call("GET", "/whoami")
+    assert answer.headers["cache-control"] == "no-store" and answer.headers["x-content-type-options"] == "nosniff"
+    wrong = web.call("DELETE", f"/clients/{web.uuids[0]}")
+    assert kind(wrong) == (405, "method_not_allowed") and wrong.headers["allow"] == "GET, PATCH"
+    assert kind(web.call("GET", "/clients/")) == (404, "not_found"), "no redirect to what Host says"
+
+
+def test_what_holds_commands_is_told_by_rule(web: Web) -> None:
+    web.call("POST", "/freezes", json={"why": "trade fair"})
+    until = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
+    for number in range(2):
+        assert web.order(number, wait_until=until).status_code == 201
+    told = web.call("GET", "/holds", Role.VIEWER).json()
+    assert [each["why"] for each in told["freezes"]] == ["trade fair"]
+    [waiting] = told["waiting"]
+    assert (waiting["rule"], waiting["count"], waiting["opens_at"]) == ("freeze", 2, None)
+    assert "trade fair" in waiting["why"]
+
+
+def test_a_freeze_ends_within_a_year_or_by_hand(web: Web) -> None:
+    for until in ("2020-01-01T00:00:00Z", "9999-12-31T23:59:59-14:00"):
+        assert kind(web.call("POST", "/freezes", json={"why": "x", "until": until})) == (422, "invalid")
+
+
+def test_the_numbers_for_prometheus_are_those_of_the_rows(web: Web) -> None:
+    web.order(0)
+    held = web.order(0)
+    assert held.status_code == 409
+    with web.database.write() as tx:
+        tx.db.execute(update(client).where(client.c.uuid == web.uuids[2]).values(is_online=False))
+        lease.take(tx, "here")
+    answer = web.call("GET", "/metrics", Role.VIEWER)
+    assert answer.status_code == 200 and answer.headers["content-type"].startswith("text/plain")
+    lines = {
+        line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in answer.text.splitlines() if line[0] != "#"
+    }
+    assert lines['infoscreen_commands{action="reboot_host",proof="",state="queued"}'] == 1
+    assert lines['infoscreen_commands{action="reboot_host",proof="",state="blocked_safety"}'] == 1
+    assert lines['infoscreen_clients{presence="online",standing="accepted"}'] == 2
+    assert lines['infoscreen_clients{presence="unknown",standing="accepted"}'] == 1
+    assert lines['infoscreen_ignored_messages_total{why="no JSON"}'] == 3
+    assert (lines["infoscreen_lease_held"], lines["infoscreen_broker_heard"]) == (1, 0)
+    assert 0 <= lines["infoscreen_oldest_open_command_seconds"] < 60
+    assert 0 < lines["infoscreen_database_latency_seconds"] < 60
+    with web.database.write() as tx:
+        tx.db.execute(
+            update(commands.command).values(state="completed", rank=5, started_boot_id="a", ended_boot_id="a")
+        )
+    text = web.call("GET", "/metrics", Role.VIEWER).text
+    assert 'infoscreen_commands{action="reboot_host",proof="mock",state="completed"} 2.0' in text
 
 
 def test_a_refusal_says_which_rule_and_when_it_opens(web: Web) -> None:
@@ -301,37 +441,6 @@ def test_a_token_ends_when_it_is_revoked_or_over_and_has_no_more_rights_than_its
         assert kind(web.call("GET", "/whoami", role)) == (401, "not_authenticated")
 
 
-@contextlib.contextmanager
-def serving(web: Web) -> Iterator[str]:
-    """A real server: the test client gives a stream only when it has ended."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(web.app, http="h11", ws="none", log_level="critical"))
-    thread = threading.Thread(target=server.run, args=([listener],))
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}{PREFIX}"
-    finally:
-        server.should_exit = web.app.state.is_stopping = True
-        thread.join()
-
-
-def test_the_stream_begins_where_it_is_told_to_and_ends_with_the_token(web: Web) -> None:
-    for number in range(3):
-        web.order(number)
-    headers = {"Authorization": f"Bearer {web.tokens[Role.VIEWER].secret}", "Last-Event-ID": "1"}
-    seen: list[dict[str, Any]] = []
-    with serving(web) as address, httpx.stream("GET", f"{address}/events", headers=headers, timeout=30) as stream:
-        assert stream.headers["x-accel-buffering"] == "no"
-        for line in stream.iter_lines():
-            if line.startswith('data: {"seq'):
-                seen.append(json.loads(line.removeprefix("data: ")))
-                if len(seen) == 2:
-                    with web.database.write() as tx:
-                        people.revoke(tx, web.tokens[Role.VIEWER].token_id)
-        assert line == "" and [event["seq"] for event in seen] == [2, 3]
-    assert seen[0]["kind"] == "queued"
-
-
 def test_a_database_that_is_gone_is_no_500(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
     web.database.close()
     monkeypatch.setattr(web.database, "engine", Database("sqlite:////nowhere/at/all").engine)
@@ -339,3 +448,9 @@ def test_a_database_that_is_gone_is_no_500(web: Web, monkeypatch: pytest.MonkeyP
     assert kind(answer) == (503, "unavailable")
     assert web.client.get("/healthz").status_code == 200
     assert web.client.get("/readyz").status_code == 503
+
+
+def test_a_server_that_stops_is_not_ready(web: Web) -> None:
+    assert web.client.get("/readyz").status_code == 200
+    web.app.state.is_stopping = True
+    assert kind(web.client.get("/readyz")) == (503, "unavailable")

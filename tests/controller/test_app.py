@@ -256,6 +256,18 @@ def test_tls_of_its_own(program: Program, tmp_path: Path) -> None:
     assert "LISTEN_TLS_CERT: cannot use" in program.does("check-config").stdout
 
 
+def test_no_answer_waits_for_an_acknowledgement_of_tcp(program: Program) -> None:
+    """An answer is two packets. Without TCP_NODELAY the second one waits 40 ms for the first, on each connection."""
+    program.start()
+    took_s = []
+    with httpx.Client(base_url=program.url) as web:
+        for _ in range(30):
+            began_s = time.perf_counter()
+            assert web.get("/healthz").status_code == 200
+            took_s.append(time.perf_counter() - began_s)
+    assert min(took_s[10:]) < 0.03, "the first ones are acknowledged at once in any case"
+
+
 def test_whom_it_believes_where_a_request_comes_from(program: Program) -> None:
     """Pitfall 47: only a listed proxy may say who stands behind it."""
     forwarded = {"X-Forwarded-For": "203.0.113.7"}

@@ -25,6 +25,14 @@ MIRROR = os.environ.get("INFOSCREEN_MIRROR", "http://deb.debian.org/debian").rst
 KEYS = "signed-by=/usr/share/keyrings/debian-archive-keyring.gpg"
 RUFF = "0.8.6"
 ATHERIS = "3.0.0"
+# What asks every operation of the controller's API; it runs in a process of its own, with modules of its own.
+SCHEMATHESIS = (
+    "schemathesis==4.32.5 anyio==4.16.0 certifi==2026.10.19.post1 charset-normalizer==3.5.3 click==8.5.1"
+    " graphql-core==3.3.2 harfile==0.6.0 hypothesis==6.170.17 hypothesis-graphql==0.13.5 idna==3.20 iniconfig==2.3.1"
+    " jsonschema_rs==0.60.3 markdown-it-py==4.3.0 MarkupSafe==3.0.4 mdurl==0.1.2 packaging==26.4 pluggy==1.7.0"
+    " Pygments==2.21.0 pyrate-limiter==4.5.1 pytest==9.2.0 PyYAML==6.0.4 requests==2.34.2 rich==15.0.0"
+    " sortedcontainers==2.4.0 typing_extensions==4.16.0 urllib3==2.8.0 Werkzeug==3.1.9"
+)
 # What tools/bench measures us against, with the versions of all that its speed and memory hang on.
 PEERS = {
     "systemctl-mqtt": "systemctl-mqtt==3.0.0 aiomqtt==2.5.1 jeepney==0.9.0 paho-mqtt==2.2.0",
@@ -43,7 +51,7 @@ WORKSHOP_PACKAGES = (
 ).split()
 # The controller runs on trixie only.
 CONTROLLER_PACKAGES = (
-    "postgresql-17 python3-alembic python3-argon2 python3-fastapi python3-fastjsonschema python3-httpx"
+    "curl jq postgresql-17 python3-alembic python3-argon2 python3-fastapi python3-fastjsonschema python3-httpx"
     " python3-prometheus-client python3-psycopg python3-psycopg-c python3-psycopg-pool python3-rich python3-sqlalchemy"
     " python3-sqlalchemy-ext python3-uvicorn"
 ).split()
@@ -183,6 +191,7 @@ def workshop_root(suite: str) -> Path:
     if suite == "trixie":
         packages += ["mypy", *CONTROLLER_PACKAGES]
         hooks.append(f"copy-in {_ruff()} /usr/local/bin")
+        hooks.append(f"copy-in {_schemathesis(suite)} /opt")
     if platform.machine() == "x86_64":  # there is no wheel for others: tests/fuzz does without, and says so
         hooks.append(f"copy-in {_atheris(suite)} /usr/local/lib/python{PYTHON[suite]}/dist-packages")
     recipe = Recipe("workshop", suite, "minbase", tuple(packages), tuple(hooks))
@@ -218,6 +227,18 @@ def _atheris(suite: str) -> Path:
         wheel.unlink()
 
     return layer(f"atheris-{platform.machine()}-{suite}-{ATHERIS}", make) / "atheris"
+
+
+def _schemathesis(suite: str) -> Path:
+    """Debian has none. It brings other versions of what Debian has: so it stands in a folder of its own."""
+
+    def make(target: Path) -> None:
+        pip = "/usr/bin/python3", "-m", "pip", "install", "--quiet", "--no-compile", "--only-binary=:all:", "--no-deps"
+        place = "--target", target / "schemathesis", "--implementation=cp", "--python-version", PYTHON[suite]
+        command(*pip, *place, *SCHEMATHESIS.split())
+
+    name = f"schemathesis-{platform.machine()}-{suite}-{digest(SCHEMATHESIS.encode())}"
+    return layer(name, make) / "schemathesis"
 
 
 def _wheel(target: Path, *wanted: str) -> Path:

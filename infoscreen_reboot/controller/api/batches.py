@@ -97,14 +97,14 @@ def list_batches(call: Viewer, limit: Limit = 50, cursor: Cursor = None) -> mode
         return models.BatchPage(items=show.batches(tx, rows), next=following)
 
 
-@router.get("/{batch_id}", summary="Read a batch", responses=documented("not_found"))
+@router.get("/{batch_id:uuid}", summary="Read a batch", responses=documented("not_found"))
 def read_batch(call: Viewer, batch_id: UUID) -> models.Batch:
     """How many of its commands are in each state; it is over when all have their verdict."""
     with call.read() as tx:
         return show.batch(tx, _found(tx, str(batch_id)))
 
 
-@router.get("/{batch_id}/members", summary="List the members of a batch", responses=documented("not_found"))
+@router.get("/{batch_id:uuid}/members", summary="List the members of a batch", responses=documented("not_found"))
 def list_members(
     call: Viewer,
     batch_id: UUID,
@@ -120,7 +120,7 @@ def list_members(
     ]
 
 
-@router.post("/{batch_id}/cancel", summary="Cancel a batch", responses=documented("not_found"))
+@router.post("/{batch_id:uuid}/cancel", summary="Cancel a batch", responses=documented("not_found"))
 def cancel_batch(call: Operator, batch_id: UUID) -> models.Cancelled:
     """Take back what was not given to the broker yet."""
     with call.write() as (tx, caller):
@@ -133,7 +133,7 @@ def cancel_batch(call: Operator, batch_id: UUID) -> models.Cancelled:
 
 
 @router.post(
-    "/{batch_id}/retry",
+    "/{batch_id:uuid}/retry",
     summary="Preview another try for those that did not succeed",
     responses=documented("not_found", "nothing_eligible", "no_such_client", "bad_wait", "too_large"),
 )

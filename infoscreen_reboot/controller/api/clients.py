@@ -168,7 +168,7 @@ def export_clients(call: Viewer) -> Response:
     return Response(content, media_type=_CSV, headers=headers)
 
 
-@router.get("/{client_uuid}", summary="Read a client", responses=documented("not_found"))
+@router.get("/{client_uuid:uuid}", summary="Read a client", responses=documented("not_found"))
 def read_client(call: Viewer, client_uuid: UUID) -> models.Client:
     """How things stand with it."""
     with call.read() as tx:
@@ -176,7 +176,7 @@ def read_client(call: Viewer, client_uuid: UUID) -> models.Client:
 
 
 @router.patch(
-    "/{client_uuid}",
+    "/{client_uuid:uuid}",
     summary="Change name, note and labels of a client",
     responses=documented("not_found", "exists", "too_large"),
 )
@@ -204,7 +204,7 @@ def change_client(call: Operator, client_uuid: UUID, content: models.ClientChang
 
 
 @router.post(
-    "/{client_uuid}/standing",
+    "/{client_uuid:uuid}/standing",
     summary="Accept, reject or retire a client",
     responses=documented("not_found", "exists", "too_large"),
 )

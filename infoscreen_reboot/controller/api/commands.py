@@ -98,14 +98,14 @@ def list_commands(
     return models.Page(items=[show.command(row, call.site.limits) for row in rows], next=following)
 
 
-@router.get("/{command_id}", summary="Read a command", responses=documented("not_found"))
+@router.get("/{command_id:uuid}", summary="Read a command", responses=documented("not_found"))
 def read_command(call: Viewer, command_id: UUID) -> models.Command:
     """Where it is, for what it waits, and what proves that."""
     with call.read() as tx:
         return show.command(found(tx, str(command_id)), call.site.limits)
 
 
-@router.get("/{command_id}/events", summary="Read what happened to a command", responses=documented("not_found"))
+@router.get("/{command_id:uuid}/events", summary="Read what happened to a command", responses=documented("not_found"))
 def list_command_events(call: Viewer, command_id: UUID) -> list[models.Event]:
     """The oldest first."""
     with call.read() as tx:
@@ -113,7 +113,7 @@ def list_command_events(call: Viewer, command_id: UUID) -> list[models.Event]:
         return [show.event(row) for row in views.events_after(tx, 0, 1000, command_id=str(command_id))]
 
 
-@router.get("/{command_id}/explain", summary="Explain a command", responses=documented("not_found"))
+@router.get("/{command_id:uuid}/explain", summary="Explain a command", responses=documented("not_found"))
 def explain_command(call: Viewer, command_id: UUID) -> models.Explanation:
     """Why it was sent, was refused or waits: every rule, asked again now as if this command was not there."""
     with call.read() as tx:
@@ -136,7 +136,7 @@ def explain_command(call: Viewer, command_id: UUID) -> models.Explanation:
     )
 
 
-@router.post("/{command_id}/cancel", summary="Cancel a command", responses=documented("not_found", "too_late"))
+@router.post("/{command_id:uuid}/cancel", summary="Cancel a command", responses=documented("not_found", "too_late"))
 def cancel_command(call: Operator, command_id: UUID) -> models.Command:
     """Take back a command that was not given to the broker. Later nobody can: 409 `too_late`."""
     with call.write() as (tx, caller):

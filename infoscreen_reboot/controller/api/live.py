@@ -121,7 +121,7 @@ def _look(site: Site, seq: int, chosen: Mapping[str, str], token_id: str) -> Loo
             return Look([], seq)
         gone_upto = max(views.first_event(tx) - 1, 0)
         reset = None
-        if seq > revision or seq < gone_upto:
+        if seq > revision or 0 < seq < gone_upto:
             reset = seq = revision if seq > revision else gone_upto
         rows = views.events_after(tx, seq, _MOST, **chosen)
     upto = rows[-1]["seq"] if len(rows) == _MOST else max(seq, revision)

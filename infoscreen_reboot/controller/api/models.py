@@ -6,7 +6,16 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictInt,
+    StringConstraints,
+)
 
 from infoscreen_reboot.contract.command import Action
 from infoscreen_reboot.controller import text
@@ -15,11 +24,20 @@ from infoscreen_reboot.controller.inventory import Outcome
 from infoscreen_reboot.controller.lifecycle import Proof, State, Step
 from infoscreen_reboot.controller.safety import Standing
 
+
+def _check_text(value: object) -> object:
+    if isinstance(value, int | float):
+        raise ValueError("a time is text, as 2026-11-26T14:00:00Z")
+    return value
+
+
 Reason = Annotated[str, StringConstraints(max_length=text.MOST_REASON, pattern=text.LINE)]
 Why = Annotated[str, StringConstraints(min_length=1, max_length=text.MOST_REASON, pattern=text.LINE)]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=text.MOST_NAME, pattern=text.LINE)]
 Note = Annotated[str, StringConstraints(max_length=text.MOST_NOTE, pattern=text.LINES)]
 UserName = Annotated[str, StringConstraints(max_length=64, pattern=text.USER_NAME)]
+# A number would be seconds to one and milliseconds to another.
+Moment = Annotated[AwareDatetime, BeforeValidator(_check_text)]
 Key = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern="^[ -~]+$")]
 # Standings that people give; `unknown` is what nobody has looked at.
 GivenStanding = Literal["accepted", "rejected", "retired"]
@@ -43,15 +61,21 @@ def _example(content: Any) -> ConfigDict:
     return ConfigDict(extra="forbid", json_schema_extra={"examples": [content]})
 
 
+def examples_of(name: str) -> list[Any] | None:
+    """Those of the model of that name; None if there is none."""
+    model = globals().get(name)
+    return list(model.model_config["json_schema_extra"]["examples"]) if model is not None else None
+
+
 class Wish(Model):
     """What is asked for, whoever gets it."""
 
     action: Action
     reason: Reason | None = None
-    wait_until: AwareDatetime | None = Field(
+    wait_until: Moment | None = Field(
         None, description="Until when it may wait for a hold that ends by itself; at most 24 hours. Null: do not wait."
     )
-    someone_is_there: bool = Field(False, description="For a shutdown: someone will switch the client on again.")
+    someone_is_there: StrictBool = Field(False, description="For a shutdown: someone will switch the client on again.")
 
 
 class NewCommand(Wish):
@@ -258,7 +282,7 @@ class NewBatch(Wish):
 
     clients: list[UUID] = Field(min_length=1, max_length=20_000)
     hash: str = Field(min_length=64, max_length=64)
-    count: int | None = None
+    count: StrictInt | None = None
 
 
 class Retry(Model):
@@ -266,8 +290,8 @@ class Retry(Model):
 
     model_config = _example({"wait_until": _at("16:00:00")})
 
-    wait_until: AwareDatetime | None = None
-    someone_is_there: bool = False
+    wait_until: Moment | None = None
+    someone_is_there: StrictBool = False
 
 
 _A_BATCH = {
@@ -377,7 +401,7 @@ class NewStandings(Model):
 
     standing: GivenStanding
     clients: list[UUID] | None = Field(None, max_length=20_000)
-    all_unknown: bool = Field(False, description="All that nobody has said anything about yet.")
+    all_unknown: StrictBool = Field(False, description="All that nobody has said anything about yet.")
 
 
 class Changed(Model):
@@ -420,7 +444,7 @@ class NewFreeze(Model):
     model_config = _example({"why": "trade fair", "until": _at("18:00:00")})
 
     why: Why
-    until: AwareDatetime | None = None
+    until: Moment | None = None
 
 
 _FREEZE = {"id": 3, "why": "trade fair", "made_by": "ann", "made_at": _at("08:00:00"), "until": _at("18:00:00")}
@@ -464,7 +488,7 @@ class NewUser(Model):
 
     name: UserName
     role: Role
-    may_shut_down: bool = False
+    may_shut_down: StrictBool = False
 
 
 class UserChange(Model):
@@ -473,8 +497,8 @@ class UserChange(Model):
     model_config = _example({"is_disabled": True})
 
     role: Role | None = None
-    may_shut_down: bool | None = None
-    is_disabled: bool | None = None
+    may_shut_down: StrictBool | None = None
+    is_disabled: StrictBool | None = None
 
 
 class User(Model):
@@ -503,8 +527,8 @@ class NewToken(Model):
     name: Name
     user: UserName | None = Field(None, description="Whose it is; an admin may name somebody else.")
     role: Role | None = Field(None, description="Null: that of the user.")
-    may_shut_down: bool = False
-    expires_in_days: int | None = Field(
+    may_shut_down: StrictBool = False
+    expires_in_days: StrictInt | None = Field(
         None,
         ge=1,
         le=3650,

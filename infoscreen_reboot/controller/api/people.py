@@ -93,7 +93,7 @@ def _expires_at(now: datetime, days: int | None, most: datetime | None) -> datet
 
 
 @router.delete(
-    "/tokens/{token_id}",
+    "/tokens/{token_id:uuid}",
     status_code=204,
     response_model=None,
     summary="Revoke a token",

@@ -25,6 +25,8 @@ _ANSWER_S = 60.0
 # The server sends a comment after 15 s without an event.
 _STREAM_S = 45.0
 _GATEWAY_FAULTS = (502, 503, 504)
+# The server stops, or some events are gone: whoever watches reads the state again in any case.
+_ABOUT_THE_STREAM = ("bye", "reset")
 
 
 class Connection:
@@ -194,6 +196,7 @@ def _events(lines: Iterator[str]) -> Iterator[Event | None]:
         elif line == "" and data:
             if kind == "unauthorized":
                 raise Refused(401, {"kind": "not_authenticated", "detail": "the token is not valid any more"})
-            event: Event = json.loads(data)
-            yield event
+            if kind not in _ABOUT_THE_STREAM:
+                event: Event = json.loads(data)
+                yield event
             kind, data = "", ""

@@ -12,6 +12,7 @@ from infoscreen_reboot.controller.inventory import Entry, Known
 from infoscreen_reboot.controller.lifecycle import VERDICT_RANK, Cancelled, Limits
 from infoscreen_reboot.controller.safety import Standing
 from infoscreen_reboot.controller.store import commands
+from infoscreen_reboot.controller.store.bulk import among
 from infoscreen_reboot.controller.store.database import Row, Transaction
 from infoscreen_reboot.controller.store.tables import client, command, event, freeze, label
 
@@ -48,9 +49,10 @@ def set_standing(tx: Transaction, uuids: Sequence[str], standing: Standing, by: 
     """Whoever accepts a client anew says that it is one host. From others, what was not sent is taken back."""
     retired_at = tx.now if standing is Standing.RETIRED else None
     values = {"standing": str(standing), "retired_at": retired_at, "two_hosts_at": None}
-    tx.db.execute(update(client).where(client.c.uuid.in_(uuids)).values(**values))
+    tx.db.execute(update(client).where(among(tx, client.c.uuid, uuids)).values(**values))
     if standing is not Standing.ACCEPTED:
-        unsent = and_(command.c.client_uuid.in_(uuids), command.c.rank < VERDICT_RANK, command.c.sent_at.is_(None))
+        of_them = among(tx, command.c.client_uuid, uuids)
+        unsent = and_(of_them, command.c.rank < VERDICT_RANK, command.c.sent_at.is_(None))
         ids = tx.db.execute(select(command.c.id).where(unsent)).scalars().all()
         commands.learn(tx, [(each, Cancelled(tx.now, by, f"the client was {standing}")) for each in ids], fleet)
     told = [{"at": tx.now, "kind": f"client_{standing}", "client_uuid": uuid, "content": {"by": by}} for uuid in uuids]
@@ -62,7 +64,7 @@ def standings(tx: Transaction, uuids: Sequence[str] | None) -> dict[str, Standin
     """Of these clients, or of all; whoever does not exist is left out."""
     query = select(client.c.uuid, client.c.standing)
     if uuids is not None:
-        query = query.where(client.c.uuid.in_(uuids))
+        query = query.where(among(tx, client.c.uuid, uuids))
     return {row.uuid: Standing(row.standing) for row in tx.db.execute(query)}
 
 

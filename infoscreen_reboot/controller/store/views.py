@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import RowMapping, Select, and_, func, or_, select
 
 from infoscreen_reboot.controller.lifecycle import VERDICT_RANK, State
+from infoscreen_reboot.controller.store.bulk import among
 from infoscreen_reboot.controller.store.database import Transaction
 from infoscreen_reboot.controller.store.tables import (
     alert,
@@ -122,7 +123,7 @@ def batch_states(tx: Transaction, batch_ids: Sequence[str]) -> dict[str, Counter
     """Counted from the rows, each time: a count beside them would drift."""
     found: dict[str, Counter[str]] = {batch_id: Counter() for batch_id in batch_ids}
     columns = command.c.batch_id, command.c.state
-    query = select(*columns, func.count()).where(command.c.batch_id.in_(batch_ids)).group_by(*columns)
+    query = select(*columns, func.count()).where(among(tx, command.c.batch_id, batch_ids)).group_by(*columns)
     for batch_id, state, count in tx.db.execute(query):
         found[batch_id][state] = count
     return found
@@ -147,7 +148,7 @@ def client_rows(
     if name is not None:
         query = query.where(client.c.name == name)
     if uuids is not None:
-        query = query.where(client.c.uuid.in_(uuids))
+        query = query.where(among(tx, client.c.uuid, uuids))
     if standing is not None:
         query = query.where(client.c.standing == standing)
     return list(tx.db.execute(query).mappings())
@@ -155,18 +156,18 @@ def client_rows(
 
 def labels_of(tx: Transaction, uuids: Sequence[str]) -> dict[str, dict[str, str]]:
     found: dict[str, dict[str, str]] = {uuid: {} for uuid in uuids}
-    for row in tx.db.execute(select(label).where(label.c.client_uuid.in_(uuids))):
+    for row in tx.db.execute(select(label).where(among(tx, label.c.client_uuid, uuids))):
         found[row.client_uuid][row.key] = row.value
     return found
 
 
 def open_commands(tx: Transaction, uuids: Sequence[str]) -> dict[str, str]:
-    where = and_(command.c.client_uuid.in_(uuids), command.c.rank < VERDICT_RANK)
+    where = and_(among(tx, command.c.client_uuid, uuids), command.c.rank < VERDICT_RANK)
     return {row.client_uuid: row.id for row in tx.db.execute(select(command.c.client_uuid, command.c.id).where(where))}
 
 
 def standing_alerts(tx: Transaction, uuids: Sequence[str]) -> dict[str, list[str]]:
-    where = and_(alert.c.client_uuid.in_(uuids), alert.c.cleared_at.is_(None))
+    where = and_(among(tx, alert.c.client_uuid, uuids), alert.c.cleared_at.is_(None))
     found: dict[str, list[str]] = {}
     for row in tx.db.execute(select(alert.c.client_uuid, alert.c.unit).where(where).order_by(alert.c.id)):
         found.setdefault(row.client_uuid, []).append(row.unit)
