@@ -68,9 +68,9 @@ from infoscreen_reboot.controller.lifecycle import (
 )
 from infoscreen_reboot.controller.orders import Caller, House, Wish
 from infoscreen_reboot.controller.presence import Presence
-from infoscreen_reboot.controller.store import clients, commands, lease
+from infoscreen_reboot.controller.store import bulk, clients, commands, lease
 from infoscreen_reboot.controller.store.database import Database, StoreError, Transaction
-from infoscreen_reboot.controller.store.tables import command, event, freeze, metadata, outbox
+from infoscreen_reboot.controller.store.tables import client, command, event, freeze, metadata, outbox
 from infoscreen_reboot.mqtt.consumer import Lost, Puback, Received
 from infoscreen_reboot.mqtt.messages import Delivery, Message
 from tests.controller.conftest import Server
@@ -747,8 +747,8 @@ class InTheStore(RuleBasedStateMachine):
             rows = {row["id"]: dict(row) for row in tx.db.execute(select(command)).mappings()}
             in_outbox = set(tx.db.execute(select(outbox.c.command_id)).scalars())
             told: dict[str, list[Any]] = {command_id: [] for command_id in rows}
-            for row in tx.db.execute(select(event).where(event.c.command_id.is_not(None)).order_by(event.c.seq)):
-                told[row.command_id].append(row)
+            for each in tx.db.execute(select(event).where(event.c.command_id.is_not(None)).order_by(event.c.seq)):
+                told[each.command_id].append(each)
         for command_id, row in rows.items():
             story = self.stories[command_id]
             before = story.seen
@@ -767,11 +767,11 @@ class InTheStore(RuleBasedStateMachine):
                 story.by = State(row["state"])
                 story.heard.append(Heard(None))
             story.seen = row
-        for client in CLIENTS:
+        for uuid in CLIENTS:
             going = [
                 row
                 for row in rows.values()
-                if row["client_uuid"] == client
+                if row["client_uuid"] == uuid
                 and row["rank"] < VERDICT_RANK
                 and (row["sent_at"] is not None or row["hold_rule"] is None)
             ]
@@ -825,7 +825,7 @@ class InTheStore(RuleBasedStateMachine):
 
 
 def commands_boot(tx: Transaction, uuid: str) -> str | None:
-    return tx.db.execute(text(f"SELECT boot_id FROM client WHERE uuid = '{uuid}'")).scalar_one()
+    return tx.db.execute(select(client.c.boot_id).where(client.c.uuid == uuid)).scalar_one_or_none()
 
 
 # Where writing costs nothing.
@@ -902,7 +902,7 @@ class Strangers(Undisturbed):
 
 
 def _without_its_guard(patch: pytest.MonkeyPatch) -> None:
-    update_many = commands.update_many
+    update_many = bulk.update_many
     patch.setattr(commands, "update_many", lambda tx, table, values, guard: update_many(tx, table, values, "1 = 1"))
 
 
@@ -949,8 +949,8 @@ def _believes_anybody_about_a_command(patch: pytest.MonkeyPatch) -> None:
 
     def believe(tx: Transaction, heard: Sequence[ingest.Heard], accepts_all: bool) -> clients.Batch:
         batch = hear(tx, heard, accepts_all)
-        owners = commands.owners(tx, {said.command_id for _, said in batch.acks})
-        batch.acks = [(owners[said.command_id], said) for _, said in batch.acks if said.command_id in owners]
+        rows = commands.by_id(tx, {said.command_id for _, said in batch.acks})
+        batch.acks = [(rows[said.command_id]["client_uuid"], said) for _, said in batch.acks if said.command_id in rows]
         return batch
 
     patch.setattr(clients, "hear", believe)

@@ -269,7 +269,7 @@ def timed_out_and_late(play: Theatre) -> None:
     play.until("late_truth")
 
 
-STORIES = {
+STORIES: dict[Callable[[Theatre], None], State] = {
     rebooted: State.COMPLETED,
     shut_down: State.COMPLETED,
     inhibited: State.FAILED,
