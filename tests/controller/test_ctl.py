@@ -977,9 +977,12 @@ def below(made: Any) -> dict[str, Any]:
 
 def paths() -> dict[tuple[str, ...], Any]:
     """Each command of the program, as it is typed, with its parser."""
-    first = below(parser())
-    deeper = {(name, word): made for name, each in first.items() for word, made in below(each).items()}
-    return {(): parser()} | {(name,): made for name, made in first.items()} | deeper
+    found: dict[tuple[str, ...], Any] = {(): parser()}
+    for name, made in below(parser()).items():
+        found[(name,)] = made
+        for word, deeper in below(made).items():
+            found[(name, word)] = deeper
+    return found
 
 
 def completed(words: Sequence[str], folder: Path) -> set[str]:

@@ -241,7 +241,7 @@ def show_preview(call: Call, plan: Plan) -> None:
     reason = f": {plan.wish['reason']}" if plan.wish["reason"] else ""
     screen.title(f"{plan.verb} {plural(len(preview['clients']), 'client')}{reason}")
     screen.say()
-    rows: list[tuple[object, object]] = [("get it now", len(plan.ready))]
+    rows: list[tuple[str, object]] = [("get it now", len(plan.ready))]
     if plan.wish["wait_until"] is not None:
         until = times.until(plan.wish["wait_until"], call.now)
         rows.append((f"wait for what holds them, until {until}", plan.waiting))
