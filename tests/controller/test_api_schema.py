@@ -95,7 +95,8 @@ def test_every_kind_is_in_the_document(web: Web) -> None:
 def fill(database: Database) -> dict[str, str]:
     """What the examples name is there; returns ids for the addresses."""
     ann = Caller("ann", "cli")
-    uuids = models.NewBatch.model_config["json_schema_extra"]["examples"][0]["clients"]  # type: ignore[index,call-overload]
+    [example] = models.examples_of("NewBatch") or []
+    uuids: list[str] = example["clients"]
     with database.write() as tx:
         people.add_user(tx, "ann", Role.OPERATOR, may_shut_down=False)
         tx.db.execute(insert(client), [{"uuid": uuid, "standing": "accepted", "is_online": True} for uuid in uuids])

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from infoscreen_reboot.controller.api.access import Site, Viewer
 from infoscreen_reboot.controller.store import figures
@@ -16,7 +17,7 @@ from infoscreen_reboot.controller.store.figures import Figures
 router = APIRouter(include_in_schema=False)
 
 
-class _Collector:
+class _Collector(Collector):
     def __init__(self, site: Site) -> None:
         self._site = site
 

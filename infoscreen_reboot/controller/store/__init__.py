@@ -10,4 +10,5 @@ fleet       what people change
 people      users, tokens, the audit
 lease       who may speak with the broker
 views       what the faces read
+figures     the numbers for Prometheus
 """
