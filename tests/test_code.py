@@ -25,6 +25,8 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "client.doctor": (*SHARED, *CLIENT),
     "client.notifier": (*SHARED, *CLIENT),
     "client.cli": (*SHARED, "client"),
+    # The command line speaks with the controller over HTTP only.
+    "controller.ctl": (),
     "controller": SHARED,
 }
 # What decides: it imports the standard library, the contract and each other.
@@ -50,6 +52,8 @@ DOORS = {
     "starlette": "controller.api",
     "pydantic": "controller.api",
     "prometheus_client": "controller.api.metrics",
+    "httpx": "controller.ctl.connection",
+    "rich": "controller.ctl",
 }
 
 
@@ -138,6 +142,10 @@ def test_no_import_goes_through_a_wall() -> None:
         ("controller/engine.py", "import fastapi"),
         ("controller/store/commands.py", "import pydantic"),
         ("controller/lifecycle.py", "from infoscreen_reboot.controller.store import commands"),
+        ("controller/ctl/act.py", "from infoscreen_reboot.controller.safety import Standing"),
+        ("controller/ctl/act.py", "from infoscreen_reboot.contract import command"),
+        ("controller/ctl/act.py", "import httpx"),
+        ("controller/engine.py", "import rich"),
         ("another.py", "from infoscreen_reboot.contract import ack"),
     ],
 )

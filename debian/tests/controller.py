@@ -3,6 +3,7 @@
 
 import json
 import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -26,7 +27,8 @@ PATIENCE_S = 60
 
 
 def run(*argv: str) -> str:
-    return subprocess.run(argv, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+    # What is written to stderr would count as a failure of the test.
+    return subprocess.run(argv, check=True, stdout=subprocess.PIPE, stderr=sys.stdout, text=True).stdout.strip()
 
 
 def step(what: str) -> None:

@@ -177,12 +177,13 @@ class Engine:
             command_id = self._awaited.pop(puback.packet_id, None)
             if command_id is not None and not puback.is_refusal:
                 told.append((command_id, Published(tx.now, puback.reason or None)))
-        owners = commands.owners(tx, {ack.command_id for _, ack in batch.acks})
+        rows = commands.by_id(tx, {command_id for command_id, _ in told} | {ack.command_id for _, ack in batch.acks})
         for client_uuid, ack in batch.acks:
-            if owners.get(ack.command_id) == client_uuid:
+            row = rows.get(ack.command_id)
+            if row is not None and row["client_uuid"] == client_uuid:
                 fact = Acked(tx.now, ack.status, ack.boot_id, ack.error_code, ack.error_message)
                 told.append((ack.command_id, fact))
-        changes = commands.learn(tx, told, self._orders.limits)
+        changes = commands.learn(tx, told, self._orders.limits, rows)
         # What is known of a client's connection tells of its command only from `execution_started` on.
         concerned = batch.seen.keys() | {change.client_uuid for change in changes if change.after.state in EXECUTED}
         if concerned:

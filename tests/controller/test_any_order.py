@@ -938,7 +938,7 @@ def _gives_out_all_that_waits(patch: pytest.MonkeyPatch) -> None:
         (_lets_late_truth_overwrite, Pure, "a verdict changed"),
         (_forgets_late_truth, Pure, "End"),
         (_forgets_which_sessions_have_ended, Pure, "a late will, or an old birth, counted"),
-        (_without_its_guard, InTheStore, "a rank fell|a verdict changed|lies in the outbox|its events tell"),
+        (_without_its_guard, InTheStore, "a rank fell|a verdict changed|lies in the outbox|its events tell|End"),
         (_acknowledges_before_it_commits, InTheStore, "acknowledged, and not stored"),
         (_leaves_what_has_ended_in_the_outbox, InTheStore, "lies in the outbox"),
         (_asks_whoever_it_is, InTheStore, "asked though it was heard of|asked in another boot"),

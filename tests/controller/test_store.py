@@ -108,7 +108,7 @@ def test_a_rank_never_falls_and_a_verdict_never_changes_whoever_writes(database:
     with database.write() as tx:
         make(tx)
         commands.mark_sent(tx, commands.to_send(tx, 1), LIMITS)
-        rows = commands._by_id(tx, [COMMAND])
+        rows = commands.by_id(tx, [COMMAND])
         behind = commands.record_of(rows[COMMAND])
         commands.learn(tx, [(COMMAND, Acked(tx.now, AckStatus.FAILED, OLD, ErrorCode.INHIBITED, "x"))], LIMITS)
         commands.write(tx, [(behind, replace(behind, state=State.ACCEPTED), rows[COMMAND])], LIMITS)

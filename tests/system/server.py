@@ -38,7 +38,10 @@ class Server:
     def configure(self, **variables: str) -> None:
         """Its settings, in force at once."""
         self.machine.write(SETTINGS, "".join(f'{name}="{value}"\n' for name, value in variables.items()), 0o640)
-        self.machine.run("systemctl", "restart", UNIT)
+        try:
+            self.machine.run("systemctl", "restart", UNIT)
+        except LabError as error:
+            raise LabError(f"{error}\n{self.machine.journal(UNIT)[-3000:]}") from None
 
     def do(self, *words: str, check: bool = True) -> str:
         return self.machine.run("infoscreen-reboot-controller", *words, check=check)
@@ -46,6 +49,11 @@ class Server:
     def log_in(self, name: str = "ann") -> None:
         """From now on calls are made as that administrator."""
         self.token = self.do("admin", name).splitlines()[-1]
+
+    def ctl(self, *words: str, timeout_s: float = 120) -> str:
+        """What the operator's command line printed; it is the machine's own, and comes with the token."""
+        token = f"INFOSCREEN_REBOOTCTL_TOKEN={self.token}"
+        return self.machine.run("env", token, "infoscreen-rebootctl", *words, timeout_s=timeout_s)
 
     @property
     def pid(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -131,6 +132,22 @@ def test_a_reboot_of_each_client_by_the_api_is_seen_live_and_proved(site: Site) 
             follow(stream, client, made[client.uuid], old[client.uuid][1])
     for client in site.clients:
         check_a_reboot_is_proved(server, made[client.uuid], client, old[client.uuid][0])
+
+
+def test_a_reboot_of_all_by_the_command_line_ends_with_0_and_is_explained(site: Site) -> None:
+    server = site.server
+    old = {client.uuid: (client.boot_id, len(client.lives)) for client in site.clients}
+    told = server.ctl("reboot", "--selector", "site=lab", "--reason", "by hand", "--yes", "2")
+    assert {"trixie", "bookworm"} <= set(told.split()), told
+    made = json.loads(server.ctl("commands", "--limit", "2", "--json"))
+    assert {(each["via"], each["reason"], each["state"]) for each in made} == {("cli", "by hand", "completed")}
+    of_client = {each["client_uuid"]: each["id"] for each in made}
+    for client in site.clients:
+        boot_id, boots = old[client.uuid]
+        client.wait_booted(boots + 1)
+        explained = json.loads(server.ctl("explain", of_client[client.uuid], "--json"))
+        assert explained["command"]["evidence"]["proof"] == "boot_id"
+        check_a_reboot_is_proved(server, of_client[client.uuid], client, boot_id)
 
 
 def test_only_a_key_reboots_a_client_that_wants_signatures(site: Site) -> None:

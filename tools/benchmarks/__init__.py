@@ -1,1 +1,1 @@
-"""What the client costs, measured beside what it stands on and beside its peers."""
+"""What the client and the controller cost, measured beside what they stand on and beside their peers."""

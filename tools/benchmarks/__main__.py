@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tools.benchmarks import machines, report
+from tools.benchmarks.controller import hall as controllers
 from tools.benchmarks.hall import Hall
 from tools.lab import tree
 from tools.lab.scratch import LabError, command, sweep
@@ -47,8 +48,14 @@ def _circumstances(suite: str, quick: bool) -> dict[str, Any]:
 
 
 def _measure(suite: str, names: list[str], quick: bool) -> dict[str, Samples]:
-    deb = tree.build(suite)
     found: dict[str, Samples] = {}
+    of_controller = [name for name in names if name in controllers.NAMES and suite == controllers.SUITE]
+    if of_controller:
+        print(f"{suite}: {', '.join(of_controller)}", flush=True)
+        found = controllers.measure(of_controller, quick)
+    if set(names) <= set(controllers.NAMES):
+        return found
+    deb = tree.build(suite)
     inside = [name for name in names if name in IN_HALL]
     if inside:
         with Hall(suite, deb) as hall:
@@ -63,14 +70,16 @@ def _measure(suite: str, names: list[str], quick: bool) -> dict[str, Samples]:
 
 
 def main() -> int:
-    names = [*IN_HALL, *ON_MACHINES]
+    names = [*IN_HALL, *ON_MACHINES, *controllers.NAMES]
     parser = argparse.ArgumentParser(prog="tools/bench", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="name", help=f"only these, of {', '.join(names)}")
+    parser.add_argument("names", nargs="*", metavar="name", help=f"only these, of {', '.join(names)}; controller")
     parser.add_argument("--suite", action="append", choices=tree.SUITES, help="only this Debian release")
     parser.add_argument("--quick", action="store_true", help="few rounds: to try it, not to judge by it")
     parser.add_argument("--show", action="store_true", help="measure nothing, print what is kept")
     parser.add_argument("--into", type=Path, default=RAW, help="where the raw figures go (default: docs/benchmarks)")
     options = parser.parse_args()
+    if "controller" in options.names:
+        options.names = [name for name in options.names if name != "controller"] + list(controllers.NAMES)
     if unknown := set(options.names) - set(names):
         parser.error(f"there is no benchmark {', '.join(sorted(unknown))}")
     logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")

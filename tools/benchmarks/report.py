@@ -46,6 +46,14 @@ def _stalls(samples: Samples) -> float:
     return max(share(name) for name in ("accepted", "refused", "duplicate")) - share("insert")
 
 
+def _p99(name: str) -> Callable[[Samples], float]:
+    def of(samples: Samples) -> float:
+        ordered = sorted(samples[name])
+        return ordered[min(len(ordered) - 1, int(len(ordered) * 0.99))]
+
+    return of
+
+
 BOUNDS = (
     Bound("accepted", "publish → accepted, p50, to an echo with one insert", 1.75, _ratio("accepted", "insert")),
     Bound("accepted", "publish → refused, p50, to the same", 1.5, _ratio("refused", "insert")),
@@ -65,6 +73,24 @@ BOUNDS = (
     Bound("idle", "CPU, ms a minute", 10, _one("agent CPU ms a minute")),
     Bound("idle", "wake-ups a second", 0.5, _one("agent wake-ups a second")),
     Bound("idle", "processes of the helper", 0, _one("helper processes")),
+    *(
+        Bound(
+            "controller-drained",
+            f"acks committed a second, {database}, to a bare subscriber",
+            0.7,
+            _ratio(f"{database} engine", f"{database} bare"),
+            at_least=True,
+        )
+        for database in ("SQLite", "PostgreSQL")
+    ),
+    Bound("controller-sustained", "3,000 acks/s: said → committed, p99, ms", 100, _p99("lag ms")),
+    Bound("controller-health", "health of 10,000 clients, % of a core", 15, _one("the fleet's CPU %")),
+    Bound("controller-health", "… to 100 clients', a message", 1.5, _one("the fleet's us to the smallest's")),
+    Bound("controller-killed", "4 x SIGKILL at 4,000 acks/s: acks missing", 0, _one("missing")),
+    Bound("controller-batch", "1,000 reboots, 50 at once, to the least", 1.3, _one("to the least")),
+    Bound("controller-service", "start → serves, s", 3, _one("serves after s")),
+    Bound("controller-service", "read at 1,000 acks/s, p99, ms", 50, _p99("read ms")),
+    Bound("controller-service", "memory with 10,000 clients, MB", 130, _one("MB")),
 )
 
 

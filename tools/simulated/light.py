@@ -11,6 +11,7 @@ import uuid
 from collections import deque
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 from infoscreen_reboot import __version__
 from infoscreen_reboot.contract import ack, command, telemetry
@@ -113,7 +114,8 @@ class LightClient:
             self._deliver_owed()
             self._end_reboot()
             self.tell_health()
-            await asyncio.wait([self._goes_down, connection.closed], return_when=asyncio.FIRST_COMPLETED)
+            ends: list[asyncio.Future[Any]] = [self._goes_down, connection.closed]
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             if self._goes_down.done():
                 await self._leave(connection, self._goes_down.result())
         except NotDelivered:

@@ -13,7 +13,7 @@ from infoscreen_reboot.controller.ctl.call import Call
 from infoscreen_reboot.controller.ctl.outcome import Failure, Outcome, Refused, Unreachable
 from infoscreen_reboot.controller.ctl.screen import PROGRAM, clean, plural, usage
 from infoscreen_reboot.controller.ctl.shapes import Client, Hold, Preview
-from infoscreen_reboot.controller.ctl.targets import clients_named, id_of, name_of, nobody
+from infoscreen_reboot.controller.ctl.targets import SHORT, clients_named, id_of, name_of, nobody
 from infoscreen_reboot.controller.ctl.watch import summary, to_end
 
 # The contract's words for what the program calls by a verb.
@@ -61,8 +61,7 @@ def act(call: Call) -> Outcome:
     wish = {
         "action": _ACTIONS[options.command],
         "reason": options.reason,
-        "wait_until": None if options.wait_until is None else times.as_sent(options.wait_until),
-        "someone_is_there": options.someone_is_there,
+        **_how(call),
     }
     if options.selector is not None:
         found: list[Client] = call.connection.get("/clients", selector=options.selector)
@@ -77,14 +76,21 @@ def act(call: Call) -> Outcome:
     return _one(call, plan) if len(preview["clients"]) == 1 else _many(call, plan)
 
 
+def _how(call: Call) -> dict[str, Any]:
+    options = call.options
+    return {
+        "wait_until": None if options.wait_until is None else times.as_sent(options.wait_until),
+        "someone_is_there": options.someone_is_there,
+    }
+
+
 def retry(call: Call) -> Outcome:
     """The members of a batch that did not come back, or that a rule refused."""
     batch_id = id_of(call.connection, "batches", call.options.id)
     batch = call.connection.get(f"/batches/{batch_id}")
-    preview: Preview = call.connection.send("POST", f"/batches/{batch_id}/retry")
-    if not preview["clients"]:
-        raise Failure(Outcome.REFUSED, "there is nothing to retry in this batch", _NOTHING)
-    wish = {"action": preview["action"], "reason": batch["reason"], "wait_until": None, "someone_is_there": False}
+    how = _how(call)
+    preview: Preview = call.connection.send("POST", f"/batches/{batch_id}/retry", how)
+    wish = {"action": preview["action"], "reason": batch["reason"], **how}
     everybody: list[Client] = call.connection.get("/clients")
     wanted = set(preview["clients"])
     plan = Plan(wish, preview, {client["uuid"]: client for client in everybody if client["uuid"] in wanted})
@@ -185,7 +191,7 @@ def _many(call: Call, plan: Plan) -> Outcome:
         raise _may_be_made(error, "batch list") from None
     if not call.screen.is_json:
         call.screen.say(f"Made batch {batch['id']}.")
-        call.screen.say(f"It can be taken back for 5 seconds: {PROGRAM} cancel {batch['id']}")
+        call.screen.say(f"It can be taken back for 5 seconds: {PROGRAM} cancel {batch['id'][:SHORT]}")
     return _made(call, plan, "batches", "batch", batch)
 
 

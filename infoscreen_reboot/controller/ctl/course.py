@@ -103,7 +103,7 @@ def words_of(event: Event) -> str:
         case "expired":
             return "expired: no answer of the client"
         case "timed_out":
-            return f"timed_out: {content.get('step')}"
+            return f"timed_out, waiting for: {content.get('step')}"
         case "cancelled":
             return "cancelled"
         case "late_truth":

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -31,30 +33,39 @@ class Finding:
 
 def doctor(call: Call) -> Outcome:
     findings = list(examine(call))
-    server = local_doctor(call.screen.is_json)
+    call.screen.findings([(each.verdict, each.text, each.advice) for each in findings])
+    sys.stdout.flush()  # the other program writes to it, too
+    on_server = local_doctor(call)
     if call.screen.is_json:
-        document = {"findings": [asdict(finding) for finding in findings], "server": None}
-        if server is not None:
-            document["server"] = {"exit_code": server.returncode, "output": server.stdout}
+        document: dict[str, object] = {"findings": [asdict(finding) for finding in findings], "server": None}
+        if on_server is not None:
+            document["server"] = {"exit_code": on_server.returncode, "answer": _answer(on_server.stdout)}
         call.screen.document(document)
-    else:
-        for finding in findings:
-            call.screen.finding(finding.verdict, finding.text, finding.advice)
-    return _outcome(findings, server)
+    return _outcome(findings, on_server)
 
 
-def local_doctor(is_captured: bool) -> subprocess.CompletedProcess[str] | None:
-    """The server's own doctor: it reads the service's settings, so only root can run it, and only on the server."""
+def _answer(text: str) -> object:
+    """A program that cannot run the doctor at all says so in no JSON."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def local_doctor(call: Call) -> subprocess.CompletedProcess[str] | None:
+    """The server's own doctor; None where it cannot run: elsewhere, or as somebody else than root."""
     if not SERVER.exists() or os.geteuid() != 0:
         return None
-    return subprocess.run([SERVER, "doctor"], check=False, text=True, stdout=subprocess.PIPE if is_captured else None)
+    how = ["--json"] if call.screen.is_json else []
+    output = subprocess.PIPE if call.screen.is_json else None
+    return subprocess.run([SERVER, "doctor", *how], check=False, text=True, stdout=output)
 
 
-def _outcome(findings: list[Finding], server: subprocess.CompletedProcess[str] | None) -> Outcome:
+def _outcome(findings: list[Finding], on_server: subprocess.CompletedProcess[str] | None) -> Outcome:
     problems = {finding.check for finding in findings if finding.verdict == "problem"}
     if problems == {"token"}:
         return Outcome.NOT_PERMITTED
-    if problems or (server is not None and server.returncode != 0):
+    if problems or (on_server is not None and on_server.returncode != 0):
         return Outcome.UNREACHABLE
     return Outcome.DONE
 

@@ -50,7 +50,7 @@ def status(call: Call) -> Outcome:
             ("clients", _counted(counts)),
             ("open commands", _counted(states)),
             ("alerts", plural(len(alerted), "client") if alerted else "none"),
-            ("holds", "none" if not holds["freezes"] and not holds["waiting"] else ""),
+            ("holds", _counted_holds(holds)),
         )
     )
     _show_holds(call, holds)
@@ -63,12 +63,21 @@ def status(call: Call) -> Outcome:
         _and_more(call, len(alerted), "clients")
     if counts["unknown"]:
         call.screen.say()
-        call.screen.say(f"{plural(counts['unknown'], 'client')} not accepted yet: infoscreen-rebootctl clients accept")
+        whom = plural(counts["unknown"], "client")
+        call.screen.say(f"{whom} not accepted yet: infoscreen-rebootctl clients --standing unknown")
     return Outcome.DONE
 
 
 def _counted(counts: dict[str, int]) -> str:
     return ", ".join(f"{count} {name}" for name, count in counts.items() if count) or "none"
+
+
+def _counted_holds(holds: Any) -> str:
+    waiting = sum(each["count"] for each in holds["waiting"])
+    freezes = len(holds["freezes"])
+    parts = [plural(freezes, "freeze")] if freezes else []
+    parts += [f"{plural(waiting, 'command')} waiting"] if waiting else []
+    return ", ".join(parts) or "none"
 
 
 def _show_holds(call: Call, holds: Any) -> None:
@@ -81,6 +90,8 @@ def _show_holds(call: Call, holds: Any) -> None:
         for each in holds["waiting"]
     ]
     if rows:
+        call.screen.say()
+        call.screen.title("Holds")
         call.screen.table(("held by", "why", "until", "waiting"), rows, indent=2)
 
 
@@ -95,7 +106,9 @@ def _show_open(call: Call, commands: Sequence[Command], names: dict[str, str]) -
     call.screen.title("Open commands")
     rows = []
     for each in commands[:_SHOWN]:
-        waits = f"{each['waits_for']}, until {times.until(each['due_at'], call.now)}" if each["waits_for"] else ""
+        waits = each["waits_for"] or ""
+        if each["due_at"] is not None:
+            waits = f"{waits}, at most {times.left(each['due_at'], call.now)}"
         if each["hold"] is not None:
             waits = each["hold"]["why"]
         rows.append((each["id"][:SHORT], names.get(each["client_uuid"], each["client_uuid"]), each["state"], waits))

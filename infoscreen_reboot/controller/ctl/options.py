@@ -62,11 +62,7 @@ def _add_acting(commands: Any) -> None:
         made.add_argument("clients", nargs="*", metavar="CLIENT", help="name or UUID")
         made.add_argument("-l", "--selector", help="all that have these labels, as in site=alpine,room!=bar")
         made.add_argument("--reason", metavar="TEXT", help="why, for the records")
-        made.add_argument(
-            "--wait-until", type=_when, metavar="TIME", help="wait for what holds it: 30m, 04:00, 2026-11-27T04:00"
-        )
-        made.add_argument("--someone-is-there", action="store_true", help="someone will switch it on again")
-        _add_confirmation(made)
+        _add_how(made)
     watching = _add(commands, "watch", watch.watch, "show how a command or a batch goes on, until it has ended")
     watching.add_argument("id", metavar="ID", help="of a command or a batch")
     cancelling = _add(commands, "cancel", history.cancel, "take back what was not sent yet")
@@ -75,7 +71,11 @@ def _add_acting(commands: Any) -> None:
     explaining.add_argument("id", metavar="ID", help="of a command")
 
 
-def _add_confirmation(made: argparse.ArgumentParser) -> None:
+def _add_how(made: argparse.ArgumentParser) -> None:
+    made.add_argument(
+        "--wait-until", type=_when, metavar="TIME", help="wait for what holds it: 30m, 04:00, 2026-11-27T04:00"
+    )
+    made.add_argument("--someone-is-there", action="store_true", help="someone will switch it on again")
     made.add_argument("--watch", action=argparse.BooleanOptionalAction, default=True, help="show how it goes on")
     _add_yes(made)
 
@@ -101,7 +101,7 @@ def _add_looking(commands: Any) -> None:
     show.add_argument("--state", choices=STATES, help="only the members in this state")
     retrying = _add(below, "retry", act.retry, "order again what did not come back or was refused")
     retrying.add_argument("id", metavar="ID")
-    _add_confirmation(retrying)
+    _add_how(retrying)
     cancelling = _add(below, "cancel", history.cancel, "take back what was not sent yet")
     cancelling.add_argument("id", metavar="ID")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import getpass
-import json
 import os
 import sys
 from pathlib import Path
@@ -16,6 +15,7 @@ from infoscreen_reboot.controller.ctl.outcome import Outcome
 from infoscreen_reboot.controller.ctl.screen import usage
 from infoscreen_reboot.controller.ctl.settings import Settings
 from infoscreen_reboot.controller.ctl.shapes import Whoami
+from infoscreen_reboot.controller.ctl.targets import SHORT, uuid_of
 
 
 def login(call: Call) -> Outcome:
@@ -68,9 +68,9 @@ def tokens(call: Call) -> Outcome:
         return Outcome.DONE
     rows = [
         (
-            each["id"],
+            each["id"][:SHORT],
             each["name"],
-            each.get("user", ""),
+            each["user"],
             _rights(each),
             "never" if each["expires_at"] is None else times.clock(each["expires_at"], call.now),
         )
@@ -101,9 +101,13 @@ def create_token(call: Call) -> Outcome:
 
 
 def revoke_token(call: Call) -> Outcome:
-    call.connection.send("DELETE", f"/tokens/{call.options.id}")
+    found: list[dict[str, Any]] = call.connection.get("/tokens")
+    matches = [each["id"] for each in found if each["id"].startswith(call.options.id.lower())]
+    if len(matches) != 1 or len(call.options.id) < SHORT:
+        raise usage(f"{call.options.id!r} is not the id of one token", "run: infoscreen-rebootctl token")
+    call.connection.send("DELETE", f"/tokens/{matches[0]}")
     if call.screen.is_json:
-        call.screen.document({"revoked": call.options.id})
+        call.screen.document({"revoked": matches[0]})
     call.screen.say("Revoked.")
     return Outcome.DONE
 
@@ -165,15 +169,13 @@ def audit(call: Call) -> Outcome:
         return Outcome.DONE
     rows = [
         (
-            times.stamp(each["at"]),
-            each["who"],
-            each["via"],
+            times.clock(each["at"], call.now),
+            f"{each['who']} ({each['via']})",
             each["what"],
-            each["target"] or "",
+            each["target"][:SHORT] if uuid_of(each["target"] or "") else each["target"],
             each["outcome"],
-            json.dumps(each["content"], ensure_ascii=False) if each["content"] else "",
         )
         for each in found
     ]
-    call.screen.listing(("at", "who", "via", "what", "target", "outcome", ""), rows, "The audit is empty.")
+    call.screen.listing(("at", "who", "what", "target", "outcome"), rows, "The audit is empty.")
     return Outcome.DONE

@@ -11,6 +11,7 @@ from infoscreen_reboot.controller.ctl.outcome import Failure, Outcome
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
     from rich.text import Text
 
 PROGRAM = "infoscreen-rebootctl"
@@ -33,6 +34,8 @@ STYLES = {
     "warning": "yellow",
     "problem": "red",
 }
+
+_COLOURED = ("state", "verdict", "outcome", "answer")
 
 
 def clean(text: object) -> str:
@@ -105,19 +108,16 @@ class Screen:
         return answer.strip()
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[object]], indent: int = 0) -> None:
-        """A word that is a state has its colour. A column that begins with `#` holds numbers."""
+        """A state has its colour. A column that begins with `#` holds numbers."""
         from rich.table import Table
 
-        made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold", show_header=any(columns))
+        made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
         for column in columns:
             is_number = column.startswith("#")
             made.add_column(column.removeprefix("#"), justify="right" if is_number else "left", overflow="fold")
         for row in rows:
-            made.add_row(*(coloured(cell) for cell in row))
-        with self.console.capture() as drawn:
-            self.console.print(made)
-        for line in drawn.get().splitlines():
-            sys.stdout.write(" " * indent + line.rstrip() + "\n")
+            made.add_row(*(shown(cell, column) for cell, column in zip(row, columns, strict=True)))
+        self._draw(made, indent)
 
     def listing(self, columns: Sequence[str], rows: Sequence[Sequence[object]], nothing: str) -> None:
         """A table, or a sentence where there is nothing to list."""
@@ -134,19 +134,26 @@ class Screen:
         made.add_column(style="dim", no_wrap=True)
         made.add_column(overflow="fold")
         for name, value in pairs:
-            made.add_row(name, coloured(value))
+            made.add_row(name, shown(value, name))
+        self._draw(made, indent)
+
+    def _draw(self, made: Table, indent: int) -> None:
+        """Without the blanks that fill up the last column: they would wrap where a line is pasted."""
         with self.console.capture() as drawn:
-            self.console.print(made)
+            self.console.print(made, width=self.console.width - indent)
         for line in drawn.get().splitlines():
             sys.stdout.write(" " * indent + line.rstrip() + "\n")
 
-    def finding(self, verdict: str, text: str, advice: str | None) -> None:
-        """As the client's doctor writes it."""
+    def findings(self, findings: Sequence[tuple[str, str, str | None]]) -> None:
+        """Verdict, text and advice, as the client's doctor writes them."""
+        if self.is_json:
+            return
         from rich.text import Text
 
-        self.console.print(Text.assemble((f"{verdict:<8}", STYLES[verdict]), clean(text)))
-        if advice is not None:
-            self.console.print(f"        {clean(advice)}")
+        for verdict, text, advice in findings:
+            self.console.print(Text.assemble((f"{verdict:<8}", STYLES[verdict]), clean(text)))
+            if advice is not None:
+                self.console.print(f"        {clean(advice)}")
 
     def paragraph(self, text: str, indent: int = 0) -> None:
         """Wrapped at its spaces."""
@@ -159,12 +166,12 @@ class Screen:
         self.console.print(clean(text), style="bold")
 
 
-def coloured(value: object) -> Text:
-    """In the colour of the state that it begins with."""
+def shown(value: object, name: str) -> Text:
+    """A cell; where it tells of a state, in the colour of the state that it begins with."""
     from rich.text import Text
 
     text = clean("-" if value is None else value)
-    return Text(text, STYLES.get(text.partition(" ")[0].rstrip(":,"), ""))
+    return Text(text, STYLES.get(text.partition(" ")[0].rstrip(":,"), "") if name in _COLOURED else "")
 
 
 def usage(sentence: str, advice: str | None = None) -> Failure:

@@ -62,6 +62,10 @@ def until(text: str | None, now: datetime) -> str:
     return f"{clock(text, now)} ({far})"
 
 
+def left(text: str, now: datetime) -> str:
+    return span(max(read(text) - now, timedelta(0)))
+
+
 def ago(text: str | None, now: datetime) -> str:
     if text is None:
         return "never"

@@ -154,6 +154,8 @@ def _shown(call: Call, title: str, run: Course) -> Iterator[Any]:
         return
     from rich.live import Live
 
+    call.screen.say()
+
     picture = Picture(title, run, call.screen.console.width, call.now)
     with Live(picture, console=call.screen.console, refresh_per_second=4, vertical_overflow="crop") as live:
         yield picture.add

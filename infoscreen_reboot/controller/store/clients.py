@@ -31,6 +31,8 @@ MOST_CLIENTS = 100_000
 _TWO_HOSTS_WITHIN = timedelta(minutes=30)
 # How often it is said that a retired client still speaks.
 _WARN_EVERY = timedelta(hours=1)
+# When a client was heard is known to within this: a client that says much at once costs one write.
+_HEARD_EVERY = timedelta(seconds=5)
 _PRESENCE = (
     "is_online",
     "presence_reason",
@@ -55,12 +57,16 @@ class Batch:
 def hear(tx: Transaction, heard: Sequence[Heard], accepts_all: bool) -> Batch:
     """Write down what clients said of themselves. The acks among it are handed back, in their order."""
     batch = Batch()
+    if not heard:
+        return batch
     rows = _rows(tx, {each.client_uuid for each in heard})
     batch.turned_away = _welcome(tx, heard, rows, accepts_all)
     heard = [each for each in heard if each.client_uuid in rows]
     _warn_of_retired(tx, heard, rows)
     heard = [each for each in heard if not _is_left_out(each, rows[each.client_uuid]["standing"])]
-    _touch(tx, {each.client_uuid for each in heard if not each.is_retained})
+    _touch(
+        tx, {each.client_uuid for each in heard if not each.is_retained and _is_new_sign(tx, rows[each.client_uuid])}
+    )
     _hear_statuses(tx, [each.said for each in heard if isinstance(each.said, Status)], batch)
     _hear_boots(tx, [each.said for each in heard if isinstance(each.said, BootReport)])
     _hear_health(tx, [each.said for each in heard if isinstance(each.said, Health)])
@@ -147,6 +153,10 @@ def _warn_of_retired(tx: Transaction, heard: Sequence[Heard], rows: Mapping[str,
         _touch(tx, {uuid})
         _tell(tx, [(uuid, "retired_client_heard", {})])
         people.note(tx, uuid, "mqtt", None, "retired client heard", uuid, "ignored")
+
+
+def _is_new_sign(tx: Transaction, row: RowMapping) -> bool:
+    return row["heard_at"] is None or row["heard_at"] <= tx.now - _HEARD_EVERY
 
 
 def _touch(tx: Transaction, uuids: set[str]) -> None:
@@ -257,6 +267,8 @@ def _reports(tx: Transaction, boots: Sequence[tuple[str, str]]) -> dict[tuple[st
 
 def _hear_boots(tx: Transaction, reports: Sequence[BootReport]) -> None:
     """Retained, or sent twice: one report a boot counts."""
+    if not reports:
+        return
     known = _reports(tx, [(report.client_uuid, report.boot_id) for report in reports])
     news: dict[tuple[str, str], dict[str, Any]] = {}
     for report in reports:

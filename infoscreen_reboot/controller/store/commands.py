@@ -86,13 +86,17 @@ def limits_of(stored: Mapping[str, float] | None, fleet: Limits) -> Limits:
     return Limits(**(asdict(fleet) | {name: timedelta(seconds=seconds) for name, seconds in stored.items()}))
 
 
-def learn(tx: Transaction, facts: Sequence[tuple[str, Fact]], fleet: Limits) -> list[Change]:
+def learn(
+    tx: Transaction, facts: Sequence[tuple[str, Fact]], fleet: Limits, rows: Mapping[str, RowMapping] | None = None
+) -> list[Change]:
     """Applies facts to their commands, in this order, with one statement for all; returns what has changed.
 
-    Facts of commands that do not exist are left out.
+    Facts of commands that do not exist are left out. `rows` is what `by_id` has found in this transaction.
     """
-    ids = {command_id for command_id, _ in facts}
-    rows = _by_id(tx, ids)
+    if not facts:
+        return []
+    if rows is None:
+        rows = by_id(tx, {command_id for command_id, _ in facts})
     stored = {command_id: record_of(row) for command_id, row in rows.items()}
     records = dict(stored)
     changes: list[Change] = []
@@ -131,7 +135,11 @@ def write(tx: Transaction, moved: Sequence[tuple[Record, Record, RowMapping]], f
     update_many(tx, command, values, "command.rank < v.rank OR command.state = v.state")
 
 
-def _by_id(tx: Transaction, ids: Iterable[str]) -> dict[str, RowMapping]:
+def by_id(tx: Transaction, ids: Iterable[str]) -> dict[str, RowMapping]:
+    """What `learn` has to know of these commands."""
+    ids = list(ids)
+    if not ids:
+        return {}
     wanted = [command.c[name] for name in dict.fromkeys((*_MADE, *_FIELDS))]
     rows = tx.db.execute(select(*wanted).where(among(tx, command.c.id, ids))).mappings().all()
     return {row["id"]: row for row in rows}
@@ -386,12 +394,6 @@ def _open(tx: Transaction, which: ColumnElement[bool], most: int | None = None) 
     where = and_(which, command.c.rank < VERDICT_RANK, command.c.sent_at.is_not(None))
     rows = tx.db.execute(select(*(command.c[name] for name in names)).where(where).limit(most)).mappings()
     return [Open(row["id"], row["client_uuid"], record_of(row), row["sent_boot_id"], row["asked_at"]) for row in rows]
-
-
-def owners(tx: Transaction, ids: Iterable[str]) -> dict[str, str]:
-    """To which client each command was given."""
-    rows = tx.db.execute(select(command.c.id, command.c.client_uuid).where(among(tx, command.c.id, ids))).all()
-    return {row.id: row.client_uuid for row in rows}
 
 
 def hold(tx: Transaction, command_id: str, answer: Answer) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -25,16 +25,6 @@ from tools.simulated.manner import Manner, client_uuid
 
 QUICK = (0.3, 0.3)
 LEAVES = "commands/ack", "status", "boot", "health"
-
-
-@pytest.fixture
-def broker(tmp_path: Path) -> Iterator[Broker]:
-    folder = tmp_path / "broker"
-    folder.mkdir()
-    found = Broker(folder)
-    found.start()
-    yield found
-    found.kill()
 
 
 class Ear:
@@ -178,9 +168,9 @@ def told_by(kind: str, broker: Broker, folder: Path, manner: Manner, play: Play)
         if living.done():
             living.result()  # it was switched off; a fault would be raised here
         await acting
+        ear.close()
         living.cancel()
         await asyncio.wait([living])
-        ear.close()
         return ear
 
     async def act(ear: Ear) -> None:

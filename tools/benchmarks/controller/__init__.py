@@ -1,0 +1,1 @@
+"""What the controller costs, beside a bare subscriber that writes the same rows."""
