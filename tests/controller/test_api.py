@@ -293,7 +293,7 @@ def test_the_numbers_for_prometheus_are_those_of_the_rows(web: Web) -> None:
     assert lines['infoscreen_commands{action="reboot_host",proof="",state="blocked_safety"}'] == 1
     assert lines['infoscreen_clients{presence="online",standing="accepted"}'] == 2
     assert lines['infoscreen_clients{presence="unknown",standing="accepted"}'] == 1
-    assert lines['infoscreen_ignored_messages_total{why="no JSON"}'] == 3
+    assert lines['infoscreen_ignored_messages_total{what="health"}'] == 3
     assert (lines["infoscreen_lease_held"], lines["infoscreen_broker_heard"]) == (1, 0)
     assert 0 <= lines["infoscreen_oldest_open_command_seconds"] < 60
     assert 0 < lines["infoscreen_database_latency_seconds"] < 60

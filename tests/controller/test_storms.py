@@ -722,7 +722,7 @@ def test_what_is_retained_of_a_retired_client_makes_nobody_of_it(
     """Pitfall 25: and an empty retained status is no status."""
     controller.settle()
     with controller.database.write() as tx:
-        fleet.set_standing(tx, client.uuid, Standing.RETIRED)
+        fleet.set_standing(tx, [client.uuid], Standing.RETIRED, "ann", Limits())
     controller.consumer.close()
     controller.connect()
     controller.settle()

@@ -29,10 +29,10 @@ class _Collector(Collector):
         yield from _families(found)
         yield _gauge("database_latency_seconds", "What the shortest question to the database took.", answered_s)
         rubbish = CounterMetricFamily(
-            "infoscreen_ignored_messages", "Messages that nobody can use, in this process.", labels=["why"]
+            "infoscreen_ignored_messages", "Messages that nobody can use, in this process.", labels=["what"]
         )
-        for why, number in sorted(self._site.rubbish().items()):
-            rubbish.add_metric([why], number)
+        for what, number in sorted(self._site.rubbish().items()):
+            rubbish.add_metric([what], number)
         yield rubbish
 
 
