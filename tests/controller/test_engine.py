@@ -51,6 +51,9 @@ def test_a_broker_that_forgets_changes_no_verdict(
             return
         broker.restart(forgetful=True) if next(now) == 0 else None
         reconnected(controller.connect)
+        if forgets == "the broker, and the client was away":
+            controller.settle()
+            controller.age(timedelta(seconds=61))  # it may be asked again
         if at != "farewell":
             reconnected(client.come)
         controller.settle()
