@@ -110,16 +110,20 @@ class Fleet:
         self.learn(name, Seen(now, False, OLD_BOOT), Overdue(now, Step.BACK))
 
     @contextlib.contextmanager
-    def serving(self, path: Path | None = None) -> Iterator[str]:
-        """On a port, or on a socket at `path`."""
+    def serving(self, path: Path | None = None, tls: tuple[Path, Path] | None = None) -> Iterator[str]:
+        """On a port, also with a certificate and its key, or on a socket at `path`."""
         if path is None:
             listener = socket.create_server(("127.0.0.1", 0))
-            self.address = f"http://127.0.0.1:{listener.getsockname()[1]}"
+            self.address = f"http{'s' if tls else ''}://127.0.0.1:{listener.getsockname()[1]}"
         else:
             listener = socket.socket(socket.AF_UNIX)
             listener.bind(str(path))
             self.address = f"unix:{path}"
-        server = uvicorn.Server(uvicorn.Config(self.app, http="h11", ws="none", log_level="critical"))
+        cert, key = tls if tls is not None else (None, None)
+        config = uvicorn.Config(
+            self.app, http="h11", ws="none", log_level="critical", ssl_certfile=cert, ssl_keyfile=key
+        )
+        server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, args=([listener],))
         thread.start()
         try:

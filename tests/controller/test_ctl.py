@@ -17,6 +17,7 @@ import subprocess
 import sys
 import termios
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -29,6 +30,7 @@ from sqlalchemy import select as sql_select
 
 from infoscreen_reboot.controller.auth import Role
 from infoscreen_reboot.controller.ctl import connection as connections
+from infoscreen_reboot.controller.ctl import doctor, times
 from infoscreen_reboot.controller.ctl import watch as watches
 from infoscreen_reboot.controller.ctl.course import STATES
 from infoscreen_reboot.controller.ctl.main import main
@@ -305,6 +307,13 @@ def test_without_a_terminal_it_refuses_and_says_how(desk: Desk) -> None:
     assert desk.count() == 0
 
 
+def test_with_json_nobody_is_asked_and_the_preview_is_in_the_answer(desk: Desk) -> None:
+    done = desk.terminal("reboot", "lobby", "--json")
+    assert done.code == 2 and desk.count() == 0 and "[y/N]" not in done.out
+    told = desk("reboot", "-l", "site=alpine", "--json").json["problem"]
+    assert (told["kind"], told["count"], told["preview"]["count"]) == ("not_confirmed", 3, 3)
+
+
 def test_a_wrong_count_makes_nothing(desk: Desk) -> None:
     for argv, wrong in ((("reboot", "lobby"), "2"), (("reboot", "-l", "site=alpine"), "2"), (("reboot", *NAMES), "4")):
         assert desk(*argv, "--yes", wrong).code == 4
@@ -344,6 +353,8 @@ def test_several_names_are_a_batch_and_each_counts_once(desk: Desk) -> None:
 def test_nobody_is_meant(desk: Desk) -> None:
     assert desk("reboot", "-l", "site=nowhere", "--yes", "1").code == 4
     assert desk("reboot", "-l", "site=<", "--yes", "1").code == 2
+    empty = desk("reboot", "-l", "", "--yes", "3")
+    assert empty.code == 2 and "a variable that is not set" in empty.err and desk.count() == 0
     for argv in (("reboot",), ("reboot", "lobby", "-l", "site=alpine")):
         assert desk(*argv).code == 2
 
@@ -463,6 +474,17 @@ def test_a_watch_goes_on_where_its_stream_was_cut(desk: Desk) -> None:
     assert cut.out == whole.out
 
 
+def test_a_controller_that_stays_away_ends_the_watch_and_the_commands_go_on(desk: Desk) -> None:
+    desk.patch.setattr(watches, "RECONNECT_AFTER_S", (0.01,))
+    desk.patch.setattr(watches, "GIVE_UP_S", 0.05)
+    desk("reboot", "lobby", "--yes", "1", "--no-watch")
+    made = desk.fleet.commands()["lobby"]
+    with Proxy(desk.fleet.address, cut_streams_after=300, is_gone_after_a_cut=True) as proxy:
+        done = desk("watch", made, url=proxy.address)
+    assert done.code == 6 and f"Watch again: infoscreen-rebootctl watch {made}" in done.err
+    assert "The connection was lost. Trying again" in done.err
+
+
 def test_a_token_that_is_revoked_ends_the_watch(desk: Desk) -> None:
     desk("reboot", "lobby", "--yes", "1", "--no-watch")
     with desk.process("watch", desk.fleet.commands()["lobby"]) as watching:
@@ -479,10 +501,17 @@ def test_a_token_that_is_revoked_ends_the_watch(desk: Desk) -> None:
 class Proxy:
     """Passes bytes on, and loses answers or cuts streams."""
 
-    def __init__(self, address: str, lose_answers: int = 0, cut_streams_after: int | None = None) -> None:
+    def __init__(
+        self,
+        address: str,
+        lose_answers: int = 0,
+        cut_streams_after: int | None = None,
+        is_gone_after_a_cut: bool = False,
+    ) -> None:
         host, _, port = address.removeprefix("http://").partition(":")
         self._server = host, int(port)
         self._lose, self._cut = lose_answers, cut_streams_after
+        self._is_gone_after_a_cut = is_gone_after_a_cut
         self.posts: list[bytes] = []
         self.cuts = 0
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -495,10 +524,14 @@ class Proxy:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
+        self._stop()
         for thread in self._threads:
             thread.join()
+
+    def _stop(self) -> None:
+        with contextlib.suppress(OSError):  # it was stopped before
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
 
     def _accept(self) -> None:
         while True:
@@ -532,6 +565,8 @@ class Proxy:
                         near.sendall(part)
                         if is_stream and self._cut is not None and passed > self._cut:
                             self.cuts += 1
+                            if self._is_gone_after_a_cut:
+                                self._stop()
                             return
 
 
@@ -558,6 +593,20 @@ def test_nobody_answers(desk: Desk) -> None:
         port = listener.getsockname()[1]
     for argv in (("status",), ("reboot", "lobby", "--yes", "1"), ("doctor",)):
         assert desk(*argv, url=f"http://127.0.0.1:{port}").code == 6
+
+
+def test_only_a_certificate_that_is_trusted_is_spoken_with(desk: Desk, tmp_path: Path) -> None:
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    made = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    names = ["-days", "2", "-subj", "/CN=controller", "-addext", "subjectAltName=IP:127.0.0.1"]
+    subprocess.run([*made, *names, "-keyout", key, "-out", cert], check=True, capture_output=True)
+    with Fleet(desk.fleet.database).serving(tls=(cert, key)) as address:
+        assert address.startswith("https:")
+        done = desk("doctor", url=address)
+        assert done.code == 6 and "--ca FILE" in done.out
+        assert desk("status", "--ca", str(cert), url=address).code == 0
+        assert desk("status", "--ca", str(tmp_path / "none"), url=address).code == 2
+        assert "TLS, and the certificate is trusted" in desk("doctor", "--ca", str(cert), url=address).out
 
 
 def test_a_unix_socket_is_an_address_too(desk: Desk, tmp_path: Path) -> None:
@@ -698,8 +747,91 @@ def test_the_doctor_finds_what_is_wrong_from_here(desk: Desk) -> None:
     done = desk("doctor", "--json")
     findings = {each["check"]: each["verdict"] for each in done.json["findings"]}
     assert done.code == 0 and findings == dict.fromkeys(("address", "tls", "clock", "ready", "version", "token"), "ok")
+    desk.patch.setattr(doctor, "SERVER", desk.home / "no-server")
     done = desk("doctor", role=None)
     assert done.code == 5 and "problem there is no token for this address" in done.out
+
+
+@pytest.mark.parametrize(("ends_with", "code"), [(0, 0), (1, 6)])
+def test_on_the_server_the_doctor_asks_the_servers_own_too(desk: Desk, ends_with: int, code: int) -> None:
+    server = desk.home / "server"
+    server.write_text(f"""#!/bin/sh\necho '{{"asked": "'"$*"'"}}'\nexit {ends_with}\n""")
+    server.chmod(0o755)
+    desk.patch.setattr(doctor, "SERVER", server)
+    desk.patch.setattr(os, "geteuid", lambda: 1000)
+    assert desk("doctor", "--json").json["server"] is None
+    desk.patch.setattr(os, "geteuid", lambda: 0)
+    done = desk("doctor", "--json")
+    assert done.code == code
+    assert done.json["server"] == {"exit_code": ends_with, "answer": {"asked": "doctor --json"}}
+
+
+def test_a_clock_that_differs_is_found() -> None:
+    now = datetime(2026, 11, 26, 16, 0, 0, tzinfo=UTC)
+    for date, verdict in (
+        ("Thu, 26 Nov 2026 16:00:03 GMT", "ok"),
+        ("Thu, 26 Nov 2026 15:59:56 GMT", "ok"),
+        ("Thu, 26 Nov 2026 16:01:00 GMT", "warning"),
+        ("Thu, 26 Nov 2026 15:59:00 GMT", "warning"),
+        ("soon", "warning"),
+        (None, "warning"),
+    ):
+        assert doctor.examine_clock(date, now, now).verdict == verdict, date
+
+
+# --- Times
+
+
+@pytest.fixture
+def berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("30m", "2026-11-26T16:30:00+00:00"),
+        ("1h30m", "2026-11-26T17:30:00+00:00"),
+        ("90s", "2026-11-26T16:01:30+00:00"),
+        ("1d", "2026-11-27T16:00:00+00:00"),
+        ("04:00", "2026-11-27T03:00:00+00:00"),
+        ("17:30", "2026-11-26T16:30:00+00:00"),
+        ("17:00", "2026-11-27T16:00:00+00:00"),
+        ("2026-11-27T04:00", "2026-11-27T03:00:00+00:00"),
+        ("2026-11-27T04:00Z", "2026-11-27T04:00:00+00:00"),
+        ("2026-11-27T04:00-05:00", "2026-11-27T09:00:00+00:00"),
+    ],
+)
+@pytest.mark.usefixtures("berlin")
+def test_a_time_is_read_as_people_write_it(text: str, expected: str) -> None:
+    assert times.as_sent(times.parse_when(text, datetime(2026, 11, 26, 16, tzinfo=UTC))) == expected
+
+
+@pytest.mark.usefixtures("berlin")
+def test_in_the_night_of_a_clock_change_the_next_time_of_day_is_right() -> None:
+    """03:30 after the summer time ends is 02:30 UTC; 24 hours after the day before it would be 01:30."""
+    evening = datetime(2026, 10, 24, 20, tzinfo=UTC)
+    assert times.as_sent(times.parse_when("03:30", evening)) == "2026-10-25T02:30:00+00:00"
+
+
+@pytest.mark.parametrize("text", ["", "soon", "25:00", "12:60", "5", "m", "2026-13-01T00:00", "-1h", "99999999999h"])
+def test_what_is_no_time_is_refused(text: str) -> None:
+    with pytest.raises(ValueError):
+        times.parse_when(text, datetime(2026, 11, 26, 16, tzinfo=UTC))
+
+
+@pytest.mark.usefixtures("berlin")
+def test_no_time_is_shown_without_its_zone() -> None:
+    now = datetime(2026, 11, 26, 16, tzinfo=UTC)
+    assert times.clock("2026-11-26T16:05:00Z", now) == "17:05:00 CET"
+    assert times.clock("2026-11-26T23:30:00Z", now) == "2026-11-27 00:30 CET"
+    assert times.until("2026-11-26T16:09:00Z", now) == "17:09:00 CET (in 9 min)"
+    assert times.stamp("2026-07-01T00:00:00Z") == "2026-07-01 02:00:00 CEST"
+    assert (times.ago("2026-11-24T15:00:00Z", now), times.ago(None, now)) == ("2 d ago", "never")
 
 
 # --- What is shown
@@ -845,9 +977,12 @@ def below(made: Any) -> dict[str, Any]:
 
 def paths() -> dict[tuple[str, ...], Any]:
     """Each command of the program, as it is typed, with its parser."""
-    first = below(parser())
-    deeper = {(name, word): made for name, each in first.items() for word, made in below(each).items()}
-    return {(): parser()} | {(name,): made for name, made in first.items()} | deeper
+    found: dict[tuple[str, ...], Any] = {(): parser()}
+    for name, made in below(parser()).items():
+        found[(name,)] = made
+        for word, deeper in below(made).items():
+            found[(name, word)] = deeper
+    return found
 
 
 def completed(words: Sequence[str], folder: Path) -> set[str]:

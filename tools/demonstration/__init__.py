@@ -1,1 +1,1 @@
-"""A command's whole life on a machine, live."""
+"""A command's whole life, from the operator's terminal to a machine and back, live."""

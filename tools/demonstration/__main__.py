@@ -1,28 +1,25 @@
-"""Shows a command's whole life on a machine in a container, live and with times, and says whether it was good."""
+"""Shows a command's whole life, from the operator's terminal to the machine and back, and says whether it was good."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shlex
 import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from tools.demonstration.narrative import Event, Story
 from tools.demonstration.recording import record
+from tools.demonstration.site import CTL, NAME, SIMULATED, URL, Site
 from tools.lab import tree
-from tools.lab.machine import AGENT, HELPER, POWERED_OFF, Machine, bare_machine, timestamp
-from tools.lab.roots import larder
+from tools.lab.machine import AGENT, HELPER, POWERED_OFF, Machine
 from tools.lab.scratch import LabError
 
-DEADLINE_S = 180
 FRAME_S = 0.02
 # How long a machine that was shut down stays off under --keep: long enough to be seen.
 OFF_S = 3
@@ -58,55 +55,50 @@ def tell(events: list[Event], since: float) -> None:
 def play(suite: str, action: str, keep: bool) -> bool:
     """The whole demonstration; whether the command was completed as it should be."""
     say(f"infoscreen-reboot: {action} on Debian {suite}\n", BOLD)
-    with step("building the package (the first time: and the workshop, a minute)"):
-        deb = tree.build(suite)
-    with step("getting what it depends on (the first time: and a plain Debian)"):
-        larder(suite, deb)
-    with bare_machine(suite, deb) as machine:
-        with step("booting a plain Debian with systemd"):
-            machine.boot()
-            machine.wait_booted()
-        with step(f"apt-get install ./{deb.name}"):
-            machine.install(deb)
-        with step("starting mosquitto; agent.env.d/50-test.env; restarting the agent"):
-            machine.broker.start()
-            machine.configure_for_broker()
-            machine.set_clock_synchronised()
-            machine.run("systemctl", "restart", AGENT)
-            machine.wait_online()
-        story = Story(machine)
+    with ExitStack() as stack:
+        site = Site(stack, suite)
+        for title, work in (
+            ("building both packages (the first time: and the workshop, a minute)", site.build),
+            ("getting what they depend on (the first time: and a plain Debian)", site.fetch),
+            ("booting the server: Debian with the controller, and mosquitto", site.start_server),
+            (f"{SIMULATED} simulated clients: the real agent, on hosts that are not there", site.start_simulated),
+            ("booting a plain Debian; apt-get install of the client; its settings", site.start_client),
+            (f"{CTL} import: names for all, and they are accepted", site.take_in),
+        ):
+            with step(title):
+                work()
+        say()
+        site.show("clients")
+        story = site.story()
         story.news()
-        good = perform(machine, story, action)
+        good = perform(site, story, action)
         if keep:
-            stay(machine, story)
+            stay(site, story)
         return good
 
 
-def perform(machine: Machine, story: Story, action: str) -> bool:
+def perform(site: Site, story: Story, action: str) -> bool:
+    machine = site.client
     old_boot_id = machine.boot_id
     machine.auto_restart = True
-    command = machine.command(action)
+    number = len(machine.broker.messages)
+    words = "reboot" if action == "reboot_host" else "shutdown --someone-is-there"
+    say(f"\n$ {CTL} {words} {NAME} --reason demonstration --yes 1", BOLD)
+    status = site.show(*words.split(), NAME, "--reason", "demonstration", "--yes", "1")
+    command = next(m.json for m in machine.broker.messages[number:] if m.topic == machine.topic("commands"))
+    since = machine.sent_at(command["command_id"])
+    if action == "reboot_host":
+        machine.wait_booted()
+    else:
+        machine.wait_down()
     say(f"\n since publish   {'who':<8} {'what':<24} in other words", DIM)
-    machine.send(command)
-    since = machine.broker.wait_for(lambda message: message.topic == machine.topic("commands")).heard_at
-    deadline = time.monotonic() + DEADLINE_S
-    while not is_over(machine, command) and time.monotonic() < deadline:
-        tell(story.news(), since)
-        time.sleep(FRAME_S)
     tell(story.news(), since)
-    return judge(machine, command, old_boot_id)
+    say(f"\n$ {CTL} explain {command['command_id'][:8]}", BOLD)
+    site.show("explain", command["command_id"])
+    return judge(machine, command, old_boot_id, status)
 
 
-def is_over(machine: Machine, command: dict[str, Any]) -> bool:
-    statuses = machine.statuses(command["command_id"])
-    if "failed" in statuses:
-        return True
-    if command["action"] == "shutdown_host":
-        return not machine.is_running
-    return "completed" in statuses and machine.lives[-1].booted_at is not None
-
-
-def judge(machine: Machine, command: dict[str, Any], old_boot_id: str) -> bool:
+def judge(machine: Machine, command: dict[str, Any], old_boot_id: str, status: int) -> bool:
     """Says whether all that must come true did, and if not, what the machine says about it."""
     statuses = machine.statuses(command["command_id"])
     if command["action"] == "shutdown_host":
@@ -116,51 +108,62 @@ def judge(machine: Machine, command: dict[str, Any], old_boot_id: str) -> bool:
         proof = machine.boot_id not in ("", old_boot_id) and len(machine.lives) == 2
         result = f"one reboot, proved by the kernel: boot {old_boot_id[:8]} -> {machine.boot_id[:8]}"
     say()
-    if proof and statuses == ["accepted", "execution_started", "completed"]:
+    if proof and status == 0 and statuses == ["accepted", "execution_started", "completed"]:
         say(f"COMPLETED: {result}.", GREEN)
         return True
-    say(f"NOT COMPLETED: acknowledged were {statuses or 'none'}. The journal of our units ends:", RED)
+    told = f"{CTL} ended with {status}, acknowledged were {statuses or 'none'}"
+    say(f"NOT COMPLETED: {told}. The journal of our units ends:", RED)
     say(machine.journal(AGENT, HELPER)[-3000:])
     return False
 
 
-def stay(machine: Machine, story: Story) -> None:
-    """Leaves machine and broker running and goes on telling, until Ctrl-C."""
-    invite(machine)
+def stay(site: Site, story: Story) -> None:
+    """Leaves all of it running and goes on telling, until Ctrl-C."""
+    machine = site.client
+    invite(site)
     since = time.time()
     while True:
         for event in story.news():
             if event.who == "you":
                 since = event.at
             tell([event], since)
-            if event.is_good is not None:
-                invite(machine)
         if machine.lives[-1].exit_code == POWERED_OFF:
             time.sleep(OFF_S)
             machine.boot()
         time.sleep(FRAME_S)
 
 
-def invite(machine: Machine) -> None:
-    expires = datetime.now(UTC) + timedelta(hours=23)
-    payload = json.dumps(machine.command(requested_by="demo", expires_at=timestamp(expires)))
-    client = f"ip netns exec {machine.name} mosquitto_pub -h 127.0.0.1 -q 1"
-    say("\nMachine and broker are running. Ctrl-C stops both and leaves nothing. From another terminal, as root:", BOLD)
-    say(f"{client} -t {machine.topic('commands')} -m {shlex.quote(payload)}\n")
+def invite(site: Site) -> None:
+    ctl = shlex.join(site.server.outside(CTL))
+    api = f"ip netns exec {site.server.name} curl -H 'Authorization: Bearer {site.token}' {URL}/api/v1/clients"
+    say("\nAll of it is running. Ctrl-C stops it and leaves nothing. From another terminal, as root:\n", BOLD)
+    for words, why in (
+        ("status", "what is open, and what holds"),
+        ("reboot -l site=hall", "ten clients: it asks for their number"),
+        ("reboot screen-18", "one that only says that it reboots: it is told as that"),
+        ("reboot screen-20", "one that does not come back: what the controller says after three minutes"),
+        ("freeze begin 'opening night'", "then try a reboot, and `freeze end 1`"),
+        (f"shutdown {NAME} --someone-is-there", f"the real one; it is switched on again after {OFF_S} s"),
+    ):
+        say(f"  {ctl} {words}")
+        say(f"      {why}", DIM)
+    say(f"\nThe API, and what travels at the broker:\n\n  {api}")
+    say(f"  ip netns exec {site.server.name} mosquitto_sub -h 127.0.0.1 -v -t 'infoscreen/+/commands/#'\n")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(
         prog="tools/demo",
-        description="Builds the package, installs it by apt on a Debian machine in a container with real systemd, "
-        "sends it a command through a real broker and shows what happens. What is started is stopped.",
+        description="Builds the packages; boots a server with the controller, and a Debian machine on which apt "
+        "installs the client, both in containers with real systemd; adds twenty simulated clients; and has the real "
+        "one rebooted from the command line, live. What is started is stopped.",
     )
     parser.add_argument(
         "--suite", choices=tree.SUITES, default="trixie", help="the machine's Debian (default: %(default)s)"
     )
     parser.add_argument("--action", choices=ACTIONS, default=ACTIONS[0], help="the command (default: %(default)s)")
     ending = parser.add_mutually_exclusive_group()
-    ending.add_argument("--keep", action="store_true", help="leave machine and broker running to try it oneself")
+    ending.add_argument("--keep", action="store_true", help="leave all of it running to try it oneself")
     ending.add_argument("--record", type=Path, metavar="FILE", help="write what is seen there, as an animated SVG")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)

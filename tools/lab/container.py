@@ -201,15 +201,19 @@ class Container:
 
     # Inside.
 
+    def outside(self, *args: str) -> list[str]:
+        """The command line that runs a command on the machine from outside."""
+        if not self._leader:
+            raise LabError(f"cannot run {args}: {self.name} is off")
+        return ["nsenter", "-t", str(self._leader), "-a", *args]
+
     def run(self, *args: str, user: str | None = None, check: bool = True, timeout_s: float = 60) -> str:
         """What a command printed, both streams. It must be over before the machine goes down, or that would hang.
 
         As another `user` it runs as a service of its own, as a login of that user would, not as a child of root's.
         """
-        if not self._leader:
-            raise LabError(f"cannot run {args}: {self.name} is off")
         service = ["systemd-run", "-q", "--wait", "--pipe", "--collect", "-p", f"User={user}", "--"]
-        argv = ["nsenter", "-t", str(self._leader), "-a", *(service if user else []), *args]
+        argv = self.outside(*(service if user else []), *args)
         path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
         with subprocess.Popen(
             argv,

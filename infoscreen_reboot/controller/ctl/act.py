@@ -58,6 +58,8 @@ def act(call: Call) -> Outcome:
     options = call.options
     if bool(options.clients) == (options.selector is not None):
         raise usage("say either clients or -l SELECTOR")
+    if options.selector is not None and not options.selector.strip():
+        raise usage("an empty selector means all clients, and is most likely a variable that is not set")
     wish = {
         "action": _ACTIONS[options.command],
         "reason": options.reason,
@@ -112,12 +114,14 @@ def _one(call: Call, plan: Plan) -> Outcome:
         if hold is not None:
             until = times.clock(plan.wish["wait_until"], call.now)
             call.screen.say(f"{name} waits until {until} at most: {hold['why']}", "yellow")
-    _confirm_one(call, f"{plan.verb} {name}{_labels(plan.clients.get(uuid))}? [y/N]")
+    _confirm_one(call, f"{plan.verb} {name}{_labels(plan.clients.get(uuid))}? [y/N]", plan.preview)
     command_id = str(uuid4())
     content = {**plan.wish, "client_uuid": uuid, "command_id": command_id}
     try:
         command = call.connection.create("/commands", content)
     except Refused as refused:
+        if refused.status >= 500:
+            raise _may_be_made(refused, f"watch {command_id}") from None
         if refused.kind == "held":
             _add_opening(call, refused)
         raise
@@ -132,8 +136,8 @@ def _labels(client: Client | None) -> str:
     return f" ({', '.join(f'{key} {value}' for key, value in sorted(client['labels'].items()))})"
 
 
-def _confirm_one(call: Call, question: str) -> None:
-    if _is_confirmed(call, 1):
+def _confirm_one(call: Call, question: str, preview: Preview | None) -> None:
+    if _is_confirmed(call, 1, preview):
         return
     if call.screen.ask(question).lower() not in ("y", "yes"):
         raise Failure(Outcome.REFUSED, "not confirmed", _NOTHING)
@@ -172,9 +176,9 @@ def _many(call: Call, plan: Plan) -> Outcome:
     if count == 1:
         waits = len(plan.ready) == 0
         whom = "one client" if waits else plan.name(plan.ready[0])
-        _confirm_one(call, f"{plan.verb} {whom}? [y/N]")
+        _confirm_one(call, f"{plan.verb} {whom}? [y/N]", plan.preview)
     else:
-        _confirm_count(call, f"{plan.verb} {count} clients?", count)
+        _confirm_count(call, f"{plan.verb} {count} clients?", count, plan.preview)
     content = {
         **plan.wish,
         "clients": plan.preview["clients"],
@@ -186,6 +190,8 @@ def _many(call: Call, plan: Plan) -> Outcome:
     except Refused as refused:
         if refused.status == 412:
             raise _moved(call, plan, refused) from None
+        if refused.status >= 500:
+            raise _may_be_made(refused, "batch list") from None
         raise
     except (Unreachable, KeyboardInterrupt) as error:
         raise _may_be_made(error, "batch list") from None
@@ -202,35 +208,32 @@ def _opens_first(hold: Hold) -> str:
 def confirm(call: Call, question: str, count: int) -> None:
     """Asks as for a reboot: y or n for one, the typed count from two on, `--yes COUNT` for scripts."""
     if count == 1:
-        _confirm_one(call, f"{question} [y/N]")
+        _confirm_one(call, f"{question} [y/N]", None)
     else:
-        _confirm_count(call, question, count)
+        _confirm_count(call, question, count, None)
 
 
-def _confirm_count(call: Call, question: str, count: int) -> None:
-    if _is_confirmed(call, count):
+def _confirm_count(call: Call, question: str, count: int, preview: Preview | None) -> None:
+    if _is_confirmed(call, count, preview):
         return
     typed = call.screen.ask(f"{question} Type {count} to go on:")
     if typed != str(count):
         raise Failure(Outcome.REFUSED, "not confirmed", _NOTHING)
 
 
-def _is_confirmed(call: Call, count: int) -> bool:
+def _is_confirmed(call: Call, count: int, preview: Preview | None) -> bool:
     """By --yes. Without it there has to be a terminal to ask on. Raises Failure."""
     given = call.options.yes
-    if given is None and not call.screen.can_ask:
-        raise Failure(
-            Outcome.USAGE,
-            f"there is no terminal to ask on, and this is about {plural(count, 'client')}",
-            f"{_NOTHING} If you mean that number: --yes {count}",
-        )
-    if given is not None and given != count:
-        raise Failure(
-            Outcome.REFUSED,
-            f"--yes {given}, but this is about {plural(count, 'client')}",
-            f"{_NOTHING} If you mean that number: --yes {count}",
-        )
-    return given is not None
+    if given == count:
+        return True
+    if given is None and call.screen.can_ask:
+        return False
+    about = f"this is about {plural(count, 'client')}"
+    advice = f"{_NOTHING} If you mean that number: --yes {count}"
+    document = {"kind": "not_confirmed", "count": count, "preview": preview}
+    if given is None:
+        raise Failure(Outcome.USAGE, f"there is no terminal to ask on, and {about}", advice, document)
+    raise Failure(Outcome.REFUSED, f"--yes {given}, but {about}", advice, document)
 
 
 def show_preview(call: Call, plan: Plan) -> None:
@@ -238,7 +241,7 @@ def show_preview(call: Call, plan: Plan) -> None:
     reason = f": {plan.wish['reason']}" if plan.wish["reason"] else ""
     screen.title(f"{plan.verb} {plural(len(preview['clients']), 'client')}{reason}")
     screen.say()
-    rows: list[tuple[object, object]] = [("get it now", len(plan.ready))]
+    rows: list[tuple[str, object]] = [("get it now", len(plan.ready))]
     if plan.wish["wait_until"] is not None:
         until = times.until(plan.wish["wait_until"], call.now)
         rows.append((f"wait for what holds them, until {until}", plan.waiting))
@@ -302,7 +305,7 @@ def _moved(call: Call, plan: Plan, refused: Refused) -> Failure:
 
 
 def _may_be_made(error: BaseException, look: str) -> Failure:
-    outcome = Outcome.UNREACHABLE if isinstance(error, Unreachable) else Outcome.INTERRUPTED
+    outcome = Outcome.INTERRUPTED if isinstance(error, KeyboardInterrupt) else Outcome.UNREACHABLE
     words = str(error) or "interrupted"
     return Failure(outcome, words, f"It is not known whether it was made. Look: {PROGRAM} {look}")
 

@@ -87,7 +87,7 @@ def examine(call: Call) -> Iterator[Finding]:
         return
     yield Finding("ok", "address", f"{url} answers")
     yield _transport(url)
-    yield _clock(alive.headers.get("Date"), before, after)
+    yield examine_clock(alive.headers.get("Date"), before, after)
     ready = call.connection.raw("/readyz")
     if ready.is_success:
         yield Finding("ok", "ready", "the server is ready")
@@ -114,7 +114,7 @@ def _transport(url: str) -> Finding:
     return Finding("warning", "tls", "without TLS everybody on the way can read the token", "use https://")
 
 
-def _clock(date: str | None, before: datetime, after: datetime) -> Finding:
+def examine_clock(date: str | None, before: datetime, after: datetime) -> Finding:
     try:
         server = parsedate_to_datetime(date or "")
     except ValueError:

@@ -65,8 +65,8 @@ _USAGE = ("bad_request", "bad_selector", "bad_wait", "invalid", "too_large", "no
 
 
 def _outcome_of(status: int, kind: str) -> Outcome:
-    if status >= 500:
-        return Outcome.UNREACHABLE
     if status in (401, 403):
         return Outcome.NOT_PERMITTED
+    if status >= 500 or not kind:  # without a kind it is the answer of something else, as of a proxy
+        return Outcome.UNREACHABLE
     return Outcome.USAGE if kind in _USAGE else Outcome.REFUSED

@@ -23,7 +23,7 @@ def login(call: Call) -> Outcome:
     options = call.options
     known = settings.load(os.environ, options.url, options.ca)
     url = known.url
-    if options.url is None and settings.URL not in os.environ and call.screen.can_ask:
+    if options.url is None and settings.URL not in os.environ and call.screen.is_at_terminal:
         url = call.screen.ask(f"Address of the controller [{known.url}]:") or known.url
     ca = None if known.ca is None else str(Path(known.ca).resolve())
     chosen = Settings(settings.checked(url), _typed_token(call), ca)
@@ -44,7 +44,7 @@ def login(call: Call) -> Outcome:
 
 def _typed_token(call: Call) -> str:
     """Never from the command line: other users can see that."""
-    if call.screen.can_ask:
+    if call.screen.is_at_terminal:
         token = getpass.getpass("Token (is not shown): ", stream=sys.stderr).strip()
     else:
         token = sys.stdin.readline().strip()

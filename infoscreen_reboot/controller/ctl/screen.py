@@ -69,6 +69,11 @@ class Screen:
 
     @property
     def can_ask(self) -> bool:
+        """Only who has seen the preview can answer: with --json nobody has."""
+        return not self.is_json and self.is_at_terminal
+
+    @property
+    def is_at_terminal(self) -> bool:
         return sys.stdin.isatty() and sys.stderr.isatty()
 
     def document(self, content: Any) -> None:

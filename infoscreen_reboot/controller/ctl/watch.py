@@ -47,23 +47,27 @@ def follow(call: Call, kind: str, found: str) -> Outcome:
 
 def to_end(call: Call, kind: str, found: str, is_told: bool) -> list[Command]:
     """Until each has its verdict; returns the commands as they ended. Events go to `--json` lines if `is_told`."""
+    try:
+        return _to_end(call, kind, found, is_told)
+    except KeyboardInterrupt:
+        raise _interrupted(found) from None
+    except (Unreachable, Refused) as error:
+        error.advice = f"The commands go on. Watch again: {PROGRAM} watch {found}"
+        raise
+
+
+def _to_end(call: Call, kind: str, found: str, is_told: bool) -> list[Command]:
     about, members = _members(call, kind, found)
     names = {member["client_uuid"]: member["name"] or member["client_uuid"] for member in members}
     run = Course(names, {member["command_id"]: member["client_uuid"] for member in members})
     title = f"{_VERBS[about['action']]} of {_whom(names)}"
-    try:
-        with _shown(call, title, run) as tell:
-            for event in _events(call, kind, found, run):
-                line = run.hear(event)
-                if line is not None:
-                    tell(line)
-                if call.screen.is_json and is_told:
-                    call.screen.json_line(event)
-    except KeyboardInterrupt:
-        raise _interrupted(found) from None
-    except Unreachable as error:
-        error.advice = f"The commands go on. Watch again: {PROGRAM} watch {found}"
-        raise
+    with _shown(call, title, run) as tell:
+        for event in _events(call, kind, found, run):
+            line = run.hear(event)
+            if line is not None:
+                tell(line)
+            if call.screen.is_json and is_told:
+                call.screen.json_line(event)
     commands = _commands(call, kind, found)
     if not call.screen.is_json:
         show_end(call, commands, run.names, run.words)
