@@ -64,6 +64,7 @@ from infoscreen_reboot.controller.lifecycle import (
     Seen,
     Sent,
     State,
+    Step,
     deadline,
 )
 from infoscreen_reboot.controller.orders import Caller, House, Wish
@@ -792,6 +793,13 @@ class InTheStore(RuleBasedStateMachine):
             assert states[-1] == row["state"], f"{row['state']}, and its events tell {states}"
         late = [each.content["status"] for each in told if each.kind == "late_truth"]
         assert late[-1:] == ([row["late"]] if row["late"] else [])
+        record = commands.record_of(row)
+        if record.state is not State.BLOCKED_SAFETY:
+            replayed = Record(record.action, record.expires_at)
+            for each in told:
+                if (fact := fact_of(each)) is not None:
+                    replayed = lifecycle.learn(replayed, fact)
+            assert replayed == record, "its events tell another story"
 
     def teardown(self) -> None:
         try:
@@ -822,6 +830,27 @@ class InTheStore(RuleBasedStateMachine):
             is_ended = story.seen["rank"] == VERDICT_RANK
             assert (end is not None) == is_ended, f"{command_id} is {story.seen['state']} instead of {end}"
             assert end is None or end == end_of(commands.record_of(story.seen)), story
+
+
+def fact_of(told: Any) -> Fact | None:
+    """What an event tells, as the fact that it was; None if it is of another kind."""
+    content = dict(told.content)
+    match content.pop("fact", None):
+        case "sent":
+            return Sent(told.at)
+        case "published":
+            return Published(told.at, **content)
+        case "seen":
+            return Seen(told.at, **content)
+        case "overdue":
+            return Overdue(told.at, Step(content["step"]))
+        case "cancelled":
+            return Cancelled(told.at, **content)
+        case "acked":
+            code = ErrorCode(content["code"]) if "code" in content else None
+            status = AckStatus(content["status"])
+            return Acked(told.at, status, content["boot_id"], code, content.get("message"))
+    return None
 
 
 def commands_boot(tx: Transaction, uuid: str) -> str | None:
