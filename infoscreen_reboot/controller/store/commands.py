@@ -16,7 +16,6 @@ from sqlalchemy import (
     delete,
     func,
     insert,
-    literal,
     or_,
     select,
     tuple_,
@@ -447,8 +446,9 @@ def waiting(tx: Transaction, most: int, after: tuple[datetime, str] | None = Non
     is_open = or_(command.c.hold_opens_at.is_(None), command.c.hold_opens_at <= tx.now, command.c.hold_rule == "freeze")
     query = select(command).where(_waits(command), is_open, ~is_behind)
     if after is not None:
-        last = tuple_(literal(to_number(after[0])), literal(after[1]))
-        query = query.where(tuple_(command.c.created_at, command.c.id) > last)
+        query = query.where(
+            tuple_(command.c.created_at, command.c.id) > tuple_(literal(to_number(after[0])), literal(after[1]))
+        )
     return list(tx.db.execute(query.order_by(command.c.created_at, command.c.id).limit(most)).mappings())
 
 
