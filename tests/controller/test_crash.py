@@ -191,6 +191,11 @@ class Theatre:
 
         self.wait(they_are, f"{acks} acks")
 
+    def is_heard(self) -> bool:
+        with self.database.read() as tx:
+            found = lease.standing(tx)
+            return found is not None and found["listening_since"] is not None
+
     def told(self) -> Counter[str]:
         """How often each status was heard of a command; once, if all is well."""
         status = event.c.content["status"].as_string()
@@ -393,6 +398,7 @@ def test_killed_four_times_under_a_stream_of_acks_none_is_missing(played: Played
     link = Consumer(BrokerSettings(played.broker.host, played.broker.port, None, None, None), "the-fleet", ["none"])
     link.open()
     with Theatre(played.database, played.url, played.broker, 0, client=False) as play:
+        play.wait(play.is_heard, "subscription")  # what is published before it is for nobody
         stream = [(uuid, status) for status in PROGRESS for uuid in uuids]
         kill_at = {len(stream) * part // 5 for part in (1, 2, 3, 4)}
         for number, (uuid, status) in enumerate(stream):
