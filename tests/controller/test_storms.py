@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
@@ -380,7 +381,9 @@ def test_a_postgresql_that_is_away_under_load_loses_nothing(
 
 
 @only_postgresql
-def test_a_leader_whose_connections_are_taken_away_goes_on(database: Database, broker: Broker, voices: Voices) -> None:
+def test_a_leader_whose_connections_are_taken_away_goes_on(
+    database: Database, broker: Broker, voices: Voices, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Pitfall 19: pg_terminate_backend."""
     many_open_commands(database, 500, sent=True)
     controller = Controller(database, broker)
@@ -391,13 +394,13 @@ def test_a_leader_whose_connections_are_taken_away_goes_on(database: Database, b
     taken_away = iter(range(3))
     hear = controller.engine._hear
 
-    def and_is_cut(*arguments: object) -> None:
+    def and_is_cut(*arguments: Any) -> None:
         if next(taken_away, None) is not None:
             with other.read() as tx:
                 tx.db.execute(terminate)
-        hear(*arguments)  # type: ignore[arg-type]
+        hear(*arguments)
 
-    controller.engine._hear = and_is_cut  # type: ignore[method-assign]
+    monkeypatch.setattr(controller.engine, "_hear", and_is_cut)
     faults = goes_on(controller, all_stored(database, 500))
     assert faults["StoreError"] >= 1
     other.close()
