@@ -285,6 +285,7 @@ class Hose:
 
     def __init__(self, port: int) -> None:
         self._socket = socket.create_connection(("127.0.0.1", port), 10)
+        self._socket.settimeout(None)  # it may have nothing to say for a while
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._reader = Reader()
         self._packet_id = 0
