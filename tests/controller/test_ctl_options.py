@@ -17,10 +17,11 @@ from typing import Any
 import pytest
 
 from infoscreen_reboot.controller.ctl import doctor, times
-from infoscreen_reboot.controller.ctl.course import STATES
+from infoscreen_reboot.controller.ctl.course import STATES, Course
 from infoscreen_reboot.controller.ctl.main import main
 from infoscreen_reboot.controller.ctl.options import parser
 from infoscreen_reboot.controller.ctl.outcome import EXIT_CODES, Outcome
+from infoscreen_reboot.controller.ctl.shapes import Event
 from tests.controller.desk import TOP
 
 
@@ -35,6 +36,42 @@ def test_a_clock_that_differs_is_found() -> None:
         (None, "warning"),
     ):
         assert doctor.examine_clock(date, now, now).verdict == verdict, date
+
+
+# --- Events
+
+
+def told(seq: int, command_id: str, kind: str) -> Event:
+    return {
+        "seq": seq,
+        "at": "2026-11-26T16:00:00Z",
+        "kind": kind,
+        "client_uuid": None,
+        "command_id": command_id,
+        "batch_id": None,
+        "content": {},
+    }
+
+
+def test_an_event_counts_once_and_only_for_a_command_that_is_watched() -> None:
+    run = Course({}, {"a": "client-a", "b": "client-b"})
+    assert run.hear(told(1, "a", "completed")) == ("2026-11-26T16:00:00Z", "client-a", "completed", "completed")
+    assert run.hear(told(1, "b", "completed")) is None, "after a reconnect"
+    assert run.hear(told(2, "c", "completed")) is None and not run.is_over
+    assert (run.counts["queued"], run.counts["completed"]) == (1, 1)
+    run.settle({"a": "completed", "b": "expired"})
+    assert run.is_over and run.counts["expired"] == 1
+
+
+def test_the_events_of_a_large_batch_cost_no_more_each_than_those_of_a_small_one() -> None:
+    ids = [str(number) for number in range(20_000)]
+    run = Course({}, {each: each for each in ids})
+    kinds = ("queued", "published", "accepted", "execution_started", "completed")
+    began_s = time.process_time()
+    for seq, (kind, each) in enumerate(((kind, each) for kind in kinds for each in ids), start=1):
+        assert not run.is_over
+        run.hear(told(seq, each, kind))
+    assert run.is_over and time.process_time() - began_s < 20
 
 
 # --- Times
