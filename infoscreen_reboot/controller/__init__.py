@@ -6,11 +6,19 @@ windows       when a maintenance window is open                 pure
 selection     selectors, and the hash of a preview              pure
 presence      who is online, whatever the order of statuses     pure
 dispatch      the bytes of a command, and when to ask again     pure
+policies      budgets, windows and deadlines as a site writes them    pure
+inventory     lists of clients, as CSV and from Ansible         pure
+text          what may stand in a name, a reason, a note        pure
 ingest        bytes from clients become facts
-engine        speaks with the broker, where the lease is
+engine        what is heard and what goes out, in one transaction after the other
+leader        takes the lease, and keeps the engine at work while it holds it
 orders        makes commands for whoever asks
 auth          roles and tokens
 config        the settings, from environment variables
+app           the program: API, leader, systemd's watchdog
+doctor        what is wrong on this server, and what to do
+hands         what an administrator does on the server itself
 store/        the database
 api/          HTTP
+ctl/          the command line, which knows the controller by its API only
 """

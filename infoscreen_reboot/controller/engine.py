@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from infoscreen_reboot.contract.command import Action
+from infoscreen_reboot.contract.topics import from_client
 from infoscreen_reboot.controller import dispatch, ingest
 from infoscreen_reboot.controller.dispatch import Signs
 from infoscreen_reboot.controller.ingest import Heard
@@ -68,17 +70,19 @@ class Orders:
 class Rubbish:
     """Counts what nobody can use and who was turned away, and logs each once a minute at most.
 
-    Not by reason: a reason may name what the sender has chosen, and there is no end of those.
+    By the end of the topic, and not by reason: a reason may name what the sender has chosen, and there is no end of
+    those.
     """
 
-    unreadable: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
     turned_away: int = 0
     _logged_at_s: dict[str, float] = field(default_factory=dict)
 
     def count(self, rubbish: ingest.Rubbish) -> None:
-        self.unreadable += 1
+        named = from_client(rubbish.topic)
+        self.counts["another topic" if named is None else str(named[1].value)] += 1
         if self._may_log("rubbish"):
-            log.warning("ignored a message on %r: %s; %d so far", rubbish.topic, rubbish.why, self.unreadable)
+            log.warning("ignored a message on %r: %s; %d so far", rubbish.topic, rubbish.why, self.counts.total())
 
     def turn_away(self, clients: int) -> None:
         self.turned_away += clients

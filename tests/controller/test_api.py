@@ -20,7 +20,7 @@ from infoscreen_reboot.controller.auth import Role
 from infoscreen_reboot.controller.lifecycle import Limits
 from infoscreen_reboot.controller.store import commands, lease, people
 from infoscreen_reboot.controller.store.database import Database
-from infoscreen_reboot.controller.store.tables import client, token
+from infoscreen_reboot.controller.store.tables import client, command, token
 from tests.controller.test_orders import site as some_clients
 from tests.controller.web import Web, kind
 
@@ -293,14 +293,12 @@ def test_the_numbers_for_prometheus_are_those_of_the_rows(web: Web) -> None:
     assert lines['infoscreen_commands{action="reboot_host",proof="",state="blocked_safety"}'] == 1
     assert lines['infoscreen_clients{presence="online",standing="accepted"}'] == 2
     assert lines['infoscreen_clients{presence="unknown",standing="accepted"}'] == 1
-    assert lines['infoscreen_ignored_messages_total{why="no JSON"}'] == 3
+    assert lines['infoscreen_ignored_messages_total{what="health"}'] == 3
     assert (lines["infoscreen_lease_held"], lines["infoscreen_broker_heard"]) == (1, 0)
     assert 0 <= lines["infoscreen_oldest_open_command_seconds"] < 60
     assert 0 < lines["infoscreen_database_latency_seconds"] < 60
     with web.database.write() as tx:
-        tx.db.execute(
-            update(commands.command).values(state="completed", rank=5, started_boot_id="a", ended_boot_id="a")
-        )
+        tx.db.execute(update(command).values(state="completed", rank=5, started_boot_id="a", ended_boot_id="a"))
     text = web.call("GET", "/metrics", Role.VIEWER).text
     assert 'infoscreen_commands{action="reboot_host",proof="mock",state="completed"} 2.0' in text
 

@@ -15,7 +15,7 @@ from infoscreen_reboot.controller.auth import Role
 from infoscreen_reboot.controller.ingest import Cleared, Heard
 from infoscreen_reboot.controller.lifecycle import Limits
 from infoscreen_reboot.controller.store import clients, commands, views
-from infoscreen_reboot.controller.store.tables import client
+from infoscreen_reboot.controller.store.tables import client, command
 from tests.controller.web import Web, kind
 
 CSV = {"Content-Type": "text/csv"}
@@ -185,7 +185,7 @@ def test_a_batch_whose_clients_are_all_blocked_ends_and_can_be_tried_again(web: 
     assert kind(web.call("POST", f"/batches/{batch}/retry")) == (409, "nothing_eligible")
     with web.database.write() as tx:
         blocked = {"state": "blocked_safety", "rank": 5, "ended_at": tx.now}
-        tx.db.execute(update(commands.command).values(**blocked))
+        tx.db.execute(update(command).values(**blocked))
     assert web.call("GET", f"/batches/{batch}").json()["is_over"] is True
     again = web.call("POST", f"/batches/{batch}/retry").json()
     assert (again["count"], again["clients"]) == (3, web.uuids)

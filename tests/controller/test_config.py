@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import time, timedelta
+import re
+from datetime import UTC, datetime, time, timedelta
 from pathlib import Path
 
 import pytest
 
-from infoscreen_reboot.controller import config, selection
+from infoscreen_reboot.contract.command import Action
+from infoscreen_reboot.controller import config, safety, selection
 from infoscreen_reboot.controller.config import ConfigError, SigningKey, load
 from infoscreen_reboot.controller.safety import Amount, Budget
 from infoscreen_reboot.controller.windows import Window
@@ -121,3 +123,15 @@ def test_the_id_of_a_key_is_the_name_of_its_file(tmp_path: Path) -> None:
     file = tmp_path / "site-2026.pem"
     file.write_text("a key")
     assert load(LEAST | {"COMMAND_SIGNING_KEY": str(file)}).signing_key == SigningKey("site-2026", file)
+
+
+def test_the_documents_have_every_setting_and_every_rule() -> None:
+    tree = Path(__file__).resolve().parents[2]
+    for name in ("docs/controller.md", "docs/man/infoscreen-reboot-controller.env.5", "debian/controller.env"):
+        text = (tree / name).read_text("utf-8")
+        assert [setting for setting in config._NAMES if setting not in text] == [], name
+    table = (tree / "docs/controller.md").read_text("utf-8").partition("## The rules")[2].partition("\n## ")[0]
+    told = set(re.findall(r"`([a-z_]+)`", "".join(line.split("|")[1] for line in table.splitlines() if "|" in line)))
+    now = datetime(2026, 4, 3, tzinfo=UTC)
+    facts = safety.Facts(now, Action.REBOOT_HOST, safety.Standing.ACCEPTED, is_online=True, heard_at=now)
+    assert told == {answer.rule for answer in safety.ask(facts)}

@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import select, update
 
 from infoscreen_reboot.contract.ack import AckStatus
+from infoscreen_reboot.controller import engine, ingest
 from infoscreen_reboot.controller.store import commands
 from infoscreen_reboot.controller.store.tables import command, event
 from tests.broker.conftest import Broker
@@ -120,12 +121,20 @@ def test_an_ack_for_another_clients_command_moves_nothing(
     other.link.end()
 
 
+def test_what_is_counted_has_no_end_that_a_sender_chooses() -> None:
+    counted = engine.Rubbish()
+    for number in range(1000):
+        counted.count(ingest.Rubbish(f"infoscreen/{UUID(int=number)}/health", f"member{number}: is not a member"))
+        counted.count(ingest.Rubbish(f"infoscreen/{number}", "no client publishes on such a topic"))
+    assert counted.counts == {"health": 1000, "another topic": 1000}
+
+
 def test_rubbish_is_counted_and_acknowledged(controller: Controller, broker: Broker) -> None:
     for topic in ("infoscreen/x/status", f"infoscreen/{UUID(int=3)}/health", f"infoscreen/{UUID(int=3)}/commands/ack"):
         broker.publish(topic, b"\xff{")
     controller.settle()
-    assert controller.engine.rubbish.unreadable == 3
+    assert controller.engine.rubbish.counts.total() == 3
     controller.consumer.close()
     controller.connect()
     controller.settle()
-    assert controller.engine.rubbish.unreadable == 3, "it came again"
+    assert controller.engine.rubbish.counts.total() == 3, "it came again"

@@ -12,6 +12,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import UUID, uuid4
@@ -737,11 +738,36 @@ def test_what_is_retained_of_a_retired_client_makes_nobody_of_it(
     assert controller.engine.rubbish.counts.total() == 1
 
 
-def test_where_nobody_listens_the_broker_says_so_and_it_is_kept(controller: Controller, client: PlayedClient) -> None:
-    controller.settle()
-    nobody = uuid(9)
-    command_id = controller.order(nobody)
+def test_where_nobody_listens_the_broker_says_so_and_the_next_birth_gets_the_command(
+    controller: Controller, broker: Broker
+) -> None:
+    """Pitfall 27: the broker has lost the session of a client that was away."""
+    late = PlayedClient(broker, uuid(9))
+    command_id = controller.order(late.uuid)
     controller.until(command_id, "published")
     with controller.database.read() as tx:
         told = tx.db.execute(select(event.c.content).where(event.c.kind == "published")).scalar_one()
     assert told == {"fact": "published", "reason": 16}
+    late.come()
+    controller.settle()
+    assert late.hear(0.5) == [command_id]
+    late.link.end()
+
+
+def test_a_command_that_the_broker_refuses_stays_in_the_outbox(controller: Controller, client: PlayedClient) -> None:
+    """Pitfall 28: a queue that is gone answers 0x83; the same bytes go out again later."""
+    controller.settle()
+    receive = controller.consumer.receive
+
+    def refused(most: int, idle_s: float) -> tuple[list[Received], list[Puback]]:
+        received, pubacks = receive(most, idle_s)
+        return [], [replace(puback, reason=0x83) for puback in pubacks]
+
+    controller.consumer.receive = refused  # type: ignore[method-assign]
+    command_id = controller.order(client.uuid)
+    controller.settle()
+    assert controller.state(command_id) == "queued"
+    controller.consumer.receive = receive  # type: ignore[method-assign]
+    aged(controller.database, timedelta(seconds=61))
+    controller.until(command_id, "published")
+    assert client.hear(0.5) == [command_id]

@@ -27,7 +27,7 @@ class Web:
     def __init__(self, database: Database, first: Web | None = None) -> None:
         self.database = database
         self.woken = 0
-        self.app = create_app(Site(database, House(), Limits(), self.wake, lambda: {"no JSON": 3}))
+        self.app = create_app(Site(database, House(), Limits(), self.wake, lambda: {"health": 3}))
         self.client = TestClient(self.app, raise_server_exceptions=False)
         self.uuids: list[str] = first.uuids if first else []
         self.tokens: dict[Role, people.NewToken] = first.tokens if first else {}

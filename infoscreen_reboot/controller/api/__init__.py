@@ -3,6 +3,8 @@
 app         puts the routes together, and answers every error in one form
 problems    the form of a refusal: problem+json with a bounded `kind`
 access      who is calling, and what that role may do
+door        the bound of a request, and what every answer has
 models      what goes in and comes out
-commands, batches, clients, fleet, people, live     the routes, by what they are about
+show        rows as the API shows them
+commands, batches, clients, fleet, people, live, metrics     the routes, by what they are about
 """

@@ -27,7 +27,7 @@ class Site:
     """What the routes work on.
 
     `wake` tells the engine that there is something to do. `rubbish` says how many messages this process could not use,
-    by reason.
+    and what they were.
     """
 
     database: Database

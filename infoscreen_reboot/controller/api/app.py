@@ -72,6 +72,7 @@ def create_app(site: Site) -> FastAPI:
     )
     app.state.site = site
     app.state.is_stopping = False
+    app.state.pulse = live.Pulse(site)
     api = APIRouter(prefix=PREFIX)
     for routes in (commands, batches, clients, fleet, people, live):
         api.include_router(routes.router)
@@ -133,7 +134,7 @@ def _audited(request: Request, problem: Problem) -> JSONResponse:
 
 def _template(request: Request) -> str:
     """The address without the ids in it."""
-    return str(getattr(request.scope.get("route"), "path", request.url.path))
+    return str(getattr(request.scope.get("route"), "path_format", request.url.path))
 
 
 def _shortened(problem: Problem) -> dict[str, Any]:

@@ -61,10 +61,10 @@ def _preview(tx: Transaction, call: Call, wish: orders.Wish, uuids: Sequence[str
     "",
     status_code=201,
     summary="Create a batch",
-    responses={200: MADE_BEFORE | {"model": models.Batch}}
-    | documented(
+    responses=documented(
         *("no_such_client", "preview_changed", "count_differs", "nothing_eligible", "bad_wait", "key_used_otherwise"),
         "too_large",
+        well={"model": models.Batch, "description": MADE_BEFORE},
     ),
 )
 def create_batch(

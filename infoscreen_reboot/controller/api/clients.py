@@ -158,7 +158,7 @@ def _row(row: Row) -> models.ImportedRow:
     "/export",
     summary="Export the clients as CSV",
     response_class=Response,
-    responses={200: {"description": "A CSV file", "content": {_CSV: {"example": _EXAMPLE_CSV}}}} | documented(),
+    responses=documented(well={"description": "A CSV file", "content": {_CSV: {"example": _EXAMPLE_CSV}}}),
 )
 def export_clients(call: Viewer) -> Response:
     """What can be imported again. A cell that a spreadsheet would take for a formula begins with an apostrophe."""

@@ -24,7 +24,7 @@ IdempotencyKey = Annotated[
 ]
 Limit = Annotated[int, Query(ge=1, le=views.PAGE, description="How many at most.")]
 Cursor = Annotated[str | None, Query(max_length=80, description="`next` of the page before.")]
-MADE_BEFORE: dict[str, Any] = {"description": "An earlier request of yours with the same id or key has made it."}
+MADE_BEFORE = "An earlier request of yours with the same id or key has made it."
 
 
 def wish_of(content: models.Wish, key: str | None) -> orders.Wish:
@@ -35,8 +35,10 @@ def wish_of(content: models.Wish, key: str | None) -> orders.Wish:
     "",
     status_code=201,
     summary="Order a reboot or a shutdown",
-    responses={200: MADE_BEFORE | {"model": models.Command}}
-    | documented("no_such_client", "bad_wait", "held", "key_used_otherwise", "too_large"),
+    responses=documented(
+        *("no_such_client", "bad_wait", "held", "key_used_otherwise", "too_large"),
+        well={"model": models.Command, "description": MADE_BEFORE},
+    ),
 )
 def create_command(
     call: Operator, response: Response, content: models.NewCommand, idempotency_key: IdempotencyKey = None

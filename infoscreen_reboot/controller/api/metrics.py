@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from infoscreen_reboot.controller.api.access import Site, Viewer
 from infoscreen_reboot.controller.store import figures
@@ -16,7 +17,7 @@ from infoscreen_reboot.controller.store.figures import Figures
 router = APIRouter(include_in_schema=False)
 
 
-class _Collector:
+class _Collector(Collector):
     def __init__(self, site: Site) -> None:
         self._site = site
 
@@ -28,10 +29,10 @@ class _Collector:
         yield from _families(found)
         yield _gauge("database_latency_seconds", "What the shortest question to the database took.", answered_s)
         rubbish = CounterMetricFamily(
-            "infoscreen_ignored_messages", "Messages that nobody can use, in this process.", labels=["why"]
+            "infoscreen_ignored_messages", "Messages that nobody can use, in this process.", labels=["what"]
         )
-        for why, number in sorted(self._site.rubbish().items()):
-            rubbish.add_metric([why], number)
+        for what, number in sorted(self._site.rubbish().items()):
+            rubbish.add_metric([what], number)
         yield rubbish
 
 

@@ -54,7 +54,7 @@ def list_tokens(call: Viewer) -> list[models.Token]:
     """Your own; an admin sees all. Those that were revoked are left out."""
     with call.read() as tx:
         of = None if call.who.role is Role.ADMIN else call.who.name
-        return [models.Token(**_token(row)) for row in people.tokens(tx, of)]
+        return [_token(row) for row in people.tokens(tx, of)]
 
 
 @router.post("/tokens", status_code=201, summary="Make a token", responses=documented("not_found", "too_large"))
@@ -71,7 +71,7 @@ def make_token(call: Viewer, content: models.NewToken) -> models.MadeToken:
         call.note(tx, "make token", made.token_id, "made", about)
         row = people.token_of(tx, made.token_id)
         assert row is not None
-        return models.MadeToken(token=made.secret, **_token(row))
+        return models.MadeToken(token=made.secret, **_token(row).model_dump())
 
 
 def _rights(tx: Transaction, call: Call, user: str) -> Identity:
@@ -138,6 +138,6 @@ def _user(row: Row) -> models.User:
     )
 
 
-def _token(row: Row) -> dict[str, object]:
+def _token(row: Row) -> models.Token:
     names = [name for name in models.Token.model_fields if name != "user"]
-    return {"user": row["user_name"], **{name: row[name] for name in names}}
+    return models.Token(user=row["user_name"], **{name: row[name] for name in names})

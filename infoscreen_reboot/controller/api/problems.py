@@ -59,7 +59,7 @@ class ProblemDocument(BaseModel):
     type: str = "about:blank"
     title: str
     status: int
-    kind: str = Field(json_schema_extra={"enum": sorted(str(kind) for kind in KINDS)})
+    kind: str = Field(json_schema_extra={"enum": [*sorted(str(kind) for kind in KINDS)]})
     detail: str
 
 
@@ -82,13 +82,13 @@ def answer(problem: Problem, headers: dict[str, str] | None = None) -> JSONRespo
     return JSONResponse(content, status, headers, media_type=MEDIA_TYPE)
 
 
-def documented(*kinds: str) -> dict[int | str, dict[str, Any]]:
-    """For OpenAPI: the refusals that an operation may answer with."""
+def documented(*kinds: str, well: dict[str, Any] | None = None) -> dict[int | str, dict[str, Any]]:
+    """For OpenAPI: the refusals that an operation may answer with, and what 200 is where FastAPI cannot see that."""
     found: dict[int, list[str]] = {}
     for kind in (*_ALWAYS, *kinds):
         found.setdefault(KINDS[kind][0], []).append(str(kind))
     content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemDocument"}}}
-    return {
+    refusals: dict[int | str, dict[str, Any]] = {
         status: {
             "description": "; ".join(f"`{kind}`: {KINDS[kind][1]}" for kind in sorted(set(of_status))),
             "model": ProblemDocument,
@@ -96,3 +96,4 @@ def documented(*kinds: str) -> dict[int | str, dict[str, Any]]:
         }
         for status, of_status in sorted(found.items())
     }
+    return refusals if well is None else {200: well, **refusals}

@@ -442,10 +442,13 @@ def waiting(tx: Transaction, most: int, after: tuple[datetime, str] | None = Non
         )
         .exists()
     )
-    is_open = or_(command.c.hold_opens_at.is_(None), command.c.hold_opens_at <= tx.now)
+    # A freeze may be ended before the time that was said.
+    is_open = or_(command.c.hold_opens_at.is_(None), command.c.hold_opens_at <= tx.now, command.c.hold_rule == "freeze")
     query = select(command).where(_waits(command), is_open, ~is_behind)
     if after is not None:
-        query = query.where(tuple_(command.c.created_at, command.c.id) > tuple_(to_number(after[0]), after[1]))
+        query = query.where(
+            tuple_(command.c.created_at, command.c.id) > tuple_(literal(to_number(after[0])), literal(after[1]))
+        )
     return list(tx.db.execute(query.order_by(command.c.created_at, command.c.id).limit(most)).mappings())
 
 

@@ -137,7 +137,7 @@ def change_user(
 
 def tokens(tx: Transaction, user_name: str | None = None) -> list[RowMapping]:
     """Those that were not revoked, of one user or of all."""
-    standing = token.c.revoked_at.is_(None)
+    standing: ColumnElement[bool] = token.c.revoked_at.is_(None)
     if user_name is not None:
         standing = and_(standing, token.c.user_name == user_name)
     return list(tx.db.execute(select(token).where(standing).order_by(token.c.created_at, token.c.id)).mappings())
