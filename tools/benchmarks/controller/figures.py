@@ -133,7 +133,7 @@ def sustained(folder: Path, rate: float, seconds: float) -> Samples:
         hose = Hose(broker.port)
         hose.send_at(rate, ground.stories(fleet))
         hose.settle()
-        time.sleep(1)
+        _await_quiet(url)
         found = engine.stop()
         hose.close()
         prove_all_heard(url, fleet)
