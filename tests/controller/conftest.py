@@ -15,7 +15,9 @@ from sqlalchemy import text
 from infoscreen_reboot.controller.store.database import Database
 from infoscreen_reboot.controller.store.tables import metadata
 from tests.broker.conftest import Broker
+from tests.controller.desk import NAMES, Desk
 from tests.controller.played import Controller, PlayedClient
+from tests.controller.played_fleet import Fleet
 from tests.controller.web import Web
 
 POSTGRESQL = Path("/usr/lib/postgresql/17/bin")
@@ -109,3 +111,15 @@ def client(broker: Broker) -> Iterator[PlayedClient]:
 @pytest.fixture
 def web(database: Database) -> Web:
     return Web(database)
+
+
+@pytest.fixture
+def desk(
+    database: Database, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Desk]:
+    fleet = Fleet(database, NAMES)
+    home = tmp_path / "home"
+    home.mkdir()
+    with Path(os.devnull).open() as nothing, fleet.serving():
+        monkeypatch.setattr("sys.stdin", nothing)
+        yield Desk(fleet, home, capsys, monkeypatch)

@@ -64,13 +64,14 @@ from infoscreen_reboot.controller.lifecycle import (
     Seen,
     Sent,
     State,
+    Step,
     deadline,
 )
 from infoscreen_reboot.controller.orders import Caller, House, Wish
 from infoscreen_reboot.controller.presence import Presence
-from infoscreen_reboot.controller.store import clients, commands, lease
+from infoscreen_reboot.controller.store import bulk, clients, commands, lease
 from infoscreen_reboot.controller.store.database import Database, StoreError, Transaction
-from infoscreen_reboot.controller.store.tables import command, event, freeze, metadata, outbox
+from infoscreen_reboot.controller.store.tables import client, command, event, freeze, metadata, outbox
 from infoscreen_reboot.mqtt.consumer import Lost, Puback, Received
 from infoscreen_reboot.mqtt.messages import Delivery, Message
 from tests.controller.conftest import Server
@@ -747,8 +748,8 @@ class InTheStore(RuleBasedStateMachine):
             rows = {row["id"]: dict(row) for row in tx.db.execute(select(command)).mappings()}
             in_outbox = set(tx.db.execute(select(outbox.c.command_id)).scalars())
             told: dict[str, list[Any]] = {command_id: [] for command_id in rows}
-            for row in tx.db.execute(select(event).where(event.c.command_id.is_not(None)).order_by(event.c.seq)):
-                told[row.command_id].append(row)
+            for each in tx.db.execute(select(event).where(event.c.command_id.is_not(None)).order_by(event.c.seq)):
+                told[each.command_id].append(each)
         for command_id, row in rows.items():
             story = self.stories[command_id]
             before = story.seen
@@ -767,11 +768,11 @@ class InTheStore(RuleBasedStateMachine):
                 story.by = State(row["state"])
                 story.heard.append(Heard(None))
             story.seen = row
-        for client in CLIENTS:
+        for uuid in CLIENTS:
             going = [
                 row
                 for row in rows.values()
-                if row["client_uuid"] == client
+                if row["client_uuid"] == uuid
                 and row["rank"] < VERDICT_RANK
                 and (row["sent_at"] is not None or row["hold_rule"] is None)
             ]
@@ -792,6 +793,13 @@ class InTheStore(RuleBasedStateMachine):
             assert states[-1] == row["state"], f"{row['state']}, and its events tell {states}"
         late = [each.content["status"] for each in told if each.kind == "late_truth"]
         assert late[-1:] == ([row["late"]] if row["late"] else [])
+        record = commands.record_of(row)
+        if record.state is not State.BLOCKED_SAFETY:
+            replayed = Record(record.action, record.expires_at)
+            for each in told:
+                if (fact := fact_of(each)) is not None:
+                    replayed = lifecycle.learn(replayed, fact)
+            assert replayed == record, "its events tell another story"
 
     def teardown(self) -> None:
         try:
@@ -824,8 +832,29 @@ class InTheStore(RuleBasedStateMachine):
             assert end is None or end == end_of(commands.record_of(story.seen)), story
 
 
+def fact_of(told: Any) -> Fact | None:
+    """What an event tells, as the fact that it was; None if it is of another kind."""
+    content = dict(told.content)
+    match content.pop("fact", None):
+        case "sent":
+            return Sent(told.at)
+        case "published":
+            return Published(told.at, **content)
+        case "seen":
+            return Seen(told.at, **content)
+        case "overdue":
+            return Overdue(told.at, Step(content["step"]))
+        case "cancelled":
+            return Cancelled(told.at, **content)
+        case "acked":
+            code = ErrorCode(content["code"]) if "code" in content else None
+            status = AckStatus(content["status"])
+            return Acked(told.at, status, content["boot_id"], code, content.get("message"))
+    return None
+
+
 def commands_boot(tx: Transaction, uuid: str) -> str | None:
-    return tx.db.execute(text(f"SELECT boot_id FROM client WHERE uuid = '{uuid}'")).scalar_one()
+    return tx.db.execute(select(client.c.boot_id).where(client.c.uuid == uuid)).scalar_one_or_none()
 
 
 # Where writing costs nothing.
@@ -902,7 +931,7 @@ class Strangers(Undisturbed):
 
 
 def _without_its_guard(patch: pytest.MonkeyPatch) -> None:
-    update_many = commands.update_many
+    update_many = bulk.update_many
     patch.setattr(commands, "update_many", lambda tx, table, values, guard: update_many(tx, table, values, "1 = 1"))
 
 
@@ -949,8 +978,8 @@ def _believes_anybody_about_a_command(patch: pytest.MonkeyPatch) -> None:
 
     def believe(tx: Transaction, heard: Sequence[ingest.Heard], accepts_all: bool) -> clients.Batch:
         batch = hear(tx, heard, accepts_all)
-        owners = commands.owners(tx, {said.command_id for _, said in batch.acks})
-        batch.acks = [(owners[said.command_id], said) for _, said in batch.acks if said.command_id in owners]
+        rows = commands.by_id(tx, {said.command_id for _, said in batch.acks})
+        batch.acks = [(rows[said.command_id]["client_uuid"], said) for _, said in batch.acks if said.command_id in rows]
         return batch
 
     patch.setattr(clients, "hear", believe)

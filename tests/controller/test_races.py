@@ -293,7 +293,7 @@ def held_batch(three: Fleet, wish: Wish = REBOOT) -> list[str]:
         seen = orders.preview(tx, ANN, wish, uuids, three.house)
         batch_id, _ = orders.order_many(tx, ANN, wish, uuids, seen.hash, 3, three.house)
     with three.database.write() as tx:
-        fleet.begin_freeze(tx, "fair", "bob", None)
+        fleet.begin_freeze(tx, "fair", "bob", tx.now + timedelta(days=1))
     aged(three.database, orders.TAKE_BACK)
     three.controller.settle()
     with three.database.read() as tx:
@@ -307,7 +307,7 @@ def held_batch(three: Fleet, wish: Wish = REBOOT) -> list[str]:
 
 
 def test_a_freeze_that_begins_in_the_middle_of_a_batch_holds_what_is_not_sent(make_fleet: MakeFleet) -> None:
-    """Pitfall 37, 42."""
+    """Pitfall 37. It is ended before the time that was said."""
     three = make_fleet(3)
     ids = held_batch(three)
     with three.database.write() as tx:
@@ -334,3 +334,22 @@ def test_what_was_sent_before_a_freeze_goes_on(make_fleet: MakeFleet) -> None:
     with fleet_of_one.database.write() as tx:
         fleet.begin_freeze(tx, "fair", "bob", None)
     fleet_of_one.reboot(0, command_id)
+
+
+def test_those_that_wait_behind_a_full_batch_are_asked_as_well(
+    make_fleet: MakeFleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The oldest ones wait for clients that are offline, and the last one only for a freeze."""
+    four = make_fleet(4)
+    monkeypatch.setattr(engines, "BATCH", 2)
+    for number in range(3):
+        four.clients[number].say(PresenceReason.STOPPED)
+    for _ in range(6):
+        four.controller.engine.step()
+    with four.database.write() as tx:
+        fleet.begin_freeze(tx, "fair", "bob", None)
+    ids = [four.order(number, WAITS) for number in range(4)]
+    with four.database.write() as tx:
+        assert fleet.end_freeze(tx, 1, "bob")
+    assert four.hears(3) == [ids[3]]
+    assert [four.row(each)["state"] for each in ids[:3]] == ["queued"] * 3

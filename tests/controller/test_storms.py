@@ -12,8 +12,10 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
@@ -379,7 +381,9 @@ def test_a_postgresql_that_is_away_under_load_loses_nothing(
 
 
 @only_postgresql
-def test_a_leader_whose_connections_are_taken_away_goes_on(database: Database, broker: Broker, voices: Voices) -> None:
+def test_a_leader_whose_connections_are_taken_away_goes_on(
+    database: Database, broker: Broker, voices: Voices, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Pitfall 19: pg_terminate_backend."""
     many_open_commands(database, 500, sent=True)
     controller = Controller(database, broker)
@@ -390,13 +394,13 @@ def test_a_leader_whose_connections_are_taken_away_goes_on(database: Database, b
     taken_away = iter(range(3))
     hear = controller.engine._hear
 
-    def and_is_cut(*arguments: object) -> None:
+    def and_is_cut(*arguments: Any) -> None:
         if next(taken_away, None) is not None:
             with other.read() as tx:
                 tx.db.execute(terminate)
-        hear(*arguments)  # type: ignore[arg-type]
+        hear(*arguments)
 
-    controller.engine._hear = and_is_cut  # type: ignore[method-assign]
+    monkeypatch.setattr(controller.engine, "_hear", and_is_cut)
     faults = goes_on(controller, all_stored(database, 500))
     assert faults["StoreError"] >= 1
     other.close()
@@ -737,11 +741,36 @@ def test_what_is_retained_of_a_retired_client_makes_nobody_of_it(
     assert controller.engine.rubbish.counts.total() == 1
 
 
-def test_where_nobody_listens_the_broker_says_so_and_it_is_kept(controller: Controller, client: PlayedClient) -> None:
-    controller.settle()
-    nobody = uuid(9)
-    command_id = controller.order(nobody)
+def test_where_nobody_listens_the_broker_says_so_and_the_next_birth_gets_the_command(
+    controller: Controller, broker: Broker
+) -> None:
+    """Pitfall 27: the broker has lost the session of a client that was away."""
+    late = PlayedClient(broker, uuid(9))
+    command_id = controller.order(late.uuid)
     controller.until(command_id, "published")
     with controller.database.read() as tx:
         told = tx.db.execute(select(event.c.content).where(event.c.kind == "published")).scalar_one()
     assert told == {"fact": "published", "reason": 16}
+    late.come()
+    controller.settle()
+    assert late.hear(0.5) == [command_id]
+    late.link.end()
+
+
+def test_a_command_that_the_broker_refuses_stays_in_the_outbox(controller: Controller, client: PlayedClient) -> None:
+    """Pitfall 28: a queue that is gone answers 0x83; the same bytes go out again later."""
+    controller.settle()
+    receive = controller.consumer.receive
+
+    def refused(most: int, idle_s: float) -> tuple[list[Received], list[Puback]]:
+        received, pubacks = receive(most, idle_s)
+        return [], [replace(puback, reason=0x83) for puback in pubacks]
+
+    controller.consumer.receive = refused  # type: ignore[method-assign]
+    command_id = controller.order(client.uuid)
+    controller.settle()
+    assert controller.state(command_id) == "queued"
+    controller.consumer.receive = receive  # type: ignore[method-assign]
+    aged(controller.database, timedelta(seconds=61))
+    controller.until(command_id, "published")
+    assert client.hear(0.5) == [command_id]

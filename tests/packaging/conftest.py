@@ -32,8 +32,7 @@ def bench(suite: str) -> Iterator[Bench]:
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool:
     """The controller is built for one suite only."""
-    suites = {"test_controller.py": tree.CONTROLLER_SUITE}
-    return config.getoption("--suite") != suites.get(collection_path.name, config.getoption("--suite"))
+    return collection_path.name == "test_controller.py" and config.getoption("--suite") != tree.CONTROLLER_SUITE
 
 
 @pytest.fixture(scope="session")

@@ -36,6 +36,8 @@ class Course:
     states: dict[str, str] = field(default_factory=dict)
     words: dict[str, str] = field(default_factory=dict)
     last_seq: int = 0
+    # Counting all states after each event of a large batch would take longer than the batch.
+    ended: set[str] = field(default_factory=set)
 
     def hear(self, event: Event) -> Line | None:
         """What to tell of it; None if it is of no interest, or was heard before."""
@@ -47,7 +49,7 @@ class Course:
             return None
         words = words_of(event)
         if event["kind"] in STATES:
-            self.states[command_id] = event["kind"]
+            self._enter(command_id, event["kind"])
             self.words[command_id] = words
         if not words:
             return None
@@ -59,7 +61,13 @@ class Course:
 
     def settle(self, states: Mapping[str, str]) -> None:
         """What the server says now is true, whatever was heard of it."""
-        self.states |= states
+        for command_id, state in states.items():
+            self._enter(command_id, state)
+
+    def _enter(self, command_id: str, state: str) -> None:
+        self.states[command_id] = state
+        if state in VERDICTS:
+            self.ended.add(command_id)
 
     @property
     def counts(self) -> Counter[str]:
@@ -68,12 +76,8 @@ class Course:
         return known
 
     @property
-    def ended(self) -> int:
-        return sum(self.counts[state] for state in VERDICTS)
-
-    @property
     def is_over(self) -> bool:
-        return self.ended == len(self.clients)
+        return len(self.ended) == len(self.clients)
 
 
 def words_of(event: Event) -> str:

@@ -9,6 +9,7 @@ from sqlalchemy import and_, insert, select
 
 from infoscreen_reboot.controller.safety import Standing
 from infoscreen_reboot.controller.selection import Selector
+from infoscreen_reboot.controller.store.bulk import among
 from infoscreen_reboot.controller.store.commands import New, Request
 from infoscreen_reboot.controller.store.database import Row, Transaction
 from infoscreen_reboot.controller.store.tables import batch, batch_member, client, command, label
@@ -68,4 +69,4 @@ def selected(tx: Transaction, wanted: Selector) -> list[str]:
 
 
 def commands_by_id(tx: Transaction, ids: Sequence[str]) -> list[Row]:
-    return list(tx.db.execute(select(command).where(command.c.id.in_(ids))).mappings())
+    return list(tx.db.execute(select(command).where(among(tx, command.c.id, ids))).mappings())

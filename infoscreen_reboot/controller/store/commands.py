@@ -16,6 +16,7 @@ from sqlalchemy import (
     delete,
     func,
     insert,
+    literal,
     or_,
     select,
     tuple_,
@@ -304,7 +305,7 @@ def release(tx: Transaction, letters: Sequence[Letter], send_at: datetime, expir
         "hold_opens_at": None,
     }
     ids = [letter.command_id for letter in letters]
-    tx.db.execute(update(command).where(command.c.id.in_(ids)).values(**changed))
+    tx.db.execute(update(command).where(among(tx, command.c.id, ids)).values(**changed))
 
 
 # --- Sent
@@ -338,17 +339,17 @@ def _may_go_again(tx: Transaction) -> ColumnElement[bool]:
 def mark_sent(tx: Transaction, letters: Sequence[Letter], fleet: Limits) -> None:
     """They go out as soon as this is committed, and not before: so a command that was cancelled never goes out."""
     ids = [letter.command_id for letter in letters]
-    tx.db.execute(update(outbox).where(outbox.c.command_id.in_(ids)).values(send_at=None))
+    tx.db.execute(update(outbox).where(among(tx, outbox.c.command_id, ids)).values(send_at=None))
     boot_id = select(client.c.boot_id).where(client.c.uuid == command.c.client_uuid).scalar_subquery()
-    first = and_(command.c.id.in_(ids), command.c.sent_at.is_(None))
+    first = and_(among(tx, command.c.id, ids), command.c.sent_at.is_(None))
     tx.db.execute(update(command).where(first).values(sent_boot_id=boot_id))
     learn(tx, [(command_id, Sent(tx.now)) for command_id in ids], fleet)
 
 
 def send_again(tx: Transaction, command_ids: Sequence[str], at: datetime) -> None:
     """The same bytes: a question to whoever knows the command, and nothing else."""
-    tx.db.execute(update(outbox).where(outbox.c.command_id.in_(command_ids)).values(send_at=at))
-    asked = update(command).where(command.c.id.in_(command_ids)).values(asked_at=at, asks=command.c.asks + 1)
+    tx.db.execute(update(outbox).where(among(tx, outbox.c.command_id, command_ids)).values(send_at=at))
+    asked = update(command).where(among(tx, command.c.id, command_ids)).values(asked_at=at, asks=command.c.asks + 1)
     tx.db.execute(asked)
 
 
@@ -409,9 +410,9 @@ def hold_back(tx: Transaction, answer: Answer) -> None:
     if not rows:
         return
     ids = [row["id"] for row in rows]
-    tx.db.execute(delete(outbox).where(outbox.c.command_id.in_(ids)))
+    tx.db.execute(delete(outbox).where(among(tx, outbox.c.command_id, ids)))
     values = {"hold_rule": answer.rule, "hold_why": answer.hold, "hold_opens_at": answer.opens_at}
-    tx.db.execute(update(command).where(command.c.id.in_(ids)).values(**values))
+    tx.db.execute(update(command).where(among(tx, command.c.id, ids)).values(**values))
     content = shown({"rule": answer.rule, "why": answer.hold, "inputs": answer.inputs})
     told = [
         {
@@ -442,10 +443,13 @@ def waiting(tx: Transaction, most: int, after: tuple[datetime, str] | None = Non
         )
         .exists()
     )
-    is_open = or_(command.c.hold_opens_at.is_(None), command.c.hold_opens_at <= tx.now)
+    # A freeze may be ended before the time that was said.
+    is_open = or_(command.c.hold_opens_at.is_(None), command.c.hold_opens_at <= tx.now, command.c.hold_rule == "freeze")
     query = select(command).where(_waits(command), is_open, ~is_behind)
     if after is not None:
-        query = query.where(tuple_(command.c.created_at, command.c.id) > tuple_(to_number(after[0]), after[1]))
+        query = query.where(
+            tuple_(command.c.created_at, command.c.id) > tuple_(literal(to_number(after[0])), literal(after[1]))
+        )
     return list(tx.db.execute(query.order_by(command.c.created_at, command.c.id).limit(most)).mappings())
 
 

@@ -25,6 +25,7 @@ from infoscreen_reboot.controller.safety import (
     Standing,
 )
 from infoscreen_reboot.controller.selection import Selector
+from infoscreen_reboot.controller.store.bulk import among
 from infoscreen_reboot.controller.store.database import Transaction
 from infoscreen_reboot.controller.store.tables import client, command, freeze, health, label
 from infoscreen_reboot.controller.windows import Window
@@ -55,10 +56,15 @@ def gather(
     without: Sequence[str] = (),
 ) -> dict[str, Facts]:
     """Facts by UUID; clients that do not exist are left out. Commands in `without` are those that are asked about."""
-    found = {row["uuid"]: row for row in tx.db.execute(select(client).where(client.c.uuid.in_(uuids))).mappings()}
+    rows = tx.db.execute(select(client).where(among(tx, client.c.uuid, uuids))).mappings().all()
+    found = {row["uuid"]: row for row in rows}
     open_commands = _open(tx, without)
-    labels = _labels(tx)
-    groups = _groups(tx, policy.budgets, labels, open_commands)
+    # A budget counts the others, too; without one, the labels of these clients are enough.
+    labels = _labels(tx, None if policy.budgets else uuids)
+    groups: dict[str, list[_Members]] = {}
+    for group in _groups(tx, policy.budgets, labels, open_commands):
+        for uuid in group.members & found.keys():
+            groups.setdefault(uuid, []).append(group)
     started, reported, standing = _started(tx, uuids, without), _reported(tx, uuids), freezes(tx)
     return {
         uuid: Facts(
@@ -71,9 +77,9 @@ def gather(
             open_command_id=open_commands.get(uuid),
             started=started.get(uuid, ()),
             health=reported.get(uuid),
-            groups=tuple(group.for_client(uuid) for group in groups if uuid in group.members),
+            groups=tuple(group.for_client(uuid) for group in groups.get(uuid, ())),
             fleet_cap=policy.fleet_cap,
-            others_open=len(open_commands.keys() - {uuid}),
+            others_open=len(open_commands) - (uuid in open_commands),
             windows=tuple(window for selector, window in policy.windows if selector.matches(labels.get(uuid, {}))),
             freezes=standing,
             may_shut_down=may_shut_down,
@@ -95,19 +101,23 @@ class _Members:
     unavailable: frozenset[str]
 
     def for_client(self, uuid: str) -> Group:
-        return Group(self.name, self.budget, len(self.members), len(self.unavailable - {uuid}))
+        return Group(self.name, self.budget, len(self.members), len(self.unavailable) - (uuid in self.unavailable))
 
 
 def _open(tx: Transaction, without: Sequence[str]) -> dict[str, str]:
     """The command on its way, or about to be, of each client. One that waits for a rule holds nobody else up."""
     is_going = or_(command.c.sent_at.is_not(None), command.c.hold_rule.is_(None))
-    where = and_(command.c.rank < VERDICT_RANK, is_going, command.c.id.not_in(list(without)))
+    where = and_(command.c.rank < VERDICT_RANK, is_going, ~among(tx, command.c.id, without))
     return {row.client_uuid: row.id for row in tx.db.execute(select(command.c.client_uuid, command.c.id).where(where))}
 
 
-def _labels(tx: Transaction) -> dict[str, dict[str, str]]:
+def _labels(tx: Transaction, uuids: Sequence[str] | None) -> dict[str, dict[str, str]]:
+    """Of these clients, or of all."""
+    query = select(label.c.client_uuid, label.c.key, label.c.value)
+    if uuids is not None:
+        query = query.where(among(tx, label.c.client_uuid, uuids))
     found: dict[str, dict[str, str]] = {}
-    for row in tx.db.execute(select(label.c.client_uuid, label.c.key, label.c.value)):
+    for row in tx.db.execute(query).all():
         found.setdefault(row.client_uuid, {})[row.key] = row.value
     return found
 
@@ -158,10 +168,10 @@ def _started(tx: Transaction, uuids: Sequence[str], without: Sequence[str]) -> d
     """Reboots that were begun lately, by our commands. A mock reboots nothing."""
     is_mock = and_(command.c.state == "completed", command.c.ended_boot_id == command.c.started_boot_id)
     where = and_(
-        command.c.client_uuid.in_(uuids),
+        among(tx, command.c.client_uuid, uuids),
         command.c.action == Action.REBOOT_HOST,
         command.c.started_at > tx.now - LOCKOUT_WINDOW,
-        command.c.id.not_in(list(without)),
+        ~among(tx, command.c.id, without),
         ~func.coalesce(is_mock, False),
     )
     found: dict[str, list[datetime]] = {}
@@ -171,7 +181,7 @@ def _started(tx: Transaction, uuids: Sequence[str], without: Sequence[str]) -> d
 
 
 def _reported(tx: Transaction, uuids: Sequence[str]) -> dict[str, Reported]:
-    rows = tx.db.execute(select(health).where(health.c.client_uuid.in_(uuids)))
+    rows = tx.db.execute(select(health).where(among(tx, health.c.client_uuid, uuids))).all()
     return {row.client_uuid: _read(json.loads(row.content), row.heard_at) for row in rows}
 
 

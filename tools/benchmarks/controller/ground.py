@@ -24,11 +24,12 @@ from infoscreen_reboot.contract import ack
 from infoscreen_reboot.contract.ack import Ack, AckStatus
 from infoscreen_reboot.contract.topics import Topics
 from infoscreen_reboot.controller import ingest
+from infoscreen_reboot.controller.ingest import Heard
 from infoscreen_reboot.controller.leader import CLIENT_ID
 from infoscreen_reboot.controller.lifecycle import State
-from infoscreen_reboot.controller.store import schema
+from infoscreen_reboot.controller.store import clients, schema
 from infoscreen_reboot.controller.store.database import Database, Transaction
-from infoscreen_reboot.controller.store.tables import client, command, health
+from infoscreen_reboot.controller.store.tables import client, command
 from infoscreen_reboot.mqtt import packets
 from infoscreen_reboot.mqtt.consumer import Consumer
 from infoscreen_reboot.mqtt.messages import BrokerSettings
@@ -196,10 +197,8 @@ def _add_clients(tx: Transaction, orders: Sequence[Order]) -> None:
         for order in orders
     ]
     tx.db.execute(insert(client), rows)
-    healths = [
-        {"client_uuid": order.client_uuid, "heard_at": tx.now, "content": health_of(order).decode()} for order in orders
-    ]
-    tx.db.execute(insert(health), healths)
+    said = [ingest.read(f"infoscreen/{order.client_uuid}/health", health_of(order), False) for order in orders]
+    clients.hear(tx, [each for each in said if isinstance(each, Heard)], accepts_all=True)
 
 
 def _add_commands(tx: Transaction, orders: Sequence[Order]) -> None:
@@ -286,6 +285,7 @@ class Hose:
 
     def __init__(self, port: int) -> None:
         self._socket = socket.create_connection(("127.0.0.1", port), 10)
+        self._socket.settimeout(None)  # it may have nothing to say for a while
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._reader = Reader()
         self._packet_id = 0

@@ -16,7 +16,7 @@ Samples = dict[str, list[float]]
 
 
 def drained(folder: Path, quick: bool) -> Samples:
-    clients, rounds = (1000, 1) if quick else (20_000, 5)
+    clients, rounds = (1000, 1) if quick else (10_000, 3)
     found = figures.drained(folder, None, clients, rounds)
     server = PostgreSQL()
     try:
