@@ -110,7 +110,7 @@ def _serve(environment: Mapping[str, str]) -> int:
     try:
         database = Database(settings.database_url)
         lock = _lock(database)
-        schema.prepare(database, config.backups(environment))
+        schema.prepare_apart(database, config.backups(environment))
         if lock is not None:
             with database.write() as tx:
                 lease.seize(tx)  # whoever held it is dead

@@ -108,3 +108,12 @@ def test_thousands_go_in_pieces(database: Database) -> None:
             )
         )
         assert [retention.forget(tx, tx.now) for _ in range(4)] == [501, 500, 201, 0]
+
+
+def test_a_number_of_an_event_is_never_given_twice(database: Database) -> None:
+    """A reader of the stream goes on behind the last event that it saw."""
+    with database.write() as tx:
+        told = {"at": tx.now - YEAR, "kind": "seen", "content": {}}
+        last = tx.db.execute(insert(event).values(**told).returning(event.c.seq)).scalar_one()
+        assert retention.forget(tx, tx.now) == 1
+        assert tx.db.execute(insert(event).values(**told).returning(event.c.seq)).scalar_one() > last

@@ -49,32 +49,32 @@ class Transaction:
 class Database:
     """`url` as SQLAlchemy reads it: `sqlite:////path/file` or `postgresql+psycopg://…`. Raises StoreError."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str | URL) -> None:
         try:
-            self._url = _with_driver(make_url(url))
+            self.url = _with_driver(make_url(url))
         except ArgumentError as error:
             raise StoreError(f"cannot read the address of the database: {error}") from None
-        self.is_sqlite = self._url.get_backend_name() == "sqlite"
+        self.is_sqlite = self.url.get_backend_name() == "sqlite"
         self._writer = threading.Lock()
         self.engine = self._new_engine()
 
     @property
     def address(self) -> str:
         """For people: without the password."""
-        return self._url.render_as_string(hide_password=True)
+        return self.url.render_as_string(hide_password=True)
 
     @property
     def file(self) -> Path | None:
         """Of SQLite."""
-        return Path(self._url.database) if self.is_sqlite and self._url.database else None
+        return Path(self.url.database) if self.is_sqlite and self.url.database else None
 
     def _new_engine(self) -> Engine:
         if not self.is_sqlite:
             options = f"-c lock_timeout={BUSY_S}s -c idle_in_transaction_session_timeout={_IDLE_S}s"
             connect_args = {"options": options}
-            return create_engine(self._url, pool_size=_CONNECTIONS, pool_pre_ping=True, connect_args=connect_args)
+            return create_engine(self.url, pool_size=_CONNECTIONS, pool_pre_ping=True, connect_args=connect_args)
         engine = create_engine(
-            self._url,
+            self.url,
             poolclass=QueuePool,
             pool_size=_CONNECTIONS,
             connect_args={"timeout": BUSY_S, "check_same_thread": False},

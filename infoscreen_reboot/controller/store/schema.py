@@ -6,9 +6,11 @@ Migrations are Alembic's, in the folder `migrations`; a new one is a file there 
 from __future__ import annotations
 
 import logging
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-from sqlalchemy import Connection, insert, inspect, select, text
+from sqlalchemy import URL, Connection, insert, inspect, select, text
 
 from infoscreen_reboot import __version__
 from infoscreen_reboot.controller.store import lease
@@ -64,6 +66,23 @@ def prepare(database: Database, backups: Path) -> Path | None:
             tx.db.execute(text("ANALYZE"))
     log.info("the database has schema %s now; before it was %s", HEAD, found or "empty")
     return copy
+
+
+def prepare_apart(database: Database, backups: Path) -> None:
+    """As `prepare`, but what has to be migrated is migrated by a child: what Alembic took goes with it.
+
+    Nothing may have started a thread yet. Raises what `prepare` raises.
+    """
+    with database.read() as tx:
+        if check(tx):
+            return
+    database.close()
+    with ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as child:
+        child.submit(_prepare, database.url, backups).result()
+
+
+def _prepare(url: URL, backups: Path) -> None:
+    prepare(Database(url), backups)
 
 
 def revisions() -> list[str]:

@@ -227,6 +227,15 @@ event = Table(
     Column("content", JSON, nullable=False),
     Index("event_command", "command_id", "seq"),
     Index("event_client", "client_uuid", "seq"),
+    Index(
+        "event_batch",
+        "batch_id",
+        "seq",
+        postgresql_where=text("batch_id IS NOT NULL"),
+        sqlite_where=text("batch_id IS NOT NULL"),
+    ),
+    # A number is never given twice, even if all events were deleted: readers go on behind the last one that they saw.
+    sqlite_autoincrement=True,
 )
 
 boot = Table(

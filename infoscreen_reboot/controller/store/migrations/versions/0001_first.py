@@ -94,6 +94,15 @@ def upgrade() -> None:
         sa.Column("batch_id", sa.String(length=36), nullable=True),
         sa.Column("content", sa.JSON(), nullable=False),
         sa.PrimaryKeyConstraint("seq"),
+        sqlite_autoincrement=True,
+    )
+    op.create_index(
+        "event_batch",
+        "event",
+        ["batch_id", "seq"],
+        unique=False,
+        postgresql_where=sa.text("batch_id IS NOT NULL"),
+        sqlite_where=sa.text("batch_id IS NOT NULL"),
     )
     op.create_index("event_client", "event", ["client_uuid", "seq"], unique=False)
     op.create_index("event_command", "event", ["command_id", "seq"], unique=False)
