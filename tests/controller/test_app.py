@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -26,7 +27,21 @@ from tests.controller.conftest import Server
 from tests.controller.played import PlayedClient
 from tools.lab.patience import Patience, slow
 
+TREE = Path(__file__).resolve().parents[2]
 PROGRAM = "import os, sys; from infoscreen_reboot.controller.app import main; sys.exit(main(sys.argv[1:], os.environ))"
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def answers(http: httpx.Client) -> bool:
+    try:
+        return http.get("/whoami").status_code == 200
+    except httpx.TransportError:
+        return False
 
 
 def eventually(is_so: Callable[[], bool], timeout_s: float) -> None:
@@ -40,9 +55,7 @@ class Program:
     """One controller with a state directory of its own."""
 
     def __init__(self, folder: Path, broker: Broker, **settings: str) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         self.environment = {
             **{name: value for name, value in os.environ.items() if name not in ("NOTIFY_SOCKET", "JOURNAL_STREAM")},
             "MQTT_BROKER": broker.host,
@@ -219,6 +232,76 @@ def test_a_backup_while_it_runs(program: Program, tmp_path: Path) -> None:
     copy = Database(f"sqlite:///{tmp_path}/copies/today.sqlite3")
     with copy.read() as tx:
         assert lease.standing(tx) is not None
+    assert program.stop() == 0
+
+
+def test_a_backup_is_restored_elsewhere_while_clients_go_on(program: Program, broker: Broker, tmp_path: Path) -> None:
+    """Pitfall 17: of a command that was made after the backup the restored controller knows nothing."""
+    program.start()
+    client = PlayedClient(broker, str(UUID(int=1)))
+    client.come()
+    with api(program) as http:
+        eventually(lambda: http.get("/clients").json() != [], 10)
+        assert program.does("backup", str(tmp_path / "copies" / "today.sqlite3")).returncode == 0
+        forgotten = http.post("/commands", json={"action": "reboot_host", "client_uuid": client.uuid}).json()["id"]
+        assert client.hear(5.0) == [forgotten]
+    program.kill()
+    client.execute(forgotten)
+    restored = tmp_path / "elsewhere"
+    restored.mkdir()
+    (tmp_path / "copies" / "today.sqlite3").rename(restored / "controller.sqlite3")
+    program.environment["STATE_DIRECTORY"] = str(restored)
+    program.start()
+    client.go_down()
+    client.come()
+    client.answer(forgotten, AckStatus.COMPLETED)
+    with api(program) as http:
+        assert http.get(f"/commands/{forgotten}").status_code == 404
+        eventually(lambda: bool(http.get(f"/clients/{client.uuid}").json()["boot_id"] == client.boot_id), 10)
+        made = http.post("/commands", json={"action": "reboot_host", "client_uuid": client.uuid}).json()["id"]
+        assert client.hear(5.0) == [made]
+    client.link.end()
+    assert program.stop() == 0
+
+
+@contextlib.contextmanager
+def nginx(folder: Path, program: Program) -> Iterator[str]:
+    """In front of a controller, with the lines of docs/controller.md; the rest is nginx's own. Yields its address."""
+    text = (TREE / "docs/controller.md").read_text("utf-8")
+    location = (
+        text.partition("```nginx\n")[2].partition("```")[0].replace("127.0.0.1:8480", f"127.0.0.1:{program.port}")
+    )
+    port = free_port()
+    kinds = "client_body", "proxy", "fastcgi", "uwsgi", "scgi"
+    own = "".join(f"{kind}_temp_path {folder}/{kind};" for kind in kinds)
+    config = folder / "nginx.conf"
+    config.write_text(
+        f"daemon off; pid {folder}/nginx.pid; events {{}}\n"
+        f"http {{ access_log off; {own} server {{ listen 127.0.0.1:{port}; {location} }} }}\n"
+    )
+    process = subprocess.Popen(["/usr/sbin/nginx", "-e", "stderr", "-c", config])
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def test_an_event_comes_through_nginx_at_once(program: Program, broker: Broker, tmp_path: Path) -> None:
+    """Pitfall 11: nginx keeps back what it gets, unless it is told not to."""
+    program.start()
+    client = PlayedClient(broker, str(UUID(int=1)))
+    with api(program) as http, nginx(tmp_path, program) as address:
+        behind = httpx.Client(base_url=f"{address}/api/v1", headers=http.headers)
+        eventually(lambda: answers(behind), 10)
+        with behind, behind.stream("GET", "/events") as stream:
+            lines = stream.iter_lines()
+            assert next(lines).startswith(": from")
+            client.come()
+            came = time.monotonic()
+            assert "event: client_online" in lines
+            assert time.monotonic() - came < slow(2)
+    client.link.end()
     assert program.stop() == 0
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from uuid import UUID
 
 import pytest
@@ -284,3 +286,15 @@ def test_a_writer_reads_what_no_other_one_changes_until_it_has_written(database:
     with database.read() as tx:
         assert (len(found), row_of(tx)["asks"]) == (4, 200)
         assert isinstance(tx.now, datetime) and abs(tx.now - datetime.now(UTC)) < timedelta(seconds=5)
+
+
+def test_no_part_of_the_controller_asks_this_machines_clock() -> None:
+    """Pitfall 20: the clock of one instance is an hour wrong. Lease, windows and deadlines are by the database's.
+
+    The doctor compares the two clocks, and the command line is a program of another machine.
+    """
+    folder = Path(commands.__file__).parents[1]
+    files = [file for file in folder.rglob("*.py") if file.parent.name != "ctl" and file.name != "doctor.py"]
+    clocks = re.compile(r"datetime\.(now|utcnow|today)|date\.today|time\.(time|localtime|gmtime)\b")
+    assert len(files) > 30
+    assert [file.name for file in files if clocks.search(file.read_text("utf-8"))] == []
