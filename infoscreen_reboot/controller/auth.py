@@ -1,4 +1,4 @@
-"""Who may do what: roles, rights, tokens and passwords. Pure, but for chance and argon2."""
+"""Who may do what: roles, rights and tokens. Pure, but for chance."""
 
 from __future__ import annotations
 

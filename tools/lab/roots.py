@@ -52,7 +52,7 @@ WORKSHOP_PACKAGES = (
 # The controller runs on trixie only.
 CONTROLLER_PACKAGES = (
     "curl jq nginx postgresql-17 python3-alembic python3-fastapi python3-fastjsonschema python3-httpx"
-    " python3-prometheus-client python3-psycopg python3-psycopg-c python3-psycopg-pool python3-rich python3-sqlalchemy"
+    " python3-prometheus-client python3-psycopg python3-psycopg-c python3-rich python3-sqlalchemy"
     " python3-sqlalchemy-ext python3-uvicorn"
 ).split()
 WORKSHOP_HOOKS = (
