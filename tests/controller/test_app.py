@@ -102,16 +102,6 @@ class Program:
 
 
 @pytest.fixture
-def broker(tmp_path: Path) -> Iterator[Broker]:
-    folder = tmp_path / "broker"
-    folder.mkdir()
-    found = Broker(folder)
-    found.start()
-    yield found
-    found.kill()
-
-
-@pytest.fixture
 def program(tmp_path: Path, broker: Broker) -> Iterator[Program]:
     found = Program(tmp_path, broker)
     yield found

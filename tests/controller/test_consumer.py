@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -14,16 +13,6 @@ from infoscreen_reboot.mqtt.consumer import LINGER_S, Consumer
 from infoscreen_reboot.mqtt.messages import BrokerSettings
 from tests.broker.conftest import Broker
 from tools.benchmarks.controller.ground import Hose
-
-
-@pytest.fixture
-def broker(tmp_path: Path) -> Iterator[Broker]:
-    folder = tmp_path / "broker"
-    folder.mkdir()
-    found = Broker(folder)
-    found.start()
-    yield found
-    found.kill()
 
 
 @pytest.fixture
