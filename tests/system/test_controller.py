@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -13,11 +14,12 @@ import pytest
 
 from tests.system.conftest import MACHINES
 from tests.system.kit import set_up_broker
-from tests.system.server import PASSWORD, SIGNING_KEY, Server, Stream
+from tests.system.server import PASSWORD, SIGNING_KEY, UNIT, Server, Stream
 from tests.system.test_signature import KEYS, Key
 from tools.lab import tree
 from tools.lab.container import connect
 from tools.lab.machine import AGENT, POWERED_OFF, Machine, layers_of_server
+from tools.lab.patience import Patience
 
 CA = "/etc/{}/broker-ca.crt"
 BROKER = {"MQTT_BROKER": "broker.example", "MQTT_USER": "infoscreen-controller"}
@@ -120,6 +122,15 @@ def follow(stream: Stream, client: Machine, command_id: str, boots: int) -> None
     assert len(client.lives) == boots + 1
 
 
+def wait_held(server: Server, client: Machine, rule: str) -> None:
+    """Until that rule holds a reboot of the client."""
+    wish = {"clients": [client.uuid], "action": "reboot_host"}
+    patience = Patience(60)
+    while server.call("POST", "/batches/preview", wish)["held_by_rule"] != {rule: 1}:
+        assert not patience.is_over, f"{rule} holds nothing"
+        threading.Event().wait(0.2)
+
+
 def test_a_reboot_of_each_client_by_the_api_is_seen_live_and_proved(site: Site) -> None:
     server = site.server
     old = {client.uuid: (client.boot_id, len(client.lives)) for client in site.clients}
@@ -157,8 +168,7 @@ def test_only_a_key_reboots_a_client_that_wants_signatures(site: Site) -> None:
     client.configure(COMMAND_REQUIRE_SIGNATURE="yes")
     client.run("systemctl", "restart", AGENT)
     order = {"client_uuid": client.uuid, "action": "reboot_host"}
-    # The client says so in its next health.
-    server.wait_for(f"/clients/{client.uuid}", lambda found: found["is_online"])
+    wait_held(server, client, "signature")  # from its next health on
     status, answer = server.ask("POST", "/api/v1/commands", order)
     assert (status, answer["kind"], answer["rule"]) == (409, "held", "signature"), answer
 
@@ -187,3 +197,37 @@ def test_a_shutdown_is_over_when_the_client_is_off(site: Site) -> None:
     client.boot()
     client.wait_booted()
     server.wait_online(client.uuid, after=old)
+
+
+STATE = "/var/lib/infoscreen-reboot-controller"
+
+
+def test_on_a_full_disk_no_ack_is_taken_from_the_broker_and_the_verdict_comes_later(site: Site) -> None:
+    """The disk stays full over the whole reboot. The client goes on: what it has said waits at the broker."""
+    server, client, machine = site.server, site.trixie, site.server.machine
+    machine.run("systemctl", "stop", UNIT)
+    machine.run("mount", "-t", "tmpfs", "-o", "size=16m,mode=0700", "tmpfs", STATE)
+    machine.run("chown", "infoscreen-controller:", STATE)
+    machine.run("systemctl", "start", UNIT)
+    server.log_in()
+    server.wait_online(client.uuid)
+    server.call("POST", f"/clients/{client.uuid}/standing", {"standing": "accepted"})
+    old, boots = client.boot_id, len(client.lives)
+    client.run("systemctl", "kill", "--signal=STOP", AGENT)
+    made = server.call("POST", "/commands", {"client_uuid": client.uuid, "action": "reboot_host"})["id"]
+    server.wait_for(f"/commands/{made}", lambda command: command["state"] == "published")
+    machine.run("sh", "-c", f"cat /dev/zero > {STATE}/filler", check=False)
+    client.run("systemctl", "kill", "--signal=CONT", AGENT)
+    client.wait_booted(boots + 1)
+
+    assert server.call("GET", f"/commands/{made}")["state"] == "published"
+    status, answer = server.ask("POST", "/api/v1/freezes", {"why": "x"})
+    assert (status, answer["kind"]) == (503, "unavailable"), answer
+    assert "database or disk is full" in machine.journal(UNIT)
+    machine.run("rm", f"{STATE}/filler")
+    found = server.wait_for(f"/commands/{made}", lambda command: not command["is_open"])
+    evidence = found["evidence"]
+    assert (found["state"], evidence["proof"]) == ("completed", "boot_id")
+    assert (evidence["started_boot_id"], evidence["ended_boot_id"]) == (old, client.boot_id)
+    assert None not in (evidence["accepted_at"], evidence["started_at"], evidence["back_at"])
+    assert len(client.lives) == boots + 1
