@@ -354,10 +354,14 @@ def played(
     found.database.close()
 
 
+# However few batches there are: the order, what is sent, and two answers have a commit each, and more.
+LEAST_POINTS = 6
+
+
 @pytest.mark.parametrize("story", STORIES)
 def test_killed_at_any_point_the_story_ends_right(played: Played, story: Callable[[Theatre], None]) -> None:
     points, undisturbed, executed = played.play(story, 0)
-    assert points >= 6 and undisturbed[STORIES[story]] == 1
+    assert points >= LEAST_POINTS and undisturbed[STORIES[story]] == 1
     killed = 0
     for point in range(1, points + 1):
         reached, kinds, executed_now = played.play(story, point)
@@ -367,8 +371,8 @@ def test_killed_at_any_point_the_story_ends_right(played: Played, story: Callabl
         assert states.keys() <= wanted and max(states.values()) == 1, f"killed at {point} of {points}: {states}"
         assert wanted - states.keys() <= {"published"}, f"killed at {point} of {points}: {states}"
         assert len(executed_now) == len(executed), f"killed at {point} of {points}"
-    # What comes in one batch and what in two is chance, so the last point may not be reached.
-    assert killed >= points - 2
+    # What comes in one batch and what in several is chance, and so is how many points there are each time.
+    assert killed >= LEAST_POINTS
 
 
 def test_the_stories_come_to_each_end_that_the_engine_can_give() -> None:
