@@ -147,7 +147,7 @@ class Broker:
         return ["-h", self.host, "-p", str(self.port)]
 
     def _accepts(self) -> bool:
-        return all(_is_open(self.host, port) for port in self._listening)
+        return all(_hangs_up(self.host, port) for port in self._listening)
 
     def _end(self, how: signal.Signals) -> None:
         if self._process is not None:
@@ -157,9 +157,20 @@ class Broker:
             self._process = None
 
 
-def _is_open(host: str, port: int) -> bool:
+def _hangs_up(host: str, port: int) -> bool:
+    """Whether the broker is at work: it hangs up on who has hung up. An open port does not show that.
+
+    mosquitto listens, then says what SIGTERM does, and only then sets the flag that a SIGTERM takes back. One that
+    comes in between is lost: 9 of 839, measured 2026-11-26 with 2.0.11.
+    """
     with socket.socket() as probe:
-        return probe.connect_ex((host, port)) == 0
+        if probe.connect_ex((host, port)) != 0:
+            return False
+        probe.settimeout(PATIENCE_S)
+        with contextlib.suppress(ConnectionResetError):
+            probe.shutdown(socket.SHUT_WR)
+            probe.recv(1)
+        return True
 
 
 def _free_port() -> int:
