@@ -10,7 +10,12 @@ _STEERING = r"\x7f-\x9f\u2028-\u202e\u2066-\u2069"
 # In the common part of regular expressions in Python, Rust (pydantic) and JavaScript (JSON Schema).
 LINE = rf"^[^\x00-\x1f{_STEERING}]*$"
 LINES = rf"^[^\x00-\x09\x0b-\x1f{_STEERING}]*$"
-MOST_NAME, MOST_REASON, MOST_NOTE, MOST_LABELS = 128, 500, 2000, 64
+# Characters; of a reason as the contract allows them.
+MOST_NAME = 128
+MOST_REASON = 500
+MOST_NOTE = 2000
+# Of one client.
+MOST_LABELS = 64
 # Also a part of an address: /users/NAME.
 USER_NAME = r"^[A-Za-z0-9](?:[A-Za-z0-9._@ -]{0,62}[A-Za-z0-9])?$"
 

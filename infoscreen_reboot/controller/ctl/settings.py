@@ -10,7 +10,10 @@ from pathlib import Path
 
 from infoscreen_reboot.controller.ctl.outcome import Failure, Outcome
 
-URL, TOKEN, TOKEN_FILE, CA = (f"INFOSCREEN_REBOOTCTL_{name}" for name in ("URL", "TOKEN", "TOKEN_FILE", "CA"))
+URL = "INFOSCREEN_REBOOTCTL_URL"
+TOKEN = "INFOSCREEN_REBOOTCTL_TOKEN"
+TOKEN_FILE = "INFOSCREEN_REBOOTCTL_TOKEN_FILE"
+CA = "INFOSCREEN_REBOOTCTL_CA"
 DEFAULT_URL = "http://127.0.0.1:8480"
 _LOG_IN = "run: infoscreen-rebootctl login"
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime, time, timedelta
 
-_DURATION = re.compile(r"(?:(\d{1,4})d)?(?:(\d{1,4})h)?(?:(\d{1,5})m(?:in)?)?(?:(\d{1,6})s)?", re.ASCII)
+_DURATION = re.compile(
+    r"(?:(?P<days>\d{1,4})d)?(?:(?P<hours>\d{1,4})h)?(?:(?P<minutes>\d{1,5})m(?:in)?)?(?:(?P<seconds>\d{1,6})s)?",
+    re.ASCII,
+)
 _CLOCK = re.compile(r"(\d{1,2}):(\d{2})", re.ASCII)
 
 
@@ -13,8 +16,7 @@ def parse_when(text: str, now: datetime) -> datetime:
     """`30m`, `1h30m`, `04:00` (the next one), `2026-11-27T04:00` (local) or with a zone. Raises ValueError."""
     duration = _DURATION.fullmatch(text.strip())
     if duration is not None and any(duration.groups()):
-        days, hours, minutes, seconds = (int(part or 0) for part in duration.groups())
-        return now + timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
+        return now + timedelta(**{unit: int(number) for unit, number in duration.groupdict(default="0").items()})
     clock = _CLOCK.fullmatch(text.strip())
     if clock is not None:
         return _next(time(int(clock[1]), int(clock[2])), now)
