@@ -16,7 +16,7 @@ from infoscreen_reboot.controller.store.database import Database
 from infoscreen_reboot.controller.store.tables import metadata
 from tests.broker.conftest import Broker
 from tests.controller.desk import NAMES, Desk
-from tests.controller.played import Controller, PlayedClient
+from tests.controller.played import Controller, PlayedClient, without_waits
 from tests.controller.played_fleet import Fleet
 from tests.controller.web import Web
 
@@ -94,7 +94,8 @@ def broker(tmp_path: Path) -> Iterator[Broker]:
 
 
 @pytest.fixture
-def controller(database: Database, broker: Broker) -> Iterator[Controller]:
+def controller(database: Database, broker: Broker, monkeypatch: pytest.MonkeyPatch) -> Iterator[Controller]:
+    without_waits(monkeypatch)
     found = Controller(database, broker)
     yield found
     found.consumer.end()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
+import pytest
 from sqlalchemy import select, text
 
 from infoscreen_reboot.contract import ack, telemetry
@@ -17,15 +19,46 @@ from infoscreen_reboot.contract.ack import Ack, AckStatus, ErrorCode
 from infoscreen_reboot.contract.command import Action
 from infoscreen_reboot.contract.telemetry import PresenceReason, Status
 from infoscreen_reboot.contract.topics import Topics
+from infoscreen_reboot.controller import engine as engines
 from infoscreen_reboot.controller import ingest
 from infoscreen_reboot.controller.engine import Engine, Orders, letter_for
 from infoscreen_reboot.controller.store import commands, lease
 from infoscreen_reboot.controller.store.commands import New, Request
 from infoscreen_reboot.controller.store.database import Database
 from infoscreen_reboot.controller.store.tables import Moment, command, metadata, outbox
-from infoscreen_reboot.mqtt.consumer import Consumer, Lost
+from infoscreen_reboot.mqtt.consumer import Consumer, Lost, Puback, Received
 from infoscreen_reboot.mqtt.messages import BrokerSettings, Message
 from tests.broker.conftest import Broker
+from tools.lab.patience import Patience
+
+PATIENCE_S = 30.0
+# For how long there is nothing to hear before somebody looks again.
+TICK_S = 0.05
+
+
+class Marked(Consumer):
+    """A connection that can tell when what was said before has passed the broker: its own mark comes back behind it."""
+
+    def __init__(self, broker: Broker, client_id: str, topics: Sequence[str]) -> None:
+        self._mark = f"mark/{client_id}"
+        self._came_back: set[bytes] = set()
+        super().__init__(settings_of(broker), client_id, [*topics, self._mark])
+
+    def receive(self, most: int, idle_s: float) -> tuple[list[Received], list[Puback]]:
+        received, pubacks = super().receive(most, idle_s)
+        marks = [each for each in received if each.delivery.topic == self._mark]
+        self._came_back |= {each.delivery.payload for each in marks}
+        self.acknowledge(marks)
+        return [each for each in received if each not in marks], pubacks
+
+    def pass_through(self, take: Callable[[], object]) -> None:
+        """Takes what comes until all is there that the broker had for this connection just now."""
+        mark = uuid4().bytes
+        self.publish(Message(self._mark, mark))
+        patience = Patience(PATIENCE_S)
+        while mark not in self._came_back:
+            assert not patience.is_over, "the broker gives nothing back"
+            take()
 
 
 @dataclass
@@ -37,41 +70,55 @@ class PlayedClient:
     boot_id: str = field(default_factory=lambda: str(uuid4()))
     executed: list[str] = field(default_factory=list)
     acks: dict[str, bytes] = field(default_factory=dict)
-    started_in: dict[str, str] = field(default_factory=dict)
+    _untaken: list[Received] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        settings = BrokerSettings(self.broker.host, self.broker.port, None, None, None)
         self.topics = Topics(self.uuid)
-        self.link = Consumer(settings, f"infoscreen-{self.uuid}", [self.topics.commands])
+        self.link = Marked(self.broker, f"infoscreen-{self.uuid}", [self.topics.commands])
 
     def come(self) -> None:
+        self._untaken.clear()  # it comes again
         self.link.open()
         self.session_id = str(uuid4())
         self.say(PresenceReason.CONNECTED)
         for last in self.acks.values():  # what it owes; the broker may have forgotten it
-            self.link.publish(Message(self.topics.commands_ack, last))
+            self.give(Message(self.topics.commands_ack, last))
 
-    def say(self, reason: PresenceReason) -> int:
+    def say(self, reason: PresenceReason) -> None:
         status = Status(reason, self.uuid, self.session_id, self.boot_id, datetime.now(UTC))
-        return self.link.publish(Message(self.topics.status, telemetry.encode_status(status), retain=True))
+        self.give(Message(self.topics.status, telemetry.encode_status(status), retain=True))
 
     def answer(self, command_id: str, status: AckStatus, code: ErrorCode | None = None) -> None:
         said = Ack(command_id, self.uuid, status, datetime.now(UTC), self.boot_id, code, "why" if code else None)
         self.acks[command_id] = ack.encode(said)
-        self.link.publish(Message(self.topics.commands_ack, self.acks[command_id]))
+        self.give(Message(self.topics.commands_ack, self.acks[command_id]))
 
-    def hear(self, idle_s: float = 0.2) -> list[str]:
+    def receive(self) -> list[Received]:
+        """All that the broker has for it; what is not acknowledged comes again at its next connection."""
+        self.link.pass_through(self._take)
+        received, self._untaken = self._untaken, []
+        return received
+
+    def hear(self) -> list[str]:
         """Takes what has come; returns the commands that it did not know. A known one gets its present ack."""
-        received, _ = self.link.receive(10, idle_s)
+        received = self.receive()
         new = []
         for each in received:
             command_id = commands_on_the_wire.parse(each.delivery.payload).command_id
             if command_id in self.acks:
-                self.link.publish(Message(self.topics.commands_ack, self.acks[command_id]))
+                self.give(Message(self.topics.commands_ack, self.acks[command_id]))
             else:
                 self.answer(command_id, AckStatus.ACCEPTED)
                 new.append(command_id)
         self.link.acknowledge(received)
+        return new
+
+    def wait(self) -> list[str]:
+        """As hear(), when something new has come."""
+        patience = Patience(PATIENCE_S)
+        while not (new := self.hear()):
+            assert not patience.is_over, "no command came"
+            time.sleep(TICK_S)
         return new
 
     def execute(self, command_id: str) -> None:
@@ -80,12 +127,17 @@ class PlayedClient:
         self.answer(command_id, AckStatus.EXECUTION_STARTED)
 
     def go_down(self) -> None:
-        farewell = self.say(PresenceReason.REBOOTING)
-        # A socket that is closed with something unread in it takes what was sent with it.
-        while farewell not in [puback.packet_id for puback in self.link.receive(10, 0.2)[1]]:
-            pass
+        self.say(PresenceReason.REBOOTING)
         self.link.close()
         self.boot_id = str(uuid4())
+
+    def give(self, message: Message) -> None:
+        """The broker has it when this returns."""
+        self.link.publish(message)
+        self.link.pass_through(self._take)
+
+    def _take(self) -> None:
+        self._untaken += self.link.receive(10, TICK_S)[0]
 
 
 class Controller:
@@ -94,8 +146,7 @@ class Controller:
     def __init__(self, database: Database, broker: Broker, orders: Orders | None = None) -> None:
         self.database = database
         self.orders = orders or Orders(accepts_all=True)
-        settings = BrokerSettings(broker.host, broker.port, None, None, None)
-        self.consumer = Consumer(settings, "infoscreen-controller", ingest.TOPICS)
+        self.consumer = Marked(broker, "infoscreen-controller", ingest.TOPICS)
         with database.write() as tx:
             epoch = lease.take(tx, "test")
         assert epoch is not None
@@ -117,18 +168,29 @@ class Controller:
             return str(tx.db.execute(select(command.c.state).where(command.c.id == command_id)).scalar_one())
 
     def until(self, command_id: str, state: str) -> None:
-        for _ in range(60):
-            if self.state(command_id) == state:
-                return
+        patience = Patience(PATIENCE_S)
+        while self.state(command_id) != state:
+            assert not patience.is_over, f"{command_id} is {self.state(command_id)}, not {state}"
             self.engine.step()
-        raise AssertionError(f"{command_id} is {self.state(command_id)}, not {state}")
 
     def settle(self) -> None:
-        for _ in range(3):
-            self.engine.step()
+        """All that was said is stored, what follows from it is sent, and how the broker answered that is stored."""
+        for _ in range(2):
+            self.consumer.pass_through(self.engine.step)
 
     def age(self, by: timedelta) -> None:
         aged(self.database, by)
+
+
+def settings_of(broker: Broker) -> BrokerSettings:
+    return BrokerSettings(broker.host, broker.port, None, None, None)
+
+
+def without_waits(patch: pytest.MonkeyPatch) -> None:
+    """Each step of an engine looks at everything, and at once."""
+    patch.setattr(engines, "TICK_S", TICK_S)
+    patch.setattr(engines, "_ASK_EVERY", timedelta(0))
+    patch.setattr(engines, "_RELEASE_EVERY", timedelta(0))
 
 
 def ordered(database: Database, command_id: str, client: str, action: Action) -> None:

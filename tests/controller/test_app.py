@@ -129,7 +129,7 @@ def test_from_a_fresh_machine_to_a_reboot(program: Program, broker: Broker) -> N
         def state() -> str:
             return str(http.get(f"/commands/{command_id}").json()["state"])
 
-        assert client.hear(5.0) == [command_id]
+        assert client.wait() == [command_id]
         client.execute(command_id)
         client.go_down()
         eventually(lambda: state() == "awaiting_reconnect", 10)
@@ -234,7 +234,7 @@ def test_a_backup_is_restored_elsewhere_while_clients_go_on(program: Program, br
         eventually(lambda: http.get("/clients").json() != [], 10)
         assert program.does("backup", str(tmp_path / "copies" / "today.sqlite3")).returncode == 0
         forgotten = http.post("/commands", json={"action": "reboot_host", "client_uuid": client.uuid}).json()["id"]
-        assert client.hear(5.0) == [forgotten]
+        assert client.wait() == [forgotten]
     program.kill()
     client.execute(forgotten)
     restored = tmp_path / "elsewhere"
@@ -249,7 +249,7 @@ def test_a_backup_is_restored_elsewhere_while_clients_go_on(program: Program, br
         assert http.get(f"/commands/{forgotten}").status_code == 404
         eventually(lambda: bool(http.get(f"/clients/{client.uuid}").json()["boot_id"] == client.boot_id), 10)
         made = http.post("/commands", json={"action": "reboot_host", "client_uuid": client.uuid}).json()["id"]
-        assert client.hear(5.0) == [made]
+        assert client.wait() == [made]
     client.link.end()
     assert program.stop() == 0
 

@@ -39,7 +39,7 @@ from infoscreen_reboot.controller.store.tables import client, command, event, me
 from infoscreen_reboot.mqtt.consumer import Consumer, Received
 from infoscreen_reboot.mqtt.messages import BrokerSettings, Message
 from tests.broker.conftest import Broker
-from tests.controller.played import PlayedClient, aged, emptied, forked, ordered
+from tests.controller.played import PlayedClient, aged, emptied, forked, ordered, settings_of
 
 # A step takes milliseconds; on a busy machine, seconds.
 PATIENCE_S = 60.0
@@ -115,8 +115,7 @@ class WatchedConsumer(Consumer):
 def serve(url: str, broker: Broker, points: Points) -> None:
     os.closerange(3, 1024)  # what belongs to the parent
     database = WatchedDatabase(url, points)
-    settings = BrokerSettings(broker.host, broker.port, None, None, None)
-    consumer = WatchedConsumer(settings, database, points)
+    consumer = WatchedConsumer(settings_of(broker), database, points)
     with database.write() as tx:
         epoch = lease.take(tx, str(os.getpid()))
     assert epoch is not None
@@ -218,7 +217,7 @@ class Theatre:
     def client_hears(self) -> None:
         def it_is_new() -> bool:
             # The broker may have kept the command of an earlier story for this client, and gives both at once.
-            return self.command_id in self.client.hear(0.01)
+            return self.command_id in self.client.hear()
 
         self.wait(it_is_new, "command")
 
@@ -400,7 +399,7 @@ def test_killed_four_times_under_a_stream_of_acks_none_is_missing(played: Played
         letters = [Letter(ids[uuid], uuid, Topics(uuid).commands, b"{}", ()) for uuid in uuids]
         commands.release(tx, letters, tx.now, tx.now + timedelta(hours=1))
         commands.mark_sent(tx, letters, Limits())
-    link = Consumer(BrokerSettings(played.broker.host, played.broker.port, None, None, None), "the-fleet", ["none"])
+    link = Consumer(settings_of(played.broker), "the-fleet", ["none"])
     link.open()
     with Theatre(played.database, played.url, played.broker, 0, client=False) as play:
         play.wait(play.is_heard, "subscription")  # what is published before it is for nobody

@@ -61,12 +61,12 @@ def test_a_broker_that_forgets_changes_no_verdict(
     command_id = controller.order(client.uuid)
     controller.engine.step()
     lose("command")
-    new = client.hear(1.0)
+    new = client.hear()
     for _ in range(20):
         if new:
             break
         controller.engine.step()
-        new = client.hear(0.2)
+        new = client.hear()
     assert new == [command_id]
     lose("accepted")
     client.execute(command_id)

@@ -28,7 +28,7 @@ from infoscreen_reboot.controller.store.facts import Policy
 from infoscreen_reboot.controller.store.tables import command, event, label
 from infoscreen_reboot.mqtt.messages import Message
 from tests.broker.conftest import Broker
-from tests.controller.played import Controller, PlayedClient, aged, forked
+from tests.controller.played import Controller, PlayedClient, aged, forked, without_waits
 from tests.controller.test_ingest import HEALTH
 from tests.controller.test_orders import ANN, REBOOT, site, uuid
 
@@ -144,8 +144,7 @@ def test_two_bulks_for_one_site_never_take_its_last_screen(database: Database) -
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engines, "TICK_S", 0.05)
-    monkeypatch.setattr(engines, "_RELEASE_EVERY", timedelta(0))
+    without_waits(monkeypatch)
 
 
 class Fleet:
@@ -183,9 +182,9 @@ class Fleet:
     def hears(self, number: int) -> list[str]:
         """What this client gets, after the engine has had the time to send it."""
         found: list[str] = []
-        for _ in range(4):
-            self.controller.engine.step()
-            found += self.clients[number].hear(0.05)
+        for _ in range(2):
+            self.controller.settle()
+            found += self.clients[number].hear()
         return found
 
     def reboot(self, number: int, command_id: str) -> None:
@@ -236,7 +235,7 @@ def test_the_clients_own_count_is_respected(make_fleet: MakeFleet) -> None:
     played = fleet_of_one.clients[0]
     health = HEALTH | {"client_uuid": played.uuid}
     health["lockout"] = {"used": 3, "limit": 3, "window_s": 900, "unlocks_at": "2999-01-01T00:00:00Z"}
-    played.link.publish(Message(played.topics.health, json.dumps(health).encode()))
+    played.give(Message(played.topics.health, json.dumps(health).encode()))
     fleet_of_one.controller.settle()
     refused = fleet_of_one.row(fleet_of_one.order(0))
     assert (refused["state"], refused["error_code"]) == ("blocked_safety", "lockout_of_client")
@@ -302,7 +301,7 @@ def held_batch(three: Fleet, wish: Wish = REBOOT) -> list[str]:
         assert [(row["state"], row["hold_rule"]) for row in found] == [("queued", "freeze")] * 3
         told = tx.db.execute(select(event.c.kind).where(event.c.kind == "held")).all()
         assert len(told) == 3
-    assert all(each.hear(0.05) == [] for each in three.clients)
+    assert all(each.hear() == [] for each in three.clients)
     return [row["id"] for row in found]
 
 
@@ -344,8 +343,7 @@ def test_those_that_wait_behind_a_full_batch_are_asked_as_well(
     monkeypatch.setattr(engines, "BATCH", 2)
     for number in range(3):
         four.clients[number].say(PresenceReason.STOPPED)
-    for _ in range(6):
-        four.controller.engine.step()
+    four.controller.settle()
     with four.database.write() as tx:
         fleet.begin_freeze(tx, "fair", "bob", None)
     ids = [four.order(number, WAITS) for number in range(4)]

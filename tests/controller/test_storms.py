@@ -40,10 +40,20 @@ from infoscreen_reboot.controller.store.lease import LeaseLost
 from infoscreen_reboot.controller.store.tables import client as client_table
 from infoscreen_reboot.controller.store.tables import command, event, metadata
 from infoscreen_reboot.mqtt.consumer import Consumer, Lost, Puback, Received
-from infoscreen_reboot.mqtt.messages import BrokerSettings, Message
+from infoscreen_reboot.mqtt.messages import Message
 from tests.broker.conftest import Broker
 from tests.controller.conftest import Server
-from tests.controller.played import Controller, PlayedClient, aged, forked, ordered
+from tests.controller.played import (
+    TICK_S,
+    Controller,
+    Marked,
+    PlayedClient,
+    aged,
+    forked,
+    ordered,
+    settings_of,
+    without_waits,
+)
 from tests.controller.test_ingest import HEALTH
 
 # Longer than any step of a command may take.
@@ -140,7 +150,7 @@ class Voices:
     """One connection that speaks for many clients."""
 
     def __init__(self, broker: Broker) -> None:
-        self.link = Consumer(settings_of(broker), "the-fleet", ["none"])
+        self.link = Marked(broker, "the-fleet", [])
         self.link.open()
 
     def say(self, topic: str, payload: bytes, retain: bool = False) -> None:
@@ -158,13 +168,7 @@ class Voices:
 
     def settle(self) -> None:
         """Until the broker has all of it."""
-        left = 0.2
-        while self.link.receive(1, left)[1]:
-            pass
-
-
-def settings_of(broker: Broker) -> BrokerSettings:
-    return BrokerSettings(broker.host, broker.port, None, None, None)
+        self.link.pass_through(lambda: self.link.receive(500, TICK_S))
 
 
 @pytest.fixture
@@ -211,7 +215,7 @@ def test_thousands_of_births_make_no_storm_of_commands(
 ) -> None:
     """Pitfall 35: the broker was restarted, and all clients of a batch come back at once."""
     monkeypatch.setattr(engine, "IN_FLIGHT", 50)
-    monkeypatch.setattr(engine, "TICK_S", 0.05)
+    without_waits(monkeypatch)
     many_open_commands(database, 2000, sent=True)
     with database.write() as tx:
         tx.db.execute(update(command).values(state="published", rank=1, published_at=tx.now))
@@ -466,7 +470,7 @@ def sleeps(
     """A leader is stopped for twice its lease and then continued; returns what it has lost then."""
     patch.setattr(lease, "TTL", timedelta(seconds=1))
     patch.setattr(databases, "_IDLE_S", 1)
-    patch.setattr(engine, "TICK_S", 0.05)
+    without_waits(patch)
     command_id = str(uuid4())
     ordered(database, command_id, client.uuid, Action.REBOOT_HOST)
     url = database.engine.url.render_as_string(hide_password=False)
@@ -477,11 +481,11 @@ def sleeps(
     time.sleep(2 * lease.TTL.total_seconds())
     successor = Controller(database, broker)
     successor.until(command_id, "published")
-    assert client.hear(0.5) == [command_id]
+    assert client.hear() == [command_id]
     os.kill(pid, signal.SIGCONT)
     _, status = os.waitpid(pid, 0)
     successor.until(command_id, "accepted")
-    assert client.link.receive(10, 0.5)[0] == [], "sent a second time"
+    assert client.receive() == [], "sent a second time"
     assert kinds(successor, command_id) == ["queued", "sent", "published", "accepted"]
     successor.consumer.end()
     return os.WEXITSTATUS(status)
@@ -564,7 +568,7 @@ def test_the_same_bytes_do_not_go_out_again_to_a_client_in_another_boot(
     controller.settle()
     command_id = controller.order(client.uuid)
     controller.engine.step()
-    received, _ = client.link.receive(1, 0.5)
+    received = client.receive()
     assert len(received) == 1
     client.link.acknowledge(received)
     client.go_down()
@@ -681,10 +685,10 @@ def test_a_question_has_the_same_bytes_and_the_same_signature(controller: Contro
         house = House(signer=Chance())
         command_id, _ = orders.order(tx, Caller("ann", "test"), Wish(Action.REBOOT_HOST), client.uuid, None, house)
     controller.until(command_id, "published")
-    first, _ = client.link.receive(1, 0.5)
+    first = client.receive()
     aged(controller.database, timedelta(seconds=61))
     controller.settle()
-    again, _ = client.link.receive(1, 0.5)
+    again = client.receive()
     assert len(first) == len(again) == 1
     assert first[0].delivery == again[0].delivery
     assert dict(first[0].delivery.properties)["signature-key-id"] == "ours"
@@ -704,7 +708,7 @@ def test_an_ack_that_overtakes_the_puback_of_its_command(controller: Controller,
     controller.consumer.receive = without_pubacks  # type: ignore[method-assign]
     command_id = controller.order(client.uuid)
     controller.engine.step()
-    assert client.hear(0.5) == [command_id]
+    assert client.hear() == [command_id]
     controller.until(command_id, "accepted")
     controller.settle()
     with controller.database.read() as tx:
@@ -715,7 +719,7 @@ def test_an_ack_that_overtakes_the_puback_of_its_command(controller: Controller,
     with controller.database.read() as tx:
         row = tx.db.execute(select(command)).mappings().one()
     assert row["published_at"] is not None and row["state"] == "accepted"
-    assert client.link.receive(10, 0.3)[0] == [], "sent again"
+    assert client.receive() == [], "sent again"
 
 
 def test_what_is_retained_of_a_retired_client_makes_nobody_of_it(
@@ -753,7 +757,7 @@ def test_where_nobody_listens_the_broker_says_so_and_the_next_birth_gets_the_com
     assert told == {"fact": "published", "reason": 16}
     late.come()
     controller.settle()
-    assert late.hear(0.5) == [command_id]
+    assert late.hear() == [command_id]
     late.link.end()
 
 
@@ -773,4 +777,4 @@ def test_a_command_that_the_broker_refuses_stays_in_the_outbox(controller: Contr
     controller.consumer.receive = receive  # type: ignore[method-assign]
     aged(controller.database, timedelta(seconds=61))
     controller.until(command_id, "published")
-    assert client.hear(0.5) == [command_id]
+    assert client.hear() == [command_id]
