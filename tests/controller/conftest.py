@@ -10,13 +10,13 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import inspect, text
 
 from infoscreen_reboot.controller.store.database import Database
 from infoscreen_reboot.controller.store.tables import metadata
 from tests.broker.conftest import Broker
 from tests.controller.desk import NAMES, Desk
-from tests.controller.played import Controller, PlayedClient, without_waits
+from tests.controller.played import Controller, PlayedClient, emptied, without_waits
 from tests.controller.played_fleet import Fleet
 from tests.controller.web import Web
 
@@ -31,7 +31,7 @@ class Server:
         self.data = folder / "data"
         options = "--auth=trust", "--username=controller", "--no-sync", "--locale=C.UTF-8"
         subprocess.run([POSTGRESQL / "initdb", "-D", self.data, *options], check=True, capture_output=True)
-        lines = "listen_addresses = ''", f"unix_socket_directories = '{folder}'", "max_connections = 50"
+        lines = "listen_addresses = ''", f"unix_socket_directories = '{folder}'", "max_connections = 50", "fsync = off"
         with (self.data / "postgresql.conf").open("a") as file:
             file.write("\n".join(lines) + "\n")
 
@@ -39,12 +39,24 @@ class Server:
     def url(self) -> str:
         return f"postgresql:///postgres?host={self.folder}&user=controller"
 
-    def empty(self) -> Database:
+    def bare(self) -> Database:
         """Without a table."""
         found = Database(self.url)
         with found.engine.begin() as db:
             db.execute(text("DROP SCHEMA public CASCADE"))
             db.execute(text("CREATE SCHEMA public"))
+        return found
+
+    def empty(self) -> Database:
+        """With our tables, and nothing in them. They are made only where there are others: that takes longer."""
+        found = Database(self.url)
+        with found.engine.begin() as db:
+            if set(inspect(db).get_table_names()) == set(metadata.tables):
+                db.execute(text(emptied()))
+                return found
+        found.close()
+        found = self.bare()
+        metadata.create_all(found.engine)
         return found
 
     def start(self) -> None:
@@ -78,7 +90,6 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Databas
         metadata.create_all(found.engine)
     else:
         found = request.getfixturevalue("server").empty()
-        metadata.create_all(found.engine)
     yield found
     found.close()
 

@@ -75,7 +75,6 @@ from infoscreen_reboot.controller.store.tables import client, command, event, fr
 from infoscreen_reboot.mqtt.consumer import Lost, Puback, Received
 from infoscreen_reboot.mqtt.messages import Delivery, Message
 from tests.controller.conftest import Server
-from tests.controller.played import emptied
 
 NOW = datetime(2026, 4, 3, 12, 0, tzinfo=UTC)
 LIMITS = Limits()
@@ -875,19 +874,10 @@ def test_the_store_ends_in_the_same_verdict_whatever_the_order() -> None:
 
 
 def test_so_it_does_in_postgresql(server: Server) -> None:
-    database = Timed(server.url)
-    with database.engine.begin() as db:
-        db.execute(text("DROP SCHEMA public CASCADE"))
-        db.execute(text("CREATE SCHEMA public"))
-    metadata.create_all(database.engine)
-    database.close()
-
     class InPostgresql(InTheStore):
         def new_database(self) -> Timed:
-            found = Timed(server.url)
-            with found.engine.begin() as db:
-                db.execute(text(emptied()))
-            return found
+            server.empty().close()
+            return Timed(server.url)
 
     the_same(InPostgresql, settings().max_examples // 10, 30)
 

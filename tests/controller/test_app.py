@@ -358,7 +358,7 @@ def test_whom_it_believes_where_a_request_comes_from(program: Program) -> None:
 
 def test_a_second_instance_takes_over_from_one_that_hangs(tmp_path: Path, broker: Broker, server: Server) -> None:
     """Pitfall 19: stopped for longer than its lease, then continued: it finds another one at work, and waits."""
-    server.empty().close()
+    server.bare().close()
     one, two = (
         Program(tmp_path / name, broker, DATABASE_URL=server.url, CREDENTIALS_DIRECTORY="") for name in ("one", "two")
     )

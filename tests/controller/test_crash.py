@@ -35,7 +35,7 @@ from infoscreen_reboot.controller.lifecycle import VERDICT_RANK, VERDICTS, Limit
 from infoscreen_reboot.controller.store import commands, lease, views
 from infoscreen_reboot.controller.store.commands import Letter, New, Request
 from infoscreen_reboot.controller.store.database import Database, Transaction
-from infoscreen_reboot.controller.store.tables import client, command, event, metadata, outbox
+from infoscreen_reboot.controller.store.tables import client, command, event, outbox
 from infoscreen_reboot.mqtt.consumer import Consumer, Received
 from infoscreen_reboot.mqtt.messages import BrokerSettings, Message
 from tests.broker.conftest import Broker
@@ -297,19 +297,13 @@ def one_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
 class Played:
     """Stories in empty databases of one kind."""
 
-    def __init__(self, url: str, folder: Path, broker: Broker) -> None:
-        self.url, self.folder, self.broker = url, folder, broker
-        self.database = Database(url)
+    def __init__(self, database: Database, folder: Path, broker: Broker) -> None:
+        self.database, self.folder, self.broker = database, folder, broker
+        self.url = database.engine.url.render_as_string(hide_password=False)
         self.empty = folder / "empty.sqlite3"
         if self.database.is_sqlite:
-            metadata.create_all(self.database.engine)
             self.database.close()
             shutil.copy(self.file, self.empty)
-        else:
-            with self.database.engine.begin() as db:
-                db.execute(text("DROP SCHEMA public CASCADE"))
-                db.execute(text("CREATE SCHEMA public"))
-            metadata.create_all(self.database.engine)
 
     @property
     def file(self) -> Path:
@@ -340,18 +334,11 @@ class Played:
             return play.lives[0].passed, kinds, play.client.executed
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def played(
-    request: pytest.FixtureRequest, tmp_path: Path, one_broker: Broker, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Played]:
+@pytest.fixture
+def played(database: Database, tmp_path: Path, one_broker: Broker, monkeypatch: pytest.MonkeyPatch) -> Played:
     monkeypatch.setattr(engines, "TICK_S", 0.02)
     monkeypatch.setattr(engines, "HEARING_AGAIN", timedelta(0))
-    url = f"sqlite:///{tmp_path}/controller.sqlite3"
-    if request.param == "postgresql":
-        url = request.getfixturevalue("server").url
-    found = Played(url, tmp_path, one_broker)
-    yield found
-    found.database.close()
+    return Played(database, tmp_path, one_broker)
 
 
 # However few batches there are: the order, what is sent, and two answers have a commit each, and more.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from fastapi import APIRouter, FastAPI, Request
+from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
@@ -73,10 +73,8 @@ def create_app(site: Site) -> FastAPI:
     app.state.site = site
     app.state.is_stopping = False
     app.state.pulse = live.Pulse(site)
-    api = APIRouter(prefix=PREFIX)
     for routes in (commands, batches, clients, fleet, people, live):
-        api.include_router(routes.router)
-    app.include_router(api)
+        app.include_router(routes.router, prefix=PREFIX)
     app.include_router(metrics.router)
     app.add_api_route("/healthz", healthz, include_in_schema=False)
     app.add_api_route("/readyz", readyz, include_in_schema=False)
