@@ -455,8 +455,8 @@ class InTheStore(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.folder = Path(tempfile.mkdtemp(dir=_MEMORY))
-        self.database = self.new_database()
+        self.database = self.empty_database()
+        self.database.now, self.database.fails = NOW, False
         self.stories: dict[str, Story] = {}
         self.letters: list[tuple[str, bytes]] = []
         self.awaited: list[int] = []
@@ -475,10 +475,9 @@ class InTheStore(RuleBasedStateMachine):
             self.comes(number)
             self.step(self.next_status(number))
 
-    def new_database(self) -> Timed:
-        file = self.folder / "controller.sqlite3"
-        shutil.copy(_empty_sqlite(), file)
-        return Timed(f"sqlite:///{file}")
+    def empty_database(self) -> Timed:
+        """Always the same one: what it knows of our statements is most of the work."""
+        return _emptied_sqlite()
 
     # what the engine does
 
@@ -786,7 +785,11 @@ class InTheStore(RuleBasedStateMachine):
         verdicts = [each.kind for each in told if each.kind in {*lifecycle.VERDICTS}]
         is_ended = row["rank"] == VERDICT_RANK
         assert verdicts == ([row["state"]] if is_ended else []), f"{row['state']}, and its events tell {verdicts}"
-        states = [each.kind for each in told if each.kind in {*State} and each.kind not in verdicts]
+        states: list[str] = []
+        for each in told:
+            is_overtaken = each.kind == "published" and states[-1] != "queued"
+            if each.kind in {*State} and each.kind not in verdicts and not is_overtaken:
+                states.append(each.kind)
         assert states == sorted(states, key=lambda state: State(state).rank), f"its events tell {states}"
         if not is_ended:
             assert states[-1] == row["state"], f"{row['state']}, and its events tell {states}"
@@ -805,13 +808,13 @@ class InTheStore(RuleBasedStateMachine):
             self.check_the_end()
         finally:
             self.database.close()
-            shutil.rmtree(self.folder)
 
     def check_the_end(self) -> None:
         """All that was ever said has come at last."""
         for number in range(len(CLIENTS)):
             while received := self.next_status(number):
                 self.step(received)
+                self.promises_are_kept()
         for message in self.acks():
             self.step([message])
             self.promises_are_kept()
@@ -861,25 +864,37 @@ _MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 
 @cache
-def _empty_sqlite() -> Path:
-    file = Path(tempfile.mkdtemp(dir=_MEMORY)) / "empty.sqlite3"
-    database = Database(f"sqlite:///{file}")
+def _sqlite() -> tuple[Timed, Path]:
+    """A database, and the file as it was when it was empty."""
+    folder = Path(tempfile.mkdtemp(dir=_MEMORY))
+    database = Timed(f"sqlite:///{folder}/controller.sqlite3")
     metadata.create_all(database.engine)
     database.close()
-    return file
+    return database, Path(shutil.copy(folder / "controller.sqlite3", folder / "empty.sqlite3"))
+
+
+def _emptied_sqlite() -> Timed:
+    database, empty = _sqlite()
+    database.close()
+    for file in empty.parent.glob("controller.sqlite3*"):
+        file.unlink()
+    shutil.copy(empty, empty.parent / "controller.sqlite3")
+    return database
 
 
 def test_the_store_ends_in_the_same_verdict_whatever_the_order() -> None:
-    the_same(InTheStore, settings().max_examples // 2, 30)
+    the_same(InTheStore, settings().max_examples, 30)
 
 
 def test_so_it_does_in_postgresql(server: Server) -> None:
-    class InPostgresql(InTheStore):
-        def new_database(self) -> Timed:
-            server.empty().close()
-            return Timed(server.url)
+    database = Timed(server.url)
 
-    the_same(InPostgresql, settings().max_examples // 10, 30)
+    class InPostgresql(InTheStore):
+        def empty_database(self) -> Timed:
+            server.empty().close()
+            return database
+
+    the_same(InPostgresql, settings().max_examples // 5, 30)
 
 
 # --- It finds what is wrong
@@ -896,7 +911,9 @@ class Undisturbed(InTheStore):
     a_command_is_cancelled = None  # type: ignore[assignment]
 
 
-class TwoThatWait(Undisturbed):
+class WithoutClients(Undisturbed):
+    """They say nothing but that they are there."""
+
     a_client_takes_a_command = None  # type: ignore[assignment]
     a_client_goes_on = None  # type: ignore[assignment]
     a_host_is_rebooted_by_hand = None  # type: ignore[assignment]
@@ -905,6 +922,36 @@ class TwoThatWait(Undisturbed):
     def time_passes(self) -> None:
         """The rules are asked again once a second."""
         super().time_passes(1)
+
+
+class TwoThatWait(WithoutClients):
+    @rule()
+    def a_command_is_ordered(self) -> None:
+        super().a_command_is_ordered(0, Action.REBOOT_HOST, True, False)
+
+
+class Frozen(WithoutClients):
+    @rule()
+    def a_command_is_ordered(self) -> None:
+        super().a_command_is_ordered(0, Action.REBOOT_HOST, False, False)
+
+    @precondition(lambda self: self.stories)
+    @rule()
+    def a_freeze(self) -> None:
+        super().a_freeze(True)
+
+
+class Behind(InTheStore):
+    """What a person ends is written by one who has not heard of it."""
+
+    a_client_takes_a_command = None  # type: ignore[assignment]
+    a_client_goes_on = None  # type: ignore[assignment]
+    the_engine_starts_anew = None  # type: ignore[assignment]
+    no_broker_is_heard = None  # type: ignore[assignment]
+    a_client_connects_anew = None  # type: ignore[assignment]
+    a_host_is_rebooted_by_hand = None  # type: ignore[assignment]
+    a_freeze = None  # type: ignore[assignment]
+    time_passes = None  # type: ignore[assignment]
 
 
 class AskedAgain(Undisturbed):
@@ -993,12 +1040,12 @@ def _gives_out_all_that_waits(patch: pytest.MonkeyPatch) -> None:
         (_lets_late_truth_overwrite, Pure, "a verdict changed"),
         (_forgets_late_truth, Pure, "End"),
         (_forgets_which_sessions_have_ended, Pure, "a late will, or an old birth, counted"),
-        (_without_its_guard, InTheStore, "a rank fell|a verdict changed|lies in the outbox|its events tell|End"),
+        (_without_its_guard, Behind, "a rank fell|a verdict changed|lies in the outbox|its events tell|End"),
         (_acknowledges_before_it_commits, InTheStore, "acknowledged, and not stored"),
         (_leaves_what_has_ended_in_the_outbox, Undisturbed, "lies in the outbox"),
         (_asks_whoever_it_is, AskedAgain, "asked though it was heard of|asked in another boot"),
         (_believes_anybody_about_a_command, Strangers, "instead of|End"),
-        (_sends_in_a_freeze, Undisturbed, "in a freeze"),
+        (_sends_in_a_freeze, Frozen, "in a freeze"),
         (_gives_out_all_that_waits, TwoThatWait, "two commands of one client"),
     ],
 )

@@ -29,7 +29,7 @@ WORKSHOP = "workshop"
 PACKAGING = "tests/packaging"
 ON_MACHINES = ("tests/system", PACKAGING, "tests/vm")
 # What takes longest begins first.
-PLACES = ("tests/system", "tests/vm", CONTROLLER, WORKSHOP, PACKAGING)
+PLACES = ("tests/system", "tests/vm", WORKSHOP, CONTROLLER, PACKAGING)
 # The linters are of one suite, and so is the judgement of what they lint. The controller runs on trixie only.
 ONCE = "trixie"
 OF_ONE_SUITE = ("tests/*.py", CONTROLLER)
