@@ -60,7 +60,7 @@ class Leader(threading.Thread):
 
     def ignored(self) -> dict[str, int]:
         """How many messages nobody could use so far, by the end of their topic, or because there was no room."""
-        return {**dict(list(self._rubbish.counts.items())), "no room": self._rubbish.turned_away}
+        return {**self._rubbish.counts, "no room": self._rubbish.turned_away}
 
     def wake(self) -> None:
         """There is something to send. Without this it would be seen half a second later."""
