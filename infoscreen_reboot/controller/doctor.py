@@ -20,7 +20,7 @@ from infoscreen_reboot.controller.leader import CLIENT_ID
 from infoscreen_reboot.controller.store import lease, schema
 from infoscreen_reboot.controller.store.database import Database, StoreError
 from infoscreen_reboot.controller.store.schema import SchemaTooNew
-from infoscreen_reboot.mqtt.consumer import Consumer, Lost
+from infoscreen_reboot.mqtt.consumer import Consumer, Lost, Terms
 from infoscreen_reboot.mqtt.messages import Message
 from infoscreen_reboot.mqtt.packets import Protocol
 
@@ -122,6 +122,7 @@ def _broker(settings: Settings) -> Iterator[Finding]:
         consumer.connect()
         spoken = "MQTT 5" if consumer.protocol is Protocol.MQTT_5 else "MQTT 3.1.1"
         yield Finding("broker", Verdict.OK, f"{where} lets us in, with {spoken}")
+        yield from _judge_terms(consumer.terms)
         refused = consumer.subscribe()
         if refused:
             text = f"the broker refuses the subscription to {', '.join(refused)}"
@@ -134,6 +135,19 @@ def _broker(settings: Settings) -> Iterator[Finding]:
         yield Finding("broker", Verdict.PROBLEM, f"{where}: {error}", advice)
     finally:
         consumer.end()
+
+
+def _judge_terms(terms: Terms) -> Iterator[Finding]:
+    """What the broker says of itself that takes something away from us."""
+    if terms.maximum_qos < 1:
+        text = "it knows QoS 0 only: answers of clients can be lost"
+        yield Finding("broker", Verdict.PROBLEM, text, "allow QoS 1; mosquitto: max_qos")
+    if not terms.has_wildcards:
+        text = "it allows no wildcards in subscriptions: clients cannot be heard"
+        yield Finding("broker", Verdict.PROBLEM, text, "allow them, or take another broker")
+    if not terms.has_retained:
+        text = "it keeps no retained messages: after a start, a client counts as it stood before until it speaks again"
+        yield Finding("broker", Verdict.WARNING, text, "allow them; mosquitto: retain_available true")
 
 
 def _publish(consumer: Consumer) -> Finding:

@@ -47,7 +47,7 @@ TICK_S = 0.5
 # For so long after it could not hear the broker, no step that waits for a client is over: what clients said meanwhile
 # comes in many batches.
 HEARING_AGAIN = timedelta(seconds=60)
-# How many commands may be at the broker without its PUBACK.
+# How many commands may be at the broker without its PUBACK, if the broker does not allow fewer.
 IN_FLIGHT = 200
 _RELEASE_EVERY = timedelta(seconds=1)
 EXECUTED = (State.EXECUTION_STARTED, State.AWAITING_RECONNECT)
@@ -155,7 +155,8 @@ class Engine:
             self._ask_again(tx)
             self._hold_back(tx)
             self._release(tx)
-            letters = commands.to_send(tx, IN_FLIGHT - len(self._awaited))
+            room = min(IN_FLIGHT, self._consumer.terms.receive_maximum) - len(self._awaited)
+            letters = commands.to_send(tx, room)
             if letters:
                 commands.mark_sent(tx, letters, self._orders.limits)
         self._consumer.acknowledge(received)

@@ -69,6 +69,19 @@ class Puback:
         return self.reason >= 0x80
 
 
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What the broker allows, as it said with its CONNACK (MQTT 5, 3.2.2.3); MQTT 3.1.1 says nothing of it.
+
+    `receive_maximum` is how many messages may be without their PUBACK. Who sends more may be thrown out.
+    """
+
+    receive_maximum: int = 65535
+    maximum_qos: int = 2
+    has_retained: bool = True
+    has_wildcards: bool = True
+
+
 class Lost(Exception):
     """The connection is over; the text says why, for an operator."""
 
@@ -95,7 +108,9 @@ class Consumer:
         self._waker, self._wakes = socket.socketpair()
         for end in (self._waker, self._wakes):
             end.setblocking(False)
+        self._keep_alive_s = settings.keep_alive_s
         self.protocol = Protocol.MQTT_5
+        self.terms = Terms()
 
     def open(self) -> None:
         """Connect and subscribe. Raises Lost, and a refused subscription is one: half an ear is worse than none."""
@@ -232,7 +247,7 @@ class Consumer:
         if sock in readable or is_pending:
             self._drive(self._client.loop_read())
         if time.monotonic() >= self._next_misc:
-            self._next_misc = time.monotonic() + self._settings.keep_alive_s / 4
+            self._next_misc = time.monotonic() + self._keep_alive_s / 4
             self._drive(self._client.loop_misc())
         return bool(readable) or is_pending
 
@@ -263,12 +278,23 @@ class Consumer:
         self.close()
         raise Lost(why)
 
-    def _on_connect(self, _client: Any, _userdata: Any, _flags: Any, reason: Any, *_: Any) -> None:
+    def _on_connect(self, client: Any, _userdata: Any, _flags: Any, reason: Any, properties: Any = None) -> None:
         code = paho_client.code(reason)
         if code in TOO_NEW and self.protocol is Protocol.MQTT_5:
             raise _TooNewError
         if code != 0:
             raise Lost(REFUSALS.get(code, f"the broker refused with code {code}"))
+        if_unsaid = Terms()
+        self.terms = Terms(
+            receive_maximum=paho_client.said(properties, "ReceiveMaximum", if_unsaid.receive_maximum),
+            maximum_qos=paho_client.said(properties, "MaximumQoS", if_unsaid.maximum_qos),
+            has_retained=paho_client.said(properties, "RetainAvailable", 1) != 0,
+            has_wildcards=paho_client.said(properties, "WildcardSubscriptionAvailable", 1) != 0,
+        )
+        # 0 is "not needed"; it does no harm either.
+        self._keep_alive_s = paho_client.said(properties, "ServerKeepAlive", 0) or self._settings.keep_alive_s
+        self._next_misc = 0.0
+        paho_client.heed_keep_alive(client, self._keep_alive_s)
         self._answers["connack"] = []
 
     def _on_subscribe(self, _client: Any, _userdata: Any, packet_id: int, granted: Sequence[Any], *_: Any) -> None:
@@ -295,4 +321,4 @@ class _TooNewError(Exception):
     """The broker does not know MQTT 5."""
 
 
-__all__ = ["NO_SUBSCRIBERS", "Consumer", "Lost", "NotDelivered", "Puback", "Received"]
+__all__ = ["NO_SUBSCRIBERS", "Consumer", "Lost", "NotDelivered", "Puback", "Received", "Terms"]

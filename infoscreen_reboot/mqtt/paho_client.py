@@ -92,6 +92,16 @@ def heed_disconnect(client: Any, heard: Callable[[int], None]) -> None:
     client._handle_disconnect = remember
 
 
+def heed_keep_alive(client: Any, seconds: int) -> None:
+    """The broker's word on it, that comes with its CONNACK; paho does not heed it."""
+    client._keepalive = seconds
+
+
+def said(properties: Any, name: str, otherwise: int) -> int:
+    """A number among the properties of a packet; `name` is paho's. MQTT 3.1.1 has none of them."""
+    return int(getattr(properties, name, otherwise))
+
+
 def code(reason: Any) -> int:
     """paho 1.6 gives MQTT 3.1.1 codes as integers, paho 2 and MQTT 5 as objects."""
     return int(getattr(reason, "value", reason))

@@ -72,7 +72,7 @@ from infoscreen_reboot.controller.presence import Presence
 from infoscreen_reboot.controller.store import bulk, clients, commands, lease
 from infoscreen_reboot.controller.store.database import Database, StoreError, Transaction
 from infoscreen_reboot.controller.store.tables import client, command, event, freeze, metadata, outbox
-from infoscreen_reboot.mqtt.consumer import Lost, Puback, Received
+from infoscreen_reboot.mqtt.consumer import Lost, Puback, Received, Terms
 from infoscreen_reboot.mqtt.messages import Delivery, Message
 from tests.controller.conftest import Server
 
@@ -402,6 +402,8 @@ class Timed(Database):
 
 class PlayedConsumer:
     """The engine's side of a broker: what comes is what the machine has put there."""
+
+    terms = Terms()
 
     def __init__(self, publish: Callable[[Message, int], None]) -> None:
         self.received: list[Received] = []

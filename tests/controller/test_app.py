@@ -20,8 +20,10 @@ import httpx
 import pytest
 
 from infoscreen_reboot.contract.ack import AckStatus
+from infoscreen_reboot.controller import doctor
 from infoscreen_reboot.controller.store import lease
 from infoscreen_reboot.controller.store.database import Database
+from infoscreen_reboot.mqtt.consumer import Terms
 from tests.broker.conftest import Authority, Broker
 from tests.controller.conftest import Server
 from tests.controller.played import PlayedClient
@@ -213,6 +215,22 @@ def test_the_doctor_knows_each_right_at_the_broker(program: Program, broker: Bro
         *("configuration", "database", "migrations", "lease", "broker", "subscribe", "publish", "disk", "api")
     }
     assert set(found.values()) == {"ok"}, done.stdout
+
+
+@pytest.mark.parametrize(
+    ("terms", "words"),
+    [
+        (Terms(), ""),
+        (Terms(maximum_qos=0), "problem it knows QoS 0 only"),
+        (Terms(has_wildcards=False), "problem it allows no wildcards"),
+        (Terms(has_retained=False), "warning it keeps no retained messages"),
+    ],
+)
+def test_the_doctor_says_what_the_broker_cannot(terms: Terms, words: str) -> None:
+    """Pitfall 28: what its CONNACK takes away from us."""
+    assert [f"{found.verdict} {found.text}".startswith(words) for found in doctor._judge_terms(terms)] == [True] * bool(
+        words
+    )
 
 
 def test_a_backup_while_it_runs(program: Program, tmp_path: Path) -> None:

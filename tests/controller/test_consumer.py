@@ -1,15 +1,17 @@
-"""How the consumer gathers a batch: it waits for more as long as nobody waits for it."""
+"""How the consumer gathers a batch: it waits for more as long as nobody waits for it. And what a broker demands."""
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from infoscreen_reboot.mqtt import consumer as consumer_module
-from infoscreen_reboot.mqtt.consumer import LINGER_S, Consumer
+from infoscreen_reboot.mqtt.consumer import LINGER_S, Consumer, Terms
 from infoscreen_reboot.mqtt.messages import BrokerSettings
 from tests.broker.conftest import Broker
 from tools.benchmarks.controller.ground import Hose
@@ -60,3 +62,42 @@ def test_whoever_wakes_it_need_not_wait(consumer: Consumer, hose: Hose) -> None:
     began = time.monotonic()
     consumer.receive(500, 60)
     assert time.monotonic() < began + 30
+
+
+def test_what_the_broker_allows_is_known(tmp_path: Path) -> None:
+    broker = Broker(tmp_path, "max_inflight_messages 7\nretain_available false")
+    broker.start()
+    consumer = Consumer(BrokerSettings(broker.host, broker.port, None, None, None), "consumer", ["said"])
+    consumer.open()
+    assert consumer.terms == Terms(receive_maximum=7, has_retained=False)
+    consumer.end()
+    broker.kill()
+
+
+def test_the_brokers_word_on_the_keep_alive_counts() -> None:
+    """It says one second, where we have asked for more: it would throw us out."""
+    heard = threading.Event()
+
+    def broker() -> None:
+        with listener.accept()[0] as link:
+            link.settimeout(30)
+            link.recv(1000)
+            link.sendall(bytes.fromhex("20 06 00 00 03 13 00 01"))
+            while data := link.recv(1000):
+                if b"\xc0\x00" in data:
+                    link.sendall(b"\xd0\x00")
+                    heard.set()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(30)
+        thread = threading.Thread(target=broker)
+        thread.start()
+        settings = BrokerSettings("127.0.0.1", listener.getsockname()[1], None, None, None)
+        consumer = Consumer(settings, "consumer", ["said"])
+        consumer.connect()
+        until = time.monotonic() + settings.keep_alive_s / 2
+        while not heard.is_set() and time.monotonic() < until:
+            consumer.receive(1, 0.1)
+        consumer.end()
+        thread.join()
+    assert heard.is_set(), "no PINGREQ"

@@ -42,7 +42,7 @@ def test_a_reboot_step_by_step(controller: Controller, client: PlayedClient) -> 
 def test_a_broker_that_forgets_changes_no_verdict(
     controller: Controller, client: PlayedClient, broker: Broker, step: str, forgets: str
 ) -> None:
-    """Right after the client, or the controller, has given something to the broker, all that it holds is lost."""
+    """Pitfall 22: right after the client, or the controller, has given something to it, all that it holds is lost."""
     controller.settle()
     now = itertools.count()
 

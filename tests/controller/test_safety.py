@@ -190,9 +190,17 @@ def window(days: str, start: str, hours: float, zone: str) -> Window:
         (window("sun", "01:00", 4, "Europe/Berlin"), "2026-10-25T04:00+01:00", "2026-11-01T01:00+01:00"),
         # Half an hour of summer time.
         (window("sun", "02:15", 1, "Australia/Lord_Howe"), "2026-10-04T00:00+10:30", "2026-10-04T02:45+11:00"),
+        (window("sun", "01:45", 1, "Australia/Lord_Howe"), "2026-04-05T00:00+11:00", "2026-04-05T01:45+11:00"),
+        (window("sun", "02:30", 1, "America/New_York"), "2026-03-08T00:00-05:00", "2026-03-08T03:30-04:00"),
+        (window("sun", "01:30", 1, "America/New_York"), "2026-11-01T00:00-04:00", "2026-11-01T01:30-04:00"),
+        (window("sun", "04:00", 1, "America/New_York"), "2026-03-08T00:00-05:00", "2026-03-08T04:00-04:00"),
+        # The hour before midnight is left out.
+        (window("sat", "22:30", 1, "America/Nuuk"), "2026-03-28T12:00-02:00", "2026-03-28T23:30-01:00"),
+        (window("sun", "02:30", 1, "Asia/Tokyo"), "2026-03-29T00:00+09:00", "2026-03-29T02:30+09:00"),
     ],
 )
 def test_when_a_window_opens(one: Window, now: str, opens: str) -> None:
+    """Pitfalls 36 and 37."""
     assert opens_at([one], datetime.fromisoformat(now)) == datetime.fromisoformat(opens)
 
 

@@ -56,6 +56,7 @@ from tests.controller.played import (
     without_waits,
 )
 from tests.controller.test_ingest import HEALTH
+from tools.lab.patience import Patience
 
 # Longer than any step of a command may take.
 AN_HOUR = timedelta(hours=1)
@@ -194,6 +195,12 @@ def many_open_commands(database: Database, count: int, *, sent: bool) -> None:
             commands.mark_sent(tx, letters, Limits())
 
 
+def commands_in(database: Database) -> Counter[str]:
+    """How many there are in each state."""
+    with database.read() as tx:
+        return Counter(tx.db.execute(select(command.c.state)).scalars())
+
+
 class Counting(Consumer):
     """Counts what is at the broker without its PUBACK."""
 
@@ -240,6 +247,30 @@ def test_thousands_of_births_make_no_storm_of_commands(
     assert asks == {1: 2000}, "each is asked, and asked once"
     assert 0 < counting.most_in_flight <= 50
     counting.end()
+
+
+def test_no_more_is_under_way_than_the_broker_allows(tmp_path: Path) -> None:
+    """MQTT 5, 3.3.4: whoever sends more than its Receive Maximum may be thrown out, again and again."""
+    broker = Broker(tmp_path, "max_inflight_messages 5")
+    broker.start()
+    database = Database(f"sqlite:///{tmp_path}/controller.sqlite3")
+    metadata.create_all(database.engine)
+    with database.write() as tx:
+        epoch = lease.take(tx, "test")
+    assert epoch is not None
+    many_open_commands(database, 30, sent=False)
+    counting = Counting(settings_of(broker), "infoscreen-controller", ingest.TOPICS)
+    leader = Engine(database, counting, Orders(), epoch, None)
+    counting.open()
+    leader.begin()
+    patience = Patience(30)
+    while commands_in(database) != {"published": 30}:
+        assert not patience.is_over, commands_in(database)
+        leader.step()
+    assert counting.most_in_flight == 5
+    counting.end()
+    database.close()
+    broker.kill()
 
 
 def test_a_thousand_strangers_a_second_fill_neither_the_table_nor_the_log(
@@ -312,12 +343,7 @@ def goes_on(controller: Controller, is_done: Callable[[], bool], patience_s: flo
 
 
 def all_stored(database: Database, count: int) -> Callable[[], bool]:
-    def they_are() -> bool:
-        with database.read() as tx:
-            query = select(func.count()).select_from(command).where(command.c.state == "completed")
-            return bool(tx.db.execute(query).scalar_one() == count)
-
-    return they_are
+    return lambda: commands_in(database)["completed"] == count
 
 
 def all_acks(voices: Voices, numbers: Sequence[int]) -> None:
@@ -350,9 +376,7 @@ def test_on_a_full_disk_nothing_is_acknowledged_and_nothing_is_lost_after(
         until = time.monotonic() + 2
         faults = goes_on(controller, lambda: time.monotonic() > until)
         assert faults["StoreError"] > 2
-        with database.read() as tx:
-            states = Counter(tx.db.execute(select(command.c.state)).scalars())
-        assert states == {"queued": 300}, "the disk was never full"
+        assert commands_in(database) == {"queued": 300}, "the disk was never full"
     goes_on(controller, all_stored(database, 300))
     with database.read() as tx:
         kinds_told = Counter(tx.db.execute(select(event.c.kind).where(event.c.command_id.is_not(None))).scalars())
