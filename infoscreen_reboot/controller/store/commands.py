@@ -456,8 +456,3 @@ def waiting(tx: Transaction, most: int, after: tuple[datetime, str] | None = Non
 def _waits(table: FromClause) -> ColumnElement[bool]:
     is_held = and_(table.c.hold_rule.is_not(None), table.c.sent_at.is_(None))
     return and_(table.c.rank < VERDICT_RANK, table.c.state == State.QUEUED, is_held)
-
-
-def count_open(tx: Transaction) -> int:
-    where = and_(command.c.rank < VERDICT_RANK, or_(command.c.sent_at.is_not(None), command.c.hold_rule.is_(None)))
-    return int(tx.db.execute(select(func.count()).select_from(command).where(where)).scalar_one())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -206,8 +205,3 @@ def freezes(tx: Transaction) -> tuple[Freeze, ...]:
     standing = and_(freeze.c.ended_at.is_(None), or_(freeze.c.until.is_(None), freeze.c.until > tx.now))
     rows = tx.db.execute(select(freeze).where(standing).order_by(freeze.c.id))
     return tuple(Freeze(row.why, row.made_by, row.until) for row in rows)
-
-
-def counts_by_hold(facts: Mapping[str, Facts], holds: Mapping[str, str]) -> Counter[str]:
-    """How many of these clients each rule holds; `yes` counts the others."""
-    return Counter(holds.get(uuid, "yes") for uuid in facts)
