@@ -15,8 +15,6 @@ often as one likes. The will is the broker's word: it may come at any later time
 from __future__ import annotations
 
 import json
-import logging
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -29,7 +27,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -37,7 +35,6 @@ from hypothesis.stateful import (
     invariant,
     precondition,
     rule,
-    run_state_machine_as_test,
 )
 from sqlalchemy import delete, false, insert, select, text, true, update
 
@@ -74,6 +71,7 @@ from infoscreen_reboot.controller.store.database import Database, StoreError, Tr
 from infoscreen_reboot.controller.store.tables import client, command, event, freeze, metadata, outbox
 from infoscreen_reboot.mqtt.consumer import Lost, Puback, Received, Terms
 from infoscreen_reboot.mqtt.messages import Delivery, Message
+from tests.any_order import MEMORY, is_found, the_same
 from tests.controller.conftest import Server
 
 NOW = datetime(2026, 4, 3, 12, 0, tzinfo=UTC)
@@ -354,23 +352,6 @@ def _said_of_itself(course: Course, clock_s: Sequence[int]) -> tuple[list[Status
             said.append(status(PresenceReason.CONNECTED))
             wills.append((len(said) - 1, status(PresenceReason.CONNECTION_LOST)))
     return said, wills[:-1]  # the last session goes on
-
-
-def the_same(machine: type[RuleBasedStateMachine], examples: int, steps: int, **options: Any) -> None:
-    logging.disable(logging.CRITICAL)
-    try:
-        run_state_machine_as_test(  # type: ignore[no-untyped-call]  # hypothesis has no type for it
-            machine,
-            settings=settings(
-                max_examples=examples,
-                deadline=None,
-                stateful_step_count=steps,
-                suppress_health_check=list(HealthCheck),
-                **options,
-            ),
-        )
-    finally:
-        logging.disable(logging.NOTSET)
 
 
 def test_what_decides_ends_in_the_same_verdict_whatever_the_order() -> None:
@@ -861,14 +842,10 @@ def commands_boot(tx: Transaction, uuid: str) -> str | None:
     return tx.db.execute(select(client.c.boot_id).where(client.c.uuid == uuid)).scalar_one_or_none()
 
 
-# Where writing costs nothing.
-_MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-
-
 @cache
 def _sqlite() -> tuple[Timed, Path]:
     """A database, and the file as it was when it was empty."""
-    folder = Path(tempfile.mkdtemp(dir=_MEMORY))
+    folder = Path(tempfile.mkdtemp(dir=MEMORY))
     database = Timed(f"sqlite:///{folder}/controller.sqlite3")
     metadata.create_all(database.engine)
     database.close()
@@ -1058,5 +1035,4 @@ def test_a_fault_that_is_put_in_is_found(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     fault(monkeypatch)
-    with pytest.raises(AssertionError, match=words):
-        the_same(machine, 2000, 30, phases=[Phase.generate], derandomize=True, database=None)
+    is_found(machine, 2000, 30, words)

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
-import os
 import shutil
 import tempfile
 import uuid
@@ -20,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from infoscreen_reboot.client.agent import agent, host
 from infoscreen_reboot.client.agent.agent import Agent
@@ -33,10 +31,12 @@ from infoscreen_reboot.contract.ack import ErrorCode
 from infoscreen_reboot.contract.command import Action
 from infoscreen_reboot.mqtt.session import Session
 from tests import world as w
+from tests.any_order import MEMORY, is_found, the_same
 from tests.played_host import Kind
 from tests.virtual import VirtualLoop
 from tests.world import CLIENT, OTHER_ID, TOPICS, World
 
+STEPS = 14
 ORDER = ["accepted", "execution_started", "completed", "failed"]
 TERMINAL = ("completed", "failed")
 # What a client that was online needs at most to be so again, when a shutdown was taken back.
@@ -69,7 +69,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.folder = Path(tempfile.mkdtemp(dir=_MEMORY))
+        self.folder = Path(tempfile.mkdtemp(dir=MEMORY))
         self.loop = VirtualLoop()
         self.world = World(
             self.folder / "journal.sqlite3", settings=w.settings(execution_timeout_s=self.execution_timeout_s)
@@ -438,29 +438,8 @@ class AnyOrder(RuleBasedStateMachine):
                     assert not did_it or departure.boot_id != last["boot_id"], f"said {last}, and then did it"
 
 
-# Where writing costs nothing.
-_MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-
-
-def the_same(machine: type[AnyOrder], examples: int, **options: Any) -> None:
-    logging.disable(logging.CRITICAL)
-    try:
-        run_state_machine_as_test(  # type: ignore[no-untyped-call]  # hypothesis has no type for it
-            machine,
-            settings=settings(
-                max_examples=examples,
-                deadline=None,
-                stateful_step_count=14,
-                suppress_health_check=list(HealthCheck),
-                **options,
-            ),
-        )
-    finally:
-        logging.disable(logging.NOTSET)
-
-
 def test_whatever_happens_in_any_order_the_promises_hold() -> None:
-    the_same(AnyOrder, 20 * settings().max_examples)
+    the_same(AnyOrder, 20 * settings().max_examples, STEPS)
 
 
 def test_a_letter_whose_puback_came_on_a_full_disk_is_not_owed_for_ever() -> None:
@@ -581,5 +560,4 @@ def test_a_fault_that_was_mended_is_found_when_it_is_put_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     put_back(monkeypatch)
-    with pytest.raises(AssertionError, match=words):
-        the_same(machine, 5000, phases=[Phase.generate], derandomize=True, database=None)
+    is_found(machine, 5000, STEPS, words)
