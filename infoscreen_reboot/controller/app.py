@@ -31,7 +31,6 @@ from infoscreen_reboot.controller.store.schema import SchemaTooNew
 if TYPE_CHECKING:
     import uvicorn
 
-EX_CONFIG = 78  # sysexits.h; the unit does not restart after it
 # A step waits for the database for 30 s at most, and an attempt to connect for about 65 s.
 _LEADER_STALE_S = 90.0
 # How long open requests may take at a stop. Streams of events end by themselves.
@@ -83,7 +82,7 @@ def _check_config(environment: Mapping[str, str]) -> int:
     except config.ConfigError as error:
         for problem in error.problems:
             print(f"problem: {problem}")
-        return EX_CONFIG
+        return os.EX_CONFIG
     broker = settings.broker
     transport = "TLS" if broker.tls else "plain TCP"
     print(f"ok: {settings.listen.address}, broker {broker.host}:{broker.port} over {transport}")
@@ -106,7 +105,7 @@ def _serve(environment: Mapping[str, str]) -> int:
         for problem in error.problems:
             log.error("cannot start: %s", problem)
         _notify(f"STATUS=cannot start: {error}")
-        return EX_CONFIG
+        return os.EX_CONFIG
     try:
         database = Database(settings.database_url)
         lock = _lock(database)
@@ -118,7 +117,7 @@ def _serve(environment: Mapping[str, str]) -> int:
     except (StoreError, SchemaTooNew, OSError) as error:
         log.error("cannot start: %s", error)
         _notify(f"STATUS=cannot start: {error}")
-        return EX_CONFIG if isinstance(error, SchemaTooNew) else 1
+        return os.EX_CONFIG if isinstance(error, SchemaTooNew) else 1
     orders = Orders(settings.limits, _policy(settings), settings.valid_for, settings.accepts_all)
     # Two containers may have the same name, and the same process number.
     holder = f"{socket.gethostname()}/{secrets.token_hex(3)}"
@@ -174,7 +173,7 @@ async def _run(
     database.close()
     if leader.failed is not None:
         log.error("the thread that speaks with the broker has ended: %s", leader.failed, exc_info=leader.failed)
-        return EX_CONFIG if isinstance(leader.failed, SchemaTooNew) else 1
+        return os.EX_CONFIG if isinstance(leader.failed, SchemaTooNew) else 1
     return 0
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
 from infoscreen_reboot.controller import config
-from infoscreen_reboot.controller.app import EX_CONFIG
 from infoscreen_reboot.controller.auth import Role
 from infoscreen_reboot.controller.config import Settings
 from infoscreen_reboot.controller.doctor import Verdict, diagnose
@@ -22,7 +22,7 @@ def admin(environment: Mapping[str, str], name: str) -> int:
     """Print a token of an administrator of that name; who has the server may have that, also when all are lost."""
     settings = _settings(environment)
     if settings is None:
-        return EX_CONFIG
+        return os.EX_CONFIG
     try:
         database = Database(settings.database_url)
         schema.prepare(database, config.backups(environment))
@@ -42,7 +42,7 @@ def backup(environment: Mapping[str, str], file: Path) -> int:
     """Copy the SQLite database as it stands."""
     settings = _settings(environment)
     if settings is None:
-        return EX_CONFIG
+        return os.EX_CONFIG
     try:
         database = Database(settings.database_url)
         if not database.is_sqlite:
