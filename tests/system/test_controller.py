@@ -192,11 +192,28 @@ def test_a_shutdown_is_over_when_the_client_is_off(site: Site) -> None:
     assert client.wait_down() == POWERED_OFF
     evidence = server.call("GET", f"/commands/{made}/explain")["command"]["evidence"]
     assert (evidence["started_boot_id"], evidence["ended_boot_id"]) == (old, old)
-    assert server.call("GET", f"/clients/{client.uuid}")["presence_reason"] == "shutting_down"
-    # Someone was there.
+    check_it_is_off_and_come(server, client, old)
+
+
+def test_a_shutdown_by_the_command_line_ends_with_0_and_is_explained(site: Site) -> None:
+    """Of the client that takes signed commands only."""
+    server, client = site.server, site.trixie
+    old = client.boot_id
+    server.ctl("shutdown", client.suite, "--someone-is-there", "--yes", "1")
+    assert client.wait_down() == POWERED_OFF
+    [made] = json.loads(server.ctl("commands", "--limit", "1", "--json"))
+    explained = json.loads(server.ctl("explain", made["id"], "--json"))
+    assert (explained["command"]["action"], explained["command"]["state"]) == ("shutdown_host", "completed")
+    assert steps([event["kind"] for event in explained["events"]]) == SHUT_DOWN
+    check_it_is_off_and_come(server, client, old)
+
+
+def check_it_is_off_and_come(server: Server, client: Machine, old_boot_id: str) -> None:
+    """Someone is there, and switches it on again."""
+    server.wait_for(f"/clients/{client.uuid}", lambda known: known["presence_reason"] == "shutting_down")
     client.boot()
     client.wait_booted()
-    server.wait_online(client.uuid, after=old)
+    server.wait_online(client.uuid, after=old_boot_id)
 
 
 STATE = "/var/lib/infoscreen-reboot-controller"
