@@ -124,7 +124,7 @@ def read_ansible(content: Any) -> list[Entry]:
     hosts = meta.get("hostvars") if isinstance(meta, dict) else None
     if not isinstance(hosts, dict):
         raise InventoryError("this is not what `ansible-inventory --list` prints: there is no _meta.hostvars")
-    groups = {name: _hosts_of(content, name, set()) for name in content if name not in _NO_GROUPS}
+    groups = {name: _hosts_of(content, name) for name in content if name not in _NO_GROUPS}
     entries: list[Entry] = []
     for number, (host, variables) in enumerate(hosts.items(), 1):
         uuid = variables.get(ANSIBLE_UUID) if isinstance(variables, dict) else None
@@ -138,9 +138,10 @@ def read_ansible(content: Any) -> list[Entry]:
     return entries
 
 
-def _hosts_of(content: Mapping[str, Any], name: str, seen: set[str]) -> set[str]:
-    """The hosts of a group and of the groups in it. Whoever is in `seen` was looked at: a group may name itself."""
+def _hosts_of(content: Mapping[str, Any], name: str) -> set[str]:
+    """The hosts of a group and of the groups in it. Each is looked at once: a group may name itself."""
     found: set[str] = set()
+    seen: set[str] = set()
     todo = [name]
     while todo:
         group = todo.pop()
