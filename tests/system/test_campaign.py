@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tools.campaign.ground import Ground
+from tools.campaign.mischief import FAULTS
 from tools.campaign.plan import Plan, Sending
 from tools.campaign.runs import SEEDS, Campaign
 from tools.campaign.trial import Trial
@@ -26,6 +27,19 @@ def test_a_short_campaign_breaks_no_guarantee(suite: str, capsys: pytest.Capture
     assert not campaign.broken, "\n".join([*map(campaign.again, campaign.broken), *told])
     assert len(campaign.results) == RUNS
     assert sum(result.executions for result in campaign.results) > 0
+
+
+def test_a_disk_that_was_read_only_when_a_boot_began_is_put_right(suite: str, deb: Path) -> None:
+    """The fault may come just before a boot: what was read-only when it began stays so inside, whatever the disk is."""
+    with Ground(suite, deb, deb) as ground:
+        ground.remount("ro")
+        ground.boot()
+        ground.wait_booted()
+        course = FAULTS["disk_read_only"](ground, random.Random(0))
+        next(course)
+        next(course, None)
+        ground.repair()
+        ground.run("touch", "/var/lib/infoscreen-reboot/can-be-written")
 
 
 def change(ground: Ground, file: str, true: str, lie: str) -> None:

@@ -192,10 +192,10 @@ def disk_read_only(ground: Ground, chance: random.Random) -> Iterator[None]:
         with suppress(LabError):
             ground.remount("ro")
             break
-    lives = len(ground.lives)
     yield
     ground.remount("rw")
-    ground.owes_mount = len(ground.lives) > lives or not ground.is_running
+    # A boot may have begun just before, and found its folders read-only.
+    ground.owes_mount = True
     ground.owes_restart = True
 
 
