@@ -599,7 +599,7 @@ def test_the_same_bytes_do_not_go_out_again_to_a_client_in_another_boot(
     """SERVER_TEAM_ACTIONS.md: if it has lost its records, it would go down again. A question after the end is safe."""
     controller.settle()
     command_id = controller.order(client.uuid)
-    controller.engine.step()
+    controller.until(command_id, "published")
     received = client.receive()
     assert len(received) == 1
     client.link.acknowledge(received)
@@ -740,7 +740,7 @@ def test_an_ack_that_overtakes_the_puback_of_its_command(controller: Controller,
     controller.consumer.receive = without_pubacks  # type: ignore[method-assign]
     command_id = controller.order(client.uuid)
     controller.engine.step()
-    assert client.hear() == [command_id]
+    assert client.wait() == [command_id]
     controller.until(command_id, "accepted")
     controller.settle()
     with controller.database.read() as tx:
