@@ -19,13 +19,14 @@ class Session:
         self._sent: set[int] = set()
         self._last_id = 0
 
-    def give(self, message: Publish) -> None:
+    def give(self, message: Publish) -> bool:
         """Puts it into the queue if the client has subscribed to its topic, once, with the best QoS (3.3.4)."""
         options = [said for wanted, said in self.subscriptions.items() if requests.matches(wanted, message.topic)]
         if options:
             qos = min(message.qos, max(said & requests.QOS for said in options))
             is_retained = message.retain and any(said & requests.AS_PUBLISHED for said in options)
             self.queue(replace(message, qos=qos, retain=is_retained))
+        return bool(options)
 
     def queue(self, message: Publish) -> None:
         self._last_id += 1

@@ -272,9 +272,10 @@ class Line:
                 if message.qos:
                     self.close()
             case _:
-                self._broker.take(message)
+                is_wanted = self._broker.take(message)
                 if message.qos:
-                    self._answer_publish(message, 0)
+                    is_new = self.protocol is Protocol.MQTT_5
+                    self._answer_publish(message, reasons.NO_SUBSCRIBERS if is_new and not is_wanted else 0)
 
     def _check_terms(self, message: Publish) -> None:
         if message.qos > self._terms.maximum_qos:
@@ -288,7 +289,7 @@ class Line:
         def answer() -> None:
             if self.is_open:
                 self._unanswered.discard(message.packet_id)
-                properties = self._why(f"not on {message.topic}") if code else b""
+                properties = self._why(f"not on {message.topic}") if code >= reasons.REFUSED else b""
                 self._write(Acknowledgement(Kind.PUBACK, message.packet_id, code, properties).write())
 
         self._loop.call_later(ANSWERS_AFTER_S, answer)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 from infoscreen_reboot.mqtt import reasons
@@ -97,9 +97,7 @@ class ScriptedBroker:
         message = Publish(topic, payload, qos, retain=retain, properties=properties)
         if retain:
             self.retain(message)
-        if self.session is not None:
-            self.session.give(message)
-            self.deliver()
+        self.pass_on(message)
 
     def drop(self) -> None:
         """The connection is lost."""
@@ -147,11 +145,18 @@ class ScriptedBroker:
         self.heard.append(heard)
         self.nudge()
 
-    def take(self, message: Publish, *, is_will: bool = False) -> None:
+    def take(self, message: Publish, *, is_will: bool = False) -> bool:
+        """By the client; returns whether anybody has subscribed, and nobody but the client itself can."""
         if message.retain:
             self.retain(message)
         self.taken.append(Taken(asyncio.get_running_loop().time(), message, is_will))
         self.nudge()
+        return self.pass_on(replace(message, dup=False))
+
+    def pass_on(self, message: Publish) -> bool:
+        is_wanted = self.session is not None and self.session.give(message)
+        self.deliver()
+        return is_wanted
 
     def retain(self, message: Publish) -> None:
         if not message.payload:
