@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 # What a client has sent before this is over counts as sent at once: so a Receive Maximum is enforced.
 ANSWERS_AFTER_S = 0.01
+# The Reason String of what a rule says. It names no topic: what a client says of one, it knows by itself.
+WHY = "the script says so"
 KEEP_ALIVE_OVER, TOO_MANY_AT_ONCE = 0x8D, 0x93
 # A client may be silent for so many of its keep-alives (3.1.2-22).
 _PATIENCE = 1.5
@@ -200,7 +202,7 @@ class Line:
         if manner is not None:
             self._treat_connect(manner)
         elif (code := self._fault_of_will(connection.will)) is not None:
-            self._refuse_connect(code, "this will cannot be kept")
+            self._refuse_connect(code, WHY)
         else:
             self._let_in(connection)
 
@@ -235,7 +237,7 @@ class Line:
     def _treat_connect(self, manner: Manner) -> None:
         match manner:
             case Refused(code):
-                self._refuse_connect(code, "not this client")
+                self._refuse_connect(code, WHY)
             case Silent():
                 self._is_mute = True
             case _:
@@ -262,7 +264,7 @@ class Line:
         manner = self._broker.manner(Kind.PUBLISH, message.topic, self.protocol)
         match manner:
             case Closed(code):
-                self._close_at(message.topic, code)
+                self._close_with(code)
             case Silent():
                 pass
             case Refused(code) if message.qos and self.protocol is Protocol.MQTT_5:
@@ -289,7 +291,7 @@ class Line:
         def answer() -> None:
             if self.is_open:
                 self._unanswered.discard(message.packet_id)
-                properties = self._why(f"not on {message.topic}") if code >= reasons.REFUSED else b""
+                properties = self._why(WHY) if code >= reasons.REFUSED else b""
                 self._write(Acknowledgement(Kind.PUBACK, message.packet_id, code, properties).write())
 
         self._loop.call_later(ANSWERS_AFTER_S, answer)
@@ -307,9 +309,9 @@ class Line:
         if asked.has_id and not self._terms.has_subscription_ids:
             raise Breach(requests.NO_SUBSCRIPTION_IDS, "SUBSCRIBE: it has a subscription identifier")
         manners = {topic: self._broker.manner(Kind.SUBSCRIBE, topic, self.protocol) for topic in topics}
-        for topic, manner in manners.items():
+        for manner in manners.values():
             if isinstance(manner, Closed):
-                self._close_at(topic, manner.code)
+                self._close_with(manner.code)
                 return
         if Silent() in manners.values():
             return
@@ -322,8 +324,7 @@ class Line:
                 is_new = topic not in session.subscriptions
                 session.subscriptions[topic] = options & ~requests.QOS | code
                 self._give_retained(session, topic, session.subscriptions[topic], is_new)
-        refused = [topic for topic, code in zip(topics, codes, strict=True) if code >= reasons.REFUSED]
-        why = self._why(f"not {', '.join(refused)}") if refused else b""
+        why = self._why(WHY) if max(codes) >= reasons.REFUSED else b""
         self._write(Suback(asked.packet_id, tuple(codes), why).write(self.protocol))
         self._broker.deliver()
         self._broker.nudge()
@@ -356,9 +357,9 @@ class Line:
         asked = Unsubscription.read(packet, self.protocol)
         self._note(packet, *asked.topics)
         manners = {topic: self._broker.manner(Kind.UNSUBSCRIBE, topic, self.protocol) for topic in asked.topics}
-        for topic, manner in manners.items():
+        for manner in manners.values():
             if isinstance(manner, Closed):
-                self._close_at(topic, manner.code)
+                self._close_with(manner.code)
                 return
         if Silent() in manners.values():
             return
@@ -391,14 +392,14 @@ class Line:
             case None:
                 return False
             case Closed(code):
-                self._close_at(kind.name, code)
+                self._close_with(code)
         return True
 
-    def _close_at(self, what: str, code: int | None) -> None:
+    def _close_with(self, code: int | None) -> None:
         if code is None:
             self.close()
         else:
-            self.throw_out(code, f"not {what}")
+            self.throw_out(code, WHY)
 
     def _why(self, sentence: str) -> bytes:
         """A Reason String, where the client wants to read it (3.1.2.11.7)."""

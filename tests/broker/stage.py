@@ -92,14 +92,14 @@ class Play:
         options = session.subscriptions.get(topic) if session is not None else None
         return options is not None and options & requests.QOS >= qos
 
-    def order(self, topic: str) -> Command:
+    def order(self, topic: str, *, is_expired: bool = False, retain: bool = False) -> Command:
         """Sends a command there."""
         now = datetime.now(UTC)
-        order = Command(
-            str(uuid4()), self.client.uuid, Action.REBOOT_HOST, now - timedelta(seconds=5), now + timedelta(seconds=600)
-        )
+        issued_at = now - timedelta(seconds=60)
+        expires_at = now + timedelta(seconds=-1 if is_expired else 600)
+        order = Command(str(uuid4()), self.client.uuid, Action.REBOOT_HOST, issued_at, expires_at)
         self.orders.append((topic, order))
-        self.broker.publish(topic, command.encode(order))
+        self.broker.publish(topic, command.encode(order), retain=retain)
         return order
 
     def acks(self, order: Command, topic: str) -> list[tuple[AckStatus, bytes]]:

@@ -18,6 +18,7 @@ from infoscreen_reboot.contract.topics import Topics, from_client
 from infoscreen_reboot.mqtt import reasons
 from infoscreen_reboot.mqtt.packets import Kind, Protocol
 from infoscreen_reboot.mqtt.terms import Terms
+from tests.broker.line import WHY
 from tests.broker.rules import Closed, Lowered, Manner, Refused, Rule, Silent
 from tests.broker.scripted import NOTHING_SAID, ScriptedBroker
 from tests.broker.stage import Play, names_of_topics, playing
@@ -169,11 +170,19 @@ async def tried(play: Play, cell: Cell, measure: Measure) -> str:
     try:
         await give_orders(play, patience, unheard=[play.topic(name) for name in ours], deaf=topic)
         await play.broker.until(lambda: not others(), patience)
-        await play.broker.until(lambda: any(topic in status for status in play.statuses), patience)
+        await play.broker.until(lambda: any(names(status, topic, cell) for status in play.statuses), patience)
     except TimeoutError:
         said = "\n".join(dict.fromkeys(play.statuses))
         return f"after {OTHERS_WITHIN_S:g} s {others()} are missing; it said:\n{said}"
     return await mended(play, cell)
+
+
+def names(status: str, topic: str, cell: Cell) -> bool:
+    """Whether it says which topic is in trouble, and why, as far as the broker has said why."""
+    manner = MANNERS[cell.manner]
+    if isinstance(manner, Refused) and cell.protocol is Protocol.MQTT_5:
+        return topic in status and reasons.words(manner.code) in status and WHY in status
+    return topic in status
 
 
 async def mended(play: Play, cell: Cell) -> str:

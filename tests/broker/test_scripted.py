@@ -26,6 +26,7 @@ from infoscreen_reboot.mqtt.packets import (
 )
 from infoscreen_reboot.mqtt.terms import Terms
 from tests.broker.conftest import AT_ONCE_S, MakeBroker, Run
+from tests.broker.line import WHY
 from tests.broker.rules import Closed, Lowered, Refused, Rule, Silent
 from tests.broker.scripted import ScriptedBroker
 
@@ -326,7 +327,7 @@ def test_a_refusal_says_why(run: Run) -> None:
             packet = await wire.next()
             assert packet is not None
             properties = Acknowledgement.read(packet).properties
-            assert packets.read_properties(properties) == {Property.REASON_STRING: "not on a"}
+            assert packets.read_properties(properties) == {Property.REASON_STRING: WHY}
 
     run(story())
 
