@@ -84,6 +84,10 @@ class Line:
         return Protocol.MQTT_5 if self._connection is None else self._connection.protocol
 
     @property
+    def owes_no_answer(self) -> bool:
+        return not self._unanswered
+
+    @property
     def receive_maximum(self) -> int:
         return 65535 if self._connection is None else self._connection.receive_maximum
 
@@ -293,6 +297,7 @@ class Line:
                 self._unanswered.discard(message.packet_id)
                 properties = self._why(WHY) if code >= reasons.REFUSED else b""
                 self._write(Acknowledgement(Kind.PUBACK, message.packet_id, code, properties).write())
+                self._broker.nudge()
 
         self._loop.call_later(ANSWERS_AFTER_S, answer)
 

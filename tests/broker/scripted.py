@@ -88,6 +88,11 @@ class ScriptedBroker:
     def settings(self) -> BrokerSettings:
         return BrokerSettings("127.0.0.1", self.port, None, None, None)
 
+    @property
+    def owes_no_answer(self) -> bool:
+        """Whether there is a connection, and each PUBACK is on its way."""
+        return self.line is not None and self.line.owes_no_answer
+
     # --- What a test does with it
 
     def publish(

@@ -167,17 +167,25 @@ def test_what_the_agent_does_not_use_may_be_missing(act: Act) -> None:
 
 def test_a_broker_that_has_forgotten_everything_is_told_everything_again(act: Act) -> None:
     async def story(play: Play) -> None:
-        said_once = play.topics.boot, play.topics.service_failed
+        broker, said_once = play.broker, (play.topics.boot, play.topics.service_failed)
+
+        def times(topic: str) -> int:
+            return len(broker.payloads(topic))
+
+        async def next_health(after: int) -> None:
+            await broker.until(lambda: times(play.topics.health) > after and broker.owes_no_answer)
+
         await is_ready(play)
-        await play.broker.until(lambda: all(map(play.has_spoken, said_once)))
-        play.broker.drop()
-        await play.broker.until(lambda: len(play.broker.payloads(play.topics.status)) == 2)
-        assert [len(play.broker.payloads(topic)) for topic in said_once] == [1, 1]
-        play.broker.forget(retained=True)
-        await play.broker.until(lambda: len(play.broker.payloads(play.topics.status)) == 3)
-        await play.broker.until(lambda: all(len(play.broker.payloads(topic)) == 2 for topic in said_once))
-        assert [len(set(play.broker.payloads(topic))) for topic in said_once] == [1, 1]
-        await play.broker.until(lambda: all(map(play.listens, play.subscribed)))
+        await broker.until(lambda: all(map(play.has_spoken, said_once)) and broker.owes_no_answer)
+        had = times(play.topics.health)
+        broker.drop()
+        await broker.until(lambda: times(play.topics.status) == 2)
+        await next_health(had)
+        assert list(map(times, said_once)) == [1, 1]
+        broker.forget(retained=True)
+        await broker.until(lambda: times(play.topics.status) == 3)
+        await broker.until(lambda: list(map(times, said_once)) == [2, 2] and all(map(play.listens, play.subscribed)))
+        assert [len(set(broker.payloads(topic))) for topic in said_once] == [1, 1]
 
     act(NOTHING_SAID, story)
 
