@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -87,6 +88,10 @@ class Screen:
     @property
     def _log(self) -> Path:
         return self._folder / "log"
+
+    def protocol(self) -> str:
+        """The version of MQTT in which it is connected."""
+        return re.findall(r"connected to \S+ in MQTT (\S+)$", self.words(), re.MULTILINE)[-1]
 
     def words(self) -> str:
         return self._log.read_text(errors="replace")

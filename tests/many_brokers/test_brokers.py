@@ -70,13 +70,13 @@ def live_through(row: Row, server: Server, controller: Controller, screen: Scree
     controller.listen()
     screen.start()
     controller.wait_status("connected")
-    row.speaks = "3.1.1" if "3.1.1" in screen.words() else "5"
     found = [controller.retained(topic) for topic in (controller.topics.status, Leaf.STATUS.filter)]
     row.retained = " and ".join(word for word, status in zip(("by topic", "by wildcard"), found, strict=True) if status)
 
     order = controller.order()
     controller.send(order)
     controller.wait_done(order)
+    row.speaks = screen.protocol()
     row.acks = "all" if controller.acks(order) == DONE else " ".join(controller.acks(order))
     controller.answers()
 
