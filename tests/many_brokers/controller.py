@@ -14,7 +14,7 @@ from uuid import uuid4
 
 from infoscreen_reboot.contract import command, wire
 from infoscreen_reboot.contract.command import Action, Command
-from infoscreen_reboot.contract.topics import Topics
+from infoscreen_reboot.contract.topics import Leaf, Topics
 from tools.lab.patience import MOST, Patience
 
 PATIENCE_S = 90.0
@@ -62,7 +62,8 @@ class Controller:
         """Hears everything from now on, and what is retained."""
         # Nobody's commands, which a controller may send and hear.
         mark = Topics(str(uuid4())).commands
-        topics = ["-t", f"{self._prefix}#", "-t", mark]
+        # One by one: to a subscription with a wildcard, RabbitMQ delivers nothing that is retained.
+        topics = [option for one in (*(self._prefix + leaf for leaf in Leaf), mark) for option in ("-t", one)]
         # Line by line, or what it hears would stay in its buffer.
         argv = ["stdbuf", "-oL", "mosquitto_sub", *self._address, "-q", "1", *topics, "-F", "%r %x %t"]
         self._process = subprocess.Popen(argv, stdout=subprocess.PIPE)
@@ -93,7 +94,7 @@ class Controller:
         leaf = topic.removeprefix(self._prefix)
         if leaf == topic:
             self._marks.add(topic)
-        elif leaf not in ("commands", "command") and payload:
+        elif payload:
             wire.check("ack" if leaf.endswith("ack") else leaf, json.loads(payload))
             self._said.append(Said(leaf, retained, payload))
 

@@ -116,6 +116,12 @@ def live_through(row: Row, server: Server, controller: Controller, screen: Scree
         row.too_long_away = kept(finds(controller, screen, lambda: time.sleep(2 * EXPIRY_S)))
 
 
+def rows() -> list[str]:
+    """The lines of the docs' table."""
+    lines = DOC.read_text().partition("\n| broker | MQTT |")[2].partition("\n\n")[0].splitlines()
+    return lines[2:]
+
+
 def kept(is_kept: bool) -> str:
     return "kept" if is_kept else "lost"
 
@@ -169,4 +175,9 @@ def test_a_broker_does_for_a_screen_what_the_docs_say(
     row = stories[kind].result()
     with capsys.disabled():
         print(f"\n{row}")
-    assert str(row) in DOC.read_text().splitlines()
+    assert str(row) in rows()
+
+
+def test_the_docs_have_a_line_for_each_broker_of_both_suites_and_no_other() -> None:
+    both = ["mosquitto", "RabbitMQ", "ejabberd"]
+    assert [row.split()[1] for row in rows()] == [*(name for name in both for _ in "12"), "aedes", "amqtt"]

@@ -213,10 +213,10 @@ def summarise(jobs: Sequence[Job], seconds: float) -> int:
     """Prints what ran where, what to do about failures, and the totals; the exit status."""
     suites = list(dict.fromkeys(job.suite for job in jobs))
     folders = list(dict.fromkeys(folder for job in jobs for folder in job.ran))
-    print(f"\n{'tests that ran':<16}" + "".join(f"{suite:>10}" for suite in suites))
+    print(f"\n{'tests that ran':<20}" + "".join(f"{suite:>10}" for suite in suites))
     for folder in folders:
         counts = [sum(job.ran[folder] for job in jobs if job.suite == suite) for suite in suites]
-        print(f"{folder:<16}" + "".join(f"{count or '-':>10}" for count in counts))
+        print(f"{folder:<20}" + "".join(f"{count or '-':>10}" for count in counts))
     print(f"in {seconds:.0f} s; full output in {LOGS}\n")
     for job in jobs:
         for (file, test), outcome in job.failed.items():
