@@ -28,12 +28,15 @@ UNASKED_QOS_2 = "the broker sends with QoS 2, for which nobody asked, and does n
 
 @dataclass(frozen=True, slots=True)
 class BrokerSettings:
+    """`protocol` is a version of MQTT, "5" or "3.1.1", or "auto" for the newest that the broker speaks."""
+
     host: str
     port: int
     username: str | None
     password: str | None = field(repr=False)
     tls: TlsSettings | None
     keep_alive_s: int = 20
+    protocol: str = "auto"
 
     @property
     def address(self) -> str:
