@@ -32,6 +32,7 @@ from infoscreen_reboot.mqtt.messages import (
     words,
 )
 from infoscreen_reboot.mqtt.packets import Protocol
+from infoscreen_reboot.mqtt.settings import versions
 from infoscreen_reboot.mqtt.tls import tls_context
 
 log = logging.getLogger(__name__)
@@ -121,14 +122,16 @@ class Consumer:
             raise Lost(f"the broker refuses the subscription to {', '.join(refused)}")
 
     def connect(self) -> None:
-        """In MQTT 5, or in 3.1.1 if the broker says that it does not speak 5. Raises Lost."""
-        self.protocol = Protocol.MQTT_5
+        """In MQTT 5, or in 3.1.1 if the broker says that it does not speak 5 and both are allowed. Raises Lost."""
+        self.protocol, *others = versions(self._settings.protocol)
         try:
             self._connect()
         except _TooNewError:
             self.close()
+            if not others:
+                raise Lost("the broker does not speak MQTT 5, and MQTT_PROTOCOL allows no other") from None
             log.info("the broker at %s does not speak MQTT 5; going on in 3.1.1", self._settings.address)
-            self.protocol = Protocol.MQTT_3_1_1
+            (self.protocol,) = others
             self._connect()
 
     def subscribe(self) -> list[str]:

@@ -4,9 +4,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from infoscreen_reboot.mqtt.messages import BrokerSettings
+from infoscreen_reboot.mqtt.packets import Protocol
 from infoscreen_reboot.mqtt.tls import TlsSettings, tls_context
 
 PASSWORD_CREDENTIAL = "mqtt-password-broker"
+AUTO = "auto"
+# As people write them; the newest first.
+VERSIONS = {Protocol.MQTT_5: "5", Protocol.MQTT_3_1_1: "3.1.1"}
 _WORDS = {
     "yes": True,
     "true": True,
@@ -17,6 +21,11 @@ _WORDS = {
     "off": False,
     "0": False,
 }
+
+
+def versions(protocol: str) -> tuple[Protocol, ...]:
+    """Those that BrokerSettings.protocol allows, in the order in which they are tried."""
+    return tuple(version for version, word in VERSIONS.items() if protocol in (AUTO, word))
 
 
 class Reader:
@@ -76,7 +85,14 @@ class Reader:
         if password is not None and username is None:
             self.problems.append("a broker password is set, but MQTT_USER is not; MQTT has no password without a user")
         port = self.number("MQTT_PORT", default=8883 if uses_tls else 1883, low=1, high=65535)
-        return BrokerSettings(host or "", port, username, password, tls)
+        return BrokerSettings(host or "", port, username, password, tls, protocol=self._protocol())
+
+    def _protocol(self) -> str:
+        text, allowed = self.text("MQTT_PROTOCOL") or AUTO, (AUTO, *VERSIONS.values())
+        if text not in allowed:
+            self.problems.append(f"MQTT_PROTOCOL is {text[:64]!r}; allowed are {', '.join(allowed)}")
+            return AUTO
+        return text
 
     def _tls(self) -> TlsSettings:
         tls = TlsSettings(self.file("MQTT_TLS_CA"), self.file("MQTT_TLS_CERT"), self.file("MQTT_TLS_KEY"))
