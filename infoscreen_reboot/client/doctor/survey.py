@@ -28,7 +28,8 @@ from infoscreen_reboot.client.doctor.judgement import (
     Watchdog,
 )
 from infoscreen_reboot.client.doctor.tuning import Setting
-from infoscreen_reboot.mqtt.messages import CLOSED, TAKEN_OVER
+from infoscreen_reboot.mqtt.messages import CLOSED
+from infoscreen_reboot.mqtt.reasons import TAKEN_OVER
 
 UNIT = "infoscreen-simclient.service"
 AGENT_PROGRAM = "/usr/libexec/infoscreen-reboot/infoscreen-simclient"
@@ -185,8 +186,17 @@ def _losses() -> Losses:
     """Counted in the agent's lines in the journal: each lost connection has a line there."""
     options = f"--unit={UNIT}", "--boot", f"--since=-{LOSSES_COUNT_FOR_MIN}min", "--output=cat", "--no-pager", "--quiet"
     done = subprocess.run(["journalctl", *options], capture_output=True, text=True, errors="replace", check=False)
-    ends = [line.partition(" lost: ")[2].partition(";")[0] for line in done.stdout.splitlines() if " lost: " in line]
-    return Losses(taken_over=ends.count(TAKEN_OVER), closed=ends.count(CLOSED))
+    return losses_in(done.stdout)
+
+
+def losses_in(journal: str) -> Losses:
+    """The broker's own words about it may follow ours, in parentheses."""
+    ends = [line.partition(" lost: ")[2] for line in journal.splitlines()]
+    taken_over, closed = (
+        sum(re.match(rf"{re.escape(text)}(?:;| \(|$)", end) is not None for end in ends)
+        for text in (TAKEN_OVER, CLOSED)
+    )
+    return Losses(taken_over, closed)
 
 
 def _container() -> str:
