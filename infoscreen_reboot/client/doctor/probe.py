@@ -224,7 +224,10 @@ def _not_let_in(broker: BrokerSettings, login: str, trouble: Trouble) -> Finding
     tried = " and ".join(VERSIONS[version] for version in versions(broker.protocol))
     if broker.protocol != AUTO:
         tried += ", which MQTT_PROTOCOL says"
-    plain = "" if broker.tls else "; if this port expects TLS, set MQTT_TLS=yes"
+    secure = "; if this port expects TLS, set MQTT_TLS=yes"
+    if broker.tls:
+        # With TLS 1.3 a broker that misses the certificate says so only after the handshake.
+        secure = "; if the broker wants a certificate of this client, set MQTT_TLS_CERT and MQTT_TLS_KEY"
     match trouble.cause:
         case Cause.SAID if trouble.code in (reasons.BAD_LOGIN, reasons.NOT_AUTHORISED):
             return problem("login", f"the broker refuses the login {login}: {trouble}", _LOGIN_ADVICE)
@@ -232,15 +235,13 @@ def _not_let_in(broker: BrokerSettings, login: str, trouble: Trouble) -> Finding
             text = f"the broker refuses this client: {trouble}"
             return problem("login", text, _ADVICE.get(trouble.code or 0, _LOG_ADVICE))
         case Cause.CLOSED:
-            advice = f"look into the broker's log for the reason{plain}"
+            advice = f"look into the broker's log for the reason{secure}"
         case Cause.SILENT:
-            advice = f"look whether the broker hangs, and whether MQTT_PORT is its port{plain}"
+            advice = f"look whether the broker hangs, and whether MQTT_PORT is its port{secure}"
         case Cause.RUBBISH:
-            advice = f"correct MQTT_PORT, for what is there is no MQTT broker{plain}"
+            advice = f"correct MQTT_PORT, for what is there is no MQTT broker{secure}"
         case Cause.NETWORK:
-            advice = (
-                "set MQTT_TLS_CERT and MQTT_TLS_KEY if the broker wants a certificate of this client; " + _LOG_ADVICE
-            )
+            advice = f"{_LOG_ADVICE}{secure}"
     return problem("login", f"there is no answer in MQTT {tried}: {trouble}", advice)
 
 

@@ -68,6 +68,8 @@ def words(error: Exception) -> str:
     match error:
         case ssl.SSLError():
             return tls_trouble(error)
+        case ConnectionResetError():
+            return "the connection was closed; is TLS expected on this port?"
         case TimeoutError():
             return f"no answer within {PATIENCE_S:g} s"
         case OSError(strerror=str(text)):
