@@ -41,8 +41,6 @@ _ADVICE = {
 }
 # With these a broker may refuse the version alone; the agent then tries the next one.
 _MAYBE_THE_VERSION = (reasons.PROTOCOL_VERSION, 0x80, 0x81, 0x82, 0x83)
-# What a broker may refuse of a will, and the will that the agent leaves then.
-_LESS = {reasons.RETAIN_NOT_SUPPORTED: {"retain": False}, reasons.QOS_NOT_SUPPORTED: {"qos": 0}}
 # An ack may be so large, with its topic. Health is smaller.
 _NEEDED_BYTES = ack.MAX_BYTES + 128
 _TERMS_ADVICE = "allow more in the broker if it can; mosquitto.conf has max_qos, retain_available and max_packet_size"
@@ -211,13 +209,23 @@ def _greet(settings: Settings, protocol: Protocol, will: Will | None) -> tuple[T
     except MalformedPacket as error:
         raise Trouble(Cause.RUBBISH, "the answer was not MQTT") from error
     except Trouble as trouble:
-        less = _LESS.get(trouble.code or 0)
-        if will is None or less is None or replace(will, **less) == will:
+        lesser = will and _lesser(will, trouble.code)
+        if lesser == will:
             raise
-        terms, will = _greet(settings, protocol, replace(will, **less))
+        terms, lesser = _greet(settings, protocol, lesser)
         if trouble.code == reasons.RETAIN_NOT_SUPPORTED:
-            return replace(terms, has_retained=False), will
-        return replace(terms, maximum_qos=0), will
+            return replace(terms, has_retained=False), lesser
+        return replace(terms, maximum_qos=0), lesser
+
+
+def _lesser(will: Will, refusal: int | None) -> Will:
+    """The will that the agent leaves after a broker's no to the one that it would like to leave."""
+    match refusal:
+        case reasons.RETAIN_NOT_SUPPORTED:
+            return replace(will, retain=False)
+        case reasons.QOS_NOT_SUPPORTED:
+            return replace(will, qos=0)
+    return will
 
 
 def _not_let_in(broker: BrokerSettings, login: str, trouble: Trouble) -> Finding:
