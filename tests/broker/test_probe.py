@@ -8,8 +8,10 @@ import json
 import socket
 import struct
 import threading
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,8 @@ from infoscreen_reboot.client.doctor import probe, visit
 from infoscreen_reboot.client.doctor.finding import Finding, Verdict
 from infoscreen_reboot.client.doctor.judgement import BROKER_CHECKS
 from infoscreen_reboot.client.doctor.visit import Trouble
+from infoscreen_reboot.contract.telemetry import PresenceReason, Status, parse_status
+from infoscreen_reboot.controller import presence
 from infoscreen_reboot.mqtt import packets
 from infoscreen_reboot.mqtt.messages import BrokerSettings
 from infoscreen_reboot.mqtt.packets import (
@@ -323,6 +327,17 @@ def test_a_login_with_a_will_is_over_before_anything_else_and_leaves_nothing_beh
     assert with_will.will and not without.will
     assert broker.left == [True, True]
     assert without.properties.get(Property.SESSION_EXPIRY, 0) == 0
+
+
+def test_a_broker_that_publishes_the_will_all_the_same_does_not_take_the_client_offline() -> None:
+    with scripted(but()) as broker:
+        examine(broker.port)
+    will = parse_status(Hello.read(broker.connects[0]).payload)
+    at = datetime(2026, 4, 3, tzinfo=UTC)
+    birth = Status(PresenceReason.CONNECTED, CLIENT, str(uuid.uuid4()), will.boot_id, at)
+    online = presence.hear(presence.Presence(), birth, at)
+    assert presence.hear(online, will, at + timedelta(seconds=1)).is_online
+    assert presence.hear(online, replace(will, timestamp=at + timedelta(seconds=1)), at).is_online is False
 
 
 def test_a_probe_that_is_killed_at_any_moment_leads_to_no_will(impatient: None, broker: Broker, run: Run) -> None:

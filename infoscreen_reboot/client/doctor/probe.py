@@ -41,6 +41,9 @@ _ADVICE = {
 }
 # With these a broker may refuse the version alone; the agent then tries the next one.
 _MAYBE_THE_VERSION = (reasons.PROTOCOL_VERSION, 0x80, 0x81, 0x82, 0x83)
+# When our will was written. amqtt 0.12 publishes the will of a client that leaves very soon. Who hears this one takes it
+# for the late will of a session that has ended, and not for a loss of the agent's.
+_LONG_AGO = datetime.fromtimestamp(0, UTC)
 # An ack may be so large, with its topic. Health is smaller.
 _NEEDED_BYTES = ack.MAX_BYTES + 128
 _TERMS_ADVICE = "allow more in the broker if it can; mosquitto.conf has max_qos, retain_available and max_packet_size"
@@ -130,7 +133,7 @@ def _talk(settings: Settings) -> Iterator[Finding]:
     """Check version, login, will and rights."""
     topics = Topics(settings.client_uuid)
     login = "as " + settings.broker.username if settings.broker.username else "without a user name"
-    will = greeting.will(settings.client_uuid, str(uuid.uuid4()), kernel.boot_id(), datetime.now(UTC))
+    will = greeting.will(settings.client_uuid, str(uuid.uuid4()), kernel.boot_id(), _LONG_AGO)
     try:
         agreed, refused = _meet(settings, Will(will.topic, will.payload, will.qos, will.retain))
     except Trouble as trouble:
