@@ -41,8 +41,8 @@ _ADVICE = {
 }
 # With these a broker may refuse the version alone; the agent then tries the next one.
 _MAYBE_THE_VERSION = (reasons.PROTOCOL_VERSION, 0x80, 0x81, 0x82, 0x83)
-# When our will was written. amqtt 0.12 publishes the will of a client that leaves very soon. Who hears this one takes it
-# for the late will of a session that has ended, and not for a loss of the agent's.
+# When our will was written. amqtt 0.12 publishes the will of a client that leaves very soon. Who hears this one takes
+# it for the late will of a session that has ended, and not for a loss of the agent's.
 _LONG_AGO = datetime.fromtimestamp(0, UTC)
 # An ack may be so large, with its topic. Health is smaller.
 _NEEDED_BYTES = ack.MAX_BYTES + 128
