@@ -11,8 +11,7 @@ from infoscreen_reboot.contract import wire
 from infoscreen_reboot.contract.command import Action
 from infoscreen_reboot.contract.telemetry import Executor
 from infoscreen_reboot.mqtt.messages import BrokerSettings
-from infoscreen_reboot.mqtt.packets import Protocol
-from infoscreen_reboot.mqtt.settings import VERSIONS, Reader
+from infoscreen_reboot.mqtt.settings import Reader
 
 # LSB's code for "program is not configured". The units take it as skipped, not as failed.
 EX_NOT_CONFIGURED = 6
@@ -176,7 +175,7 @@ class _Reader(Reader):
     def requires_signature(self, keys: Path) -> bool:
         name = "COMMAND_REQUIRE_SIGNATURE"
         required = self.flag(name, default=False)
-        if required and self.text("MQTT_PROTOCOL") == VERSIONS[Protocol.MQTT_3_1_1]:
+        if required and self.text("MQTT_PROTOCOL") == "3.1.1":
             self.problems.append(f"{name} is on, but MQTT_PROTOCOL is 3.1.1, in which no signature can be sent")
         if required:
             try:

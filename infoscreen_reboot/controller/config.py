@@ -20,8 +20,7 @@ from infoscreen_reboot.controller.safety import Budget
 from infoscreen_reboot.controller.selection import Selector
 from infoscreen_reboot.controller.windows import Window
 from infoscreen_reboot.mqtt.messages import BrokerSettings
-from infoscreen_reboot.mqtt.packets import Protocol
-from infoscreen_reboot.mqtt.settings import VERSIONS, Reader
+from infoscreen_reboot.mqtt.settings import Reader
 from infoscreen_reboot.mqtt.tls import tls_trouble
 
 T = TypeVar("T")
@@ -227,7 +226,7 @@ def _signing_key(reader: Reader, environment: Mapping[str, str]) -> SigningKey |
     """Its id is the file's name, as on the clients (`command-keys.d/<key id>.pem`), unless it is set."""
     credential = _credential(environment, KEY_CREDENTIAL)
     file, key_id = reader.file("COMMAND_SIGNING_KEY"), reader.text("COMMAND_SIGNING_KEY_ID")
-    if (credential or file) and reader.text("MQTT_PROTOCOL") == VERSIONS[Protocol.MQTT_3_1_1]:
+    if (credential or file) and reader.text("MQTT_PROTOCOL") == "3.1.1":
         reader.problems.append("a signing key is set, but MQTT_PROTOCOL is 3.1.1, in which no signature can be sent")
     if credential is not None and file is not None:
         reader.problems.append(f"COMMAND_SIGNING_KEY and the credential {KEY_CREDENTIAL} are both set; keep one")

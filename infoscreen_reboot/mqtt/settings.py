@@ -3,14 +3,11 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from infoscreen_reboot.mqtt.manner import PROTOCOLS
 from infoscreen_reboot.mqtt.messages import BrokerSettings
-from infoscreen_reboot.mqtt.packets import Protocol
 from infoscreen_reboot.mqtt.tls import TlsSettings, tls_context
 
 PASSWORD_CREDENTIAL = "mqtt-password-broker"
-AUTO = "auto"
-# As people write them; the newest first.
-VERSIONS = {Protocol.MQTT_5: "5", Protocol.MQTT_3_1_1: "3.1.1"}
 _WORDS = {
     "yes": True,
     "true": True,
@@ -21,11 +18,6 @@ _WORDS = {
     "off": False,
     "0": False,
 }
-
-
-def versions(protocol: str) -> tuple[Protocol, ...]:
-    """Those that BrokerSettings.protocol allows, in the order in which they are tried."""
-    return tuple(version for version, word in VERSIONS.items() if protocol in (AUTO, word))
 
 
 class Reader:
@@ -88,11 +80,11 @@ class Reader:
         return BrokerSettings(host or "", port, username, password, tls, protocol=self._protocol())
 
     def _protocol(self) -> str:
-        text, allowed = self.text("MQTT_PROTOCOL") or AUTO, (AUTO, *VERSIONS.values())
-        if text not in allowed:
-            self.problems.append(f"MQTT_PROTOCOL is {text[:64]!r}; allowed are {', '.join(allowed)}")
-            return AUTO
-        return text
+        text, default = self.text("MQTT_PROTOCOL"), "auto"
+        if text is not None and text not in PROTOCOLS:
+            self.problems.append(f"MQTT_PROTOCOL is {text[:64]!r}; allowed are {', '.join(PROTOCOLS)}")
+            return default
+        return text or default
 
     def _tls(self) -> TlsSettings:
         tls = TlsSettings(self.file("MQTT_TLS_CA"), self.file("MQTT_TLS_CERT"), self.file("MQTT_TLS_KEY"))

@@ -11,7 +11,7 @@ from infoscreen_reboot.mqtt.packets import Connack, Property
 
 # MQTT 5, 3.2.2.3.2: this session never expires.
 NEVER_EXPIRES = 0xFFFFFFFF
-_UNLIMITED_BYTES = 0xFFFFFFFF
+UNLIMITED_BYTES = 0xFFFFFFFF
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Terms:
     has_session: bool = False
     keep_alive_s: int | None = None
     receive_maximum: int = 65535
-    maximum_packet_bytes: int = _UNLIMITED_BYTES
+    maximum_packet_bytes: int = UNLIMITED_BYTES
     maximum_qos: int = 2
     has_retained: bool = True
     session_expiry_s: int | None = None
@@ -49,10 +49,10 @@ class Terms:
             keep_alive_s=number(Property.SERVER_KEEP_ALIVE, 0) or None,
             # 0 is against the rules, and one at a time is the least that makes sense of it.
             receive_maximum=max(1, number(Property.RECEIVE_MAXIMUM, 65535)),
-            maximum_packet_bytes=number(Property.MAXIMUM_PACKET_SIZE, _UNLIMITED_BYTES),
+            maximum_packet_bytes=number(Property.MAXIMUM_PACKET_SIZE, UNLIMITED_BYTES),
             maximum_qos=number(Property.MAXIMUM_QOS, 2),
             has_retained=number(Property.RETAIN_AVAILABLE, 1) != 0,
-            session_expiry_s=int(expiry_s) if expiry_s not in (None, NEVER_EXPIRES) else None,
+            session_expiry_s=None if expiry_s is None or expiry_s == NEVER_EXPIRES else int(expiry_s),
             client_id=str(client_id) if client_id is not None else None,
             has_wildcards=number(Property.WILDCARDS_AVAILABLE, 1) != 0,
             has_subscription_ids=number(Property.SUBSCRIPTION_IDS_AVAILABLE, 1) != 0,

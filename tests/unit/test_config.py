@@ -8,8 +8,7 @@ from infoscreen_reboot.client import config
 from infoscreen_reboot.client.config import ConfigError, Settings
 from infoscreen_reboot.contract.command import Action
 from infoscreen_reboot.contract.telemetry import Executor
-from infoscreen_reboot.mqtt.packets import Protocol
-from infoscreen_reboot.mqtt.settings import versions
+from infoscreen_reboot.mqtt.manner import PROTOCOLS
 from tests.world import CLIENT
 
 LEAST = {"MQTT_BROKER": "broker.example", "CLIENT_UUID": CLIENT}
@@ -41,10 +40,9 @@ def test_without_tls_the_port_is_1883_unless_it_is_given() -> None:
     assert load(MQTT_TLS="no").broker.tls is None
 
 
-def test_the_versions_of_mqtt_are_tried_from_the_newest_on_unless_one_is_set() -> None:
-    assert versions(load().broker.protocol) == (Protocol.MQTT_5, Protocol.MQTT_3_1_1)
-    assert versions(load(MQTT_PROTOCOL="5").broker.protocol) == (Protocol.MQTT_5,)
-    assert versions(load(MQTT_PROTOCOL="3.1.1").broker.protocol) == (Protocol.MQTT_3_1_1,)
+def test_the_version_of_mqtt_is_found_by_trial_unless_one_is_set() -> None:
+    assert load().broker.protocol == load(MQTT_PROTOCOL="").broker.protocol == "auto"
+    assert {load(MQTT_PROTOCOL=word).broker.protocol for word in PROTOCOLS} == {"auto", "5", "3.1.1"}
 
 
 @pytest.mark.parametrize("word", ["no", "NO", "false", "off", "0"])

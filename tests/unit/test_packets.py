@@ -15,8 +15,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from infoscreen_reboot.mqtt import packets, paho_client
-from infoscreen_reboot.mqtt.messages import REFUSALS
+from infoscreen_reboot.mqtt import packets, paho_client, reasons
 from infoscreen_reboot.mqtt.packets import (
     Acknowledgement,
     Connack,
@@ -193,7 +192,7 @@ def test_a_suback_of_mqtt_5_may_give_its_reason() -> None:
 
 def test_a_connect_with_a_will_is_what_the_standard_says() -> None:
     connect = Connect("a", 20, "u", "p", packets.Will("w", b"gone", 1, retain=True), b"\x27\x00\x02\x00\x00")
-    # 3.1.2.3: user name, password, will retain, will QoS 1, will, clean start. 3.1.3: id, and the will before the login.
+    # 3.1.2.3: user name, password, will retain, will QoS 1, will, clean start. 3.1.3: id, will, login.
     head = b"\x00\x04MQTT\x05\xee\x00\x14\x05\x27\x00\x02\x00\x00"
     rest = b"\x00\x01a\x00\x00\x01w\x00\x04gone\x00\x01u\x00\x01p"
     assert connect.write(MQTT_5) == bytes([0x10, len(head + rest)]) + head + rest
@@ -202,7 +201,10 @@ def test_a_connect_with_a_will_is_what_the_standard_says() -> None:
 
 
 def test_every_property_of_mqtt_5_is_read_over() -> None:
-    told = {packets.Property.RECEIVE_MAXIMUM: 20, packets.Property.REASON_STRING: "no"}
+    told: dict[packets.Property, int | str] = {
+        packets.Property.RECEIVE_MAXIMUM: 20,
+        packets.Property.REASON_STRING: "no",
+    }
     # A pair, a number of any length, a binary, a text and a byte that we do not use (2.2.2.2).
     others = b"\x26\x00\x01a\x00\x01b" + b"\x0b\x80\x01" + b"\x09\x00\x01x" + b"\x1a\x00\x01y" + b"\x01\x01"
     assert packets.read_properties(others + packets.write_properties(told) + others) == told
@@ -490,7 +492,7 @@ def test_paho_reads_our_refusal(protocol: Protocol) -> None:
     with talking(protocol) as talk:
         talk.said()
         talk.hear(Connack(0x87 if protocol is MQTT_5 else 5).write(protocol))
-        assert REFUSALS[paho_client.code(talk.heard["connect"][3])] == "not authorised"
+        assert reasons.words(paho_client.code(talk.heard["connect"][3])) == "not authorised"
 
 
 @BOTH

@@ -19,11 +19,11 @@ from infoscreen_reboot.contract.command import Action
 from infoscreen_reboot.contract.telemetry import Executor
 from infoscreen_reboot.contract.topics import Topics
 from infoscreen_reboot.mqtt import packets, reasons
+from infoscreen_reboot.mqtt.manner import PROTOCOLS
 from infoscreen_reboot.mqtt.messages import BrokerSettings
 from infoscreen_reboot.mqtt.packets import Connect, MalformedPacket, Property, Protocol, Will
 from infoscreen_reboot.mqtt.paho_client import MAX_PACKET_BYTES
-from infoscreen_reboot.mqtt.settings import AUTO, VERSIONS, versions
-from infoscreen_reboot.mqtt.terms import NEVER_EXPIRES, Terms
+from infoscreen_reboot.mqtt.terms import NEVER_EXPIRES, UNLIMITED_BYTES, Terms
 
 _LOGIN_ADVICE = (
     "correct MQTT_USER and MQTT_PASSWORD_BROKER (or the credential), MQTT_TLS_CERT where the broker wants one, or the "
@@ -191,7 +191,7 @@ def _connect(settings: Settings, protocol: Protocol, will: Will | None, *, is_ke
 def _agree(settings: Settings, will: Will | None) -> _Agreement:
     """Log in with the newest version that the broker speaks; raises the Trouble of the last one that was tried."""
     earlier = None
-    for protocol in versions(settings.broker.protocol):
+    for protocol in PROTOCOLS[settings.broker.protocol]:
         try:
             terms, will = _greet(settings, protocol, will)
         except Trouble as trouble:
@@ -232,9 +232,8 @@ def _lesser(will: Will, refusal: int | None) -> Will:
 
 
 def _not_let_in(broker: BrokerSettings, login: str, trouble: Trouble) -> Finding:
-    tried = " and ".join(VERSIONS[version] for version in versions(broker.protocol))
-    if broker.protocol != AUTO:
-        tried += ", which MQTT_PROTOCOL says"
+    is_set = len(PROTOCOLS[broker.protocol]) == 1
+    tried = f"{broker.protocol}, which MQTT_PROTOCOL says" if is_set else "5 and 3.1.1"
     secure = "; if this port expects TLS, set MQTT_TLS=yes"
     if broker.tls:
         # With TLS 1.3 a broker that misses the certificate says so only after the handshake.
@@ -258,8 +257,9 @@ def _not_let_in(broker: BrokerSettings, login: str, trouble: Trouble) -> Finding
 
 def _judge_version(settings: Settings, agreed: _Agreement) -> Finding:
     if agreed.earlier is None:
-        said = "" if settings.broker.protocol == AUTO else ", as MQTT_PROTOCOL says"
-        return ok("protocol", f"MQTT {VERSIONS[agreed.protocol]}{said}")
+        is_set = len(PROTOCOLS[settings.broker.protocol]) == 1
+        version = "5" if agreed.protocol is Protocol.MQTT_5 else "3.1.1"
+        return ok("protocol", f"MQTT {version}" + ", as MQTT_PROTOCOL says" * is_set)
     text = f"the broker speaks MQTT 3.1.1 only; in MQTT 5: {agreed.earlier}"
     if settings.require_signature:
         advice = "let the broker speak MQTT 5, or set COMMAND_REQUIRE_SIGNATURE=no"
@@ -276,7 +276,7 @@ def _judge_terms(broker: BrokerSettings, agreed: _Agreement) -> Iterator[Finding
         return
     terms = agreed.terms
     kept = "until it is ended" if terms.session_expiry_s is None else f"for {terms.session_expiry_s} s"
-    size = f"{terms.maximum_packet_bytes} bytes" if terms.maximum_packet_bytes < NEVER_EXPIRES else "any"
+    size = f"{terms.maximum_packet_bytes} bytes" if terms.maximum_packet_bytes < UNLIMITED_BYTES else "any"
     said = {
         "keep-alive": f"{terms.keep_alive_s or broker.keep_alive_s} s",
         "receive maximum": str(terms.receive_maximum),
