@@ -190,13 +190,12 @@ def _losses() -> Losses:
 
 
 def losses_in(journal: str) -> Losses:
-    """The broker's own words about it may follow ours, in parentheses."""
+    """The reason begins with our words; more may follow, as what the broker itself says about it."""
     ends = [line.partition(" lost: ")[2] for line in journal.splitlines()]
-    taken_over, closed = (
-        sum(re.match(rf"{re.escape(text)}(?:;| \(|$)", end) is not None for end in ends)
-        for text in (TAKEN_OVER, CLOSED)
+    return Losses(
+        taken_over=sum(end.startswith(TAKEN_OVER) for end in ends),
+        closed=sum(end.startswith(CLOSED) for end in ends),
     )
-    return Losses(taken_over, closed)
 
 
 def _container() -> str:
