@@ -124,7 +124,7 @@ class Controller:
     def publish(self, topic: str, payload: bytes) -> None:
         """Returns when the broker has it."""
         argv = ["mosquitto_pub", *self._address, "-q", "1", "-t", topic, "-s"]
-        subprocess.run(argv, input=payload, check=True, timeout=PATIENCE_S * MOST)
+        subprocess.run(argv, input=payload, check=True, timeout=2 * PATIENCE_S)
 
     def send(self, order: Command) -> None:
         self.publish(self.topics.commands, command.encode(order))

@@ -122,7 +122,7 @@ def main() -> None:
     manner = Manner(reboot_s=(float(reboot_s), float(reboot_s)))
     named = dict(setting.split("=", 1) for setting in settings)
     with asyncio.Runner(loop_factory=FleetLoop) as runner:
-        runner.run(agents.run([Host(Path(state), uuid, 0, manner, named)]))
+        runner.run(agents.run([Host(Path(state), uuid, 0, manner, **named)]))
 
 
 if __name__ == "__main__":

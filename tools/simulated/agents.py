@@ -11,9 +11,8 @@ import contextvars
 import os
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 from unittest import mock
 
@@ -43,15 +42,8 @@ class FleetLoop(asyncio.SelectorEventLoop):
 class SimulatedClient:
     """One machine with the agent on it; it is the `Machine` of its played host."""
 
-    def __init__(
-        self,
-        state: Path,
-        client_uuid: str,
-        port: int,
-        manner: Manner,
-        settings: Mapping[str, str] = MappingProxyType({}),
-    ) -> None:
-        """`settings` are those of agent.env that are to be others than these here."""
+    def __init__(self, state: Path, client_uuid: str, port: int, manner: Manner, **settings: str) -> None:
+        """`settings` are further ones of the agent, by their names."""
         self.uuid = client_uuid
         self.manner = manner
         self.state = state
@@ -79,7 +71,7 @@ class SimulatedClient:
         }
         if manner.mocks:
             environment |= {"COMMAND_EXECUTOR": "mock", "COMMAND_MOCK_REBOOT_IMMEDIATE_COMPLETE": "yes"}
-        self._settings = config.load(environment | dict(settings))
+        self._settings = config.load(environment | settings)
 
     async def run(self) -> None:
         """Boot after boot, until it does not come back or is cancelled."""
