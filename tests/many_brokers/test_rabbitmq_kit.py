@@ -6,6 +6,7 @@ import json
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -130,16 +131,24 @@ def test_a_packet_that_is_too_long_is_not_taken(cluster: Cluster, tmp_path: Path
         assert (done.returncode == 0) == taken, done.stderr
 
 
-def test_a_session_is_on_all_three_nodes_and_waits_for_a_week(cluster: Cluster) -> None:
-    keep = ["mosquitto_sub", *cluster.by_login(OTHER), "-i", f"infoscreen-{OTHER}", "-c", "-V", "mqttv5", "-x"]
-    subprocess.run([*keep, "4294967295", "-q", "1", "-t", Topics(OTHER).commands, "-E"], check=True, timeout=START_S)
-    listed = cluster.nodes[0].ctl(
-        "rabbitmqctl", "list_queues", "--formatter=json", "name", "type", "members", "arguments"
-    )
-    (queue,) = (one for one in json.loads(listed) if one["name"] == f"mqtt-subscription-infoscreen-{OTHER}qos1")
+def test_a_session_is_on_all_three_nodes_and_stays_until_somebody_takes_it_away(cluster: Cluster) -> None:
+    scrapped = "55555555-2222-4333-8444-555555555555"
+    cluster.do(f"./user {scrapped}")
+    keep = ["mosquitto_sub", *cluster.by_login(scrapped), "-i", f"infoscreen-{scrapped}", "-c", "-V", "mqttv5", "-x"]
+    subprocess.run([*keep, "4294967295", "-q", "1", "-t", Topics(scrapped).commands, "-E"], check=True, timeout=START_S)
+    (queue,) = queues_of(cluster, scrapped)
     assert queue["type"] in ("quorum", "rabbit_quorum_queue")
     assert len(queue["members"]) == 3
-    assert ["x-expires", "long", 604_800_000] in [list(one) for one in queue["arguments"]]
+    assert "x-expires" not in [argument[0] for argument in queue["arguments"]]
+    for line in commands("A client that is gone for good"):
+        cluster.do(line.replace(CLIENT, scrapped))
+    assert queues_of(cluster, scrapped) == []
+
+
+def queues_of(cluster: Cluster, client: str) -> list[dict[str, Any]]:
+    columns = "name", "type", "members", "arguments"
+    listed = json.loads(cluster.nodes[0].ctl("rabbitmqctl", "list_queues", "--formatter=json", *columns))
+    return [queue for queue in listed if client in queue["name"]]
 
 
 def test_nodes_listen_for_mqtt_over_tls_and_for_each_other(cluster: Cluster) -> None:
