@@ -89,6 +89,10 @@ class Screen:
     def _log(self) -> Path:
         return self._folder / "log"
 
+    def times_unanswered(self) -> int:
+        """How often a broker that was there said nothing, or hung up."""
+        return len(re.findall("no answer within|without an answer", self.words()))
+
     def protocol(self) -> str:
         """The version of MQTT in which it is connected."""
         return re.findall(r"connected to \S+ in MQTT (\S+)$", self.words(), re.MULTILINE)[-1]

@@ -96,6 +96,8 @@ def live_through(row: Row, server: Server, controller: Controller, screen: Scree
     lose(controller, screen)
     row.restarted = kept(finds(controller, screen, restart))
 
+    assert screen.times_unanswered() <= 1, "it forgets which version of MQTT the broker speaks"
+
     # Power has failed at the broker, and its disk is a new one.
     controller.deafen()
     server.kill()
