@@ -10,7 +10,11 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+from infoscreen_reboot.mqtt.connection import ANSWER_S, Connection, Granted
+from infoscreen_reboot.mqtt.manner import Manner
 from infoscreen_reboot.mqtt.messages import CLOSED, BrokerSettings, Delivery, Message, NotDelivered, Redeliver, words
+from infoscreen_reboot.mqtt.obstacles import messages_on, subscription_to
+from infoscreen_reboot.mqtt.terms import UNLIMITED_BYTES, Terms
 from tests.virtual import Crash, Wire
 
 
@@ -28,6 +32,7 @@ class PlayedBroker:
         self.retained: dict[str, Message] = {}
         self.line: PlayedConnection | None = None
         self.is_up = True
+        self.has_session = False
         # Takes publishes and does not say so: the PUBACKs are lost with the connection.
         self.withholds_pubacks = False
         self.is_frozen = False
@@ -93,6 +98,7 @@ class PlayedBroker:
         if self.line is not None:
             self.cut()  # of two connections of one client the new one stays
         self.line = line
+        self.has_session = True
         for delivery in self.queue:
             line.deliver(delivery)
 
@@ -139,60 +145,95 @@ class PlayedConnection:
         will: Message | None,
         on_message: Callable[[Delivery], None],
         *,
-        clean_session: bool = False,
+        manner: Manner,
+        turn: int,
+        on_taken: Callable[[str, str | None], None],
     ) -> None:
         self._broker = broker
         self._process = process
         self.keep_alive_s = settings.keep_alive_s
+        self.manner, self.turn, self._on_taken = manner, turn, on_taken
+        self.terms = Terms()
+        self.is_reached = self.is_welcome = self.is_poisoned = self.was_hung_up = False
+        self.refusal: int | None = None
+        self.answer_s = ANSWER_S
+        self.unanswered: list[str] = []
+        self.overdue: list[str] = []
+        # Nothing that is sent at QoS 0 ends a connection to this broker.
+        self.unproved = 0
         self.will = will
         self._on_message = on_message
         self._loop = asyncio.get_running_loop()
         self.to_broker, self.to_client = Wire(), Wire()
         self.to_broker.is_frozen = broker.is_frozen
-        self._awaited: list[asyncio.Future[Any]] = []
+        # What an answer has to come for, since when, and whether that is a message.
+        self._awaited: dict[asyncio.Future[Any], tuple[str, float, bool]] = {}
         self._heard_at_s = self._loop.time()
-        self._is_up = False
         self.closed: asyncio.Future[str] = self._loop.create_future()
 
     # what the session does
 
     async def open(self) -> None:
         self._process.check_alive()
-        connected = self._expect()
+        connected = self._expect("", is_publish=False)
+        # The network connection of a broker that is frozen stands, too.
+        self.is_reached = self._broker.is_up
         self.to_broker.send(lambda: self._on_connect(connected))
         await connected
 
-    async def subscribe(self, topics: Sequence[str]) -> list[str]:
-        def subscribe() -> list[str]:
-            self._broker.subscriptions.update(topics)
-            return []
+    async def subscribe(self, topic: str) -> Granted:
+        def subscribe() -> Granted:
+            self._broker.subscriptions.add(topic)
+            return Granted(1, "")
 
-        refused: list[str] = await self._ask(subscribe)
-        return refused
+        granted: Granted = await self._ask(subscribe, subscription_to(topic))
+        return granted
 
     async def unsubscribe(self, topics: Sequence[str]) -> None:
-        if topics:
-            await self._ask(lambda: self._broker.subscriptions.difference_update(topics))
+        for topic in topics:
+            await self._ask(lambda: self._broker.subscriptions.difference_update(topics), subscription_to(topic))
 
-    async def publish(self, message: Message) -> None:
-        await self.send(message)
+    async def publish(self, message: Message) -> bool:
+        return await self.send(message)
 
-    def send(self, message: Message) -> asyncio.Future[Any]:
+    def send(self, message: Message) -> asyncio.Future[bool]:
         if message.qos == 0:
             self._process.check_alive()
             self._check_open()
             self.to_broker.send(lambda: self._broker.take(message))
             written = self._loop.create_future()
-            written.set_result(None)
+            written.set_result(False)
             return written
         self._process.point()
-        answer = self._ask(lambda: self._broker.take(message), is_publish=True)
+
+        def take() -> bool:
+            self._broker.take(message)
+            return True
+
+        answer = self._ask(take, messages_on(message.topic), is_publish=True)
         self._process.point()
         return answer
 
+    @property
+    def under_way(self) -> int:
+        return sum(is_publish for _, _, is_publish in self._awaited.values())
+
+    def prove(self) -> None:
+        """Nothing is unproved."""
+
+    def largest_payload_bytes(self, _topic: str) -> int:
+        return UNLIMITED_BYTES
+
+    teach = Connection.teach
+
     def tick(self) -> None:
-        """Keep-alive: a PINGREQ of which the answer is due one keep-alive later."""
-        if self._is_up and not self.closed.done():
+        """Keep-alive: a PINGREQ of which the answer is due one keep-alive later. And no answer may take too long."""
+        latest_s = self._loop.time() - self.answer_s
+        late = [what for what, since_s, _ in self._awaited.values() if since_s < latest_s]
+        if late and not self.closed.done():
+            self.overdue = [what for what in late if what]
+            self.close(f"no answer within {self.answer_s:g} s")
+        if self.is_welcome and not self.closed.done():
             now_s = self._loop.time()
             if not self._broker.is_frozen:
                 self._heard_at_s = now_s
@@ -215,7 +256,7 @@ class PlayedConnection:
 
     def lose(self) -> None:
         self.to_broker.cut()
-        self.to_client.send(lambda: self._end(CLOSED))
+        self.to_client.send(lambda: self._end(CLOSED, by_broker=True))
 
     def lose_power(self) -> None:
         """Nothing that was under way arrives."""
@@ -230,9 +271,13 @@ class PlayedConnection:
         if not self._broker.is_up:
             self.to_client.send(lambda: self._end("connection refused"))
             return
-        self._is_up = True
-        self.to_client.send(lambda: self._settle(connected, None))
+        self.terms = Terms(has_session=self._broker.has_session)
+        self.to_client.send(lambda: self._on_welcome(connected))
         self._broker.welcome(self)
+
+    def _on_welcome(self, connected: asyncio.Future[Any]) -> None:
+        self.is_welcome = True
+        self._settle(connected, None)
 
     def _on_end(self) -> None:
         self.to_broker.cut()
@@ -261,15 +306,15 @@ class PlayedConnection:
         if self.closed.done():
             raise NotDelivered("not connected")
 
-    def _expect(self) -> asyncio.Future[Any]:
+    def _expect(self, what: str, *, is_publish: bool) -> asyncio.Future[Any]:
         answer = self._loop.create_future()
-        self._awaited.append(answer)
+        self._awaited[answer] = what, self._loop.time(), is_publish
         return answer
 
-    def _ask(self, act: Callable[[], Any], is_publish: bool = False) -> asyncio.Future[Any]:
+    def _ask(self, act: Callable[[], Any], what: str, is_publish: bool = False) -> asyncio.Future[Any]:
         self._process.check_alive()
         self._check_open()
-        answer = self._expect()
+        answer = self._expect(what, is_publish=is_publish)
 
         def arrive() -> None:
             result = act()
@@ -280,16 +325,19 @@ class PlayedConnection:
         return answer
 
     def _settle(self, answer: asyncio.Future[Any], result: object) -> None:
-        if answer in self._awaited:
-            self._awaited.remove(answer)
+        what, _, is_publish = self._awaited.pop(answer, ("", 0.0, False))
+        if is_publish:
+            self._on_taken(what, None)
         if not answer.done():
             answer.set_result(result)
 
-    def _end(self, reason: str) -> None:
+    def _end(self, reason: str, *, by_broker: bool = False) -> None:
         if not self.closed.done():
+            self.was_hung_up = by_broker
+            self.unanswered = list(dict.fromkeys(what for what, _, _ in self._awaited.values() if what))
             self.closed.set_result(reason)
         while self._awaited:
-            answer = self._awaited.pop()
+            answer, _ = self._awaited.popitem()
             if not answer.done():
                 answer.set_exception(NotDelivered(reason))
                 # As one that paho has forgotten: who did not wait for it is not told of it by asyncio.

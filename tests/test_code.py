@@ -31,7 +31,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
 }
 # What decides: it imports the standard library, the contract and each other.
 PURE = (
-    "mqtt.packets",
+    *("mqtt.packets", "mqtt.reasons", "mqtt.terms", "mqtt.manner", "mqtt.obstacles"),
     *("client.agent.lifecycle", "client.agent.policy", "client.agent.boot_report", "client.agent.health"),
     "client.agent.netlink",
     *("client.doctor.judgement", "client.doctor.finding", "client.doctor.tuning", "client.doctor.firmware"),

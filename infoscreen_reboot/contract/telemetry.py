@@ -182,6 +182,18 @@ def encode_failure_alert(alert: FailureAlert) -> bytes:
     return _encode({"event": "service_failed", **asdict(alert), "last_log_lines": lines})
 
 
+def shorten_failure_alert(payload: bytes, most_bytes: int) -> bytes:
+    """The same alert with as many of its last log lines as fit; without any if it is too large all the same."""
+    if len(payload) <= most_bytes:
+        return payload
+    content = wire.decode(payload, _MAX_ALERT)
+    lines = content["last_log_lines"]
+    while lines and len(payload) > most_bytes:
+        lines.pop(0)
+        payload = _encode(content)
+    return payload
+
+
 def is_failure_alert(payload: bytes) -> bool:
     """Whether these bytes, read from a file, may be sent as one."""
     try:

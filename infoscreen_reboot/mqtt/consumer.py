@@ -18,20 +18,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from infoscreen_reboot.mqtt import paho_client
+from infoscreen_reboot.mqtt import packets, paho_client, reasons
+from infoscreen_reboot.mqtt.manner import PROTOCOLS
 from infoscreen_reboot.mqtt.messages import (
     CLOSED,
-    FAREWELLS,
     NOT_MQTT,
-    REFUSALS,
-    TOO_NEW,
     BrokerSettings,
     Delivery,
     Message,
     NotDelivered,
     words,
 )
-from infoscreen_reboot.mqtt.packets import Protocol
+from infoscreen_reboot.mqtt.packets import Kind, Protocol
+from infoscreen_reboot.mqtt.reasons import NO_SUBSCRIBERS
+from infoscreen_reboot.mqtt.terms import Terms
 from infoscreen_reboot.mqtt.tls import tls_context
 
 log = logging.getLogger(__name__)
@@ -44,8 +44,6 @@ LINGER_S = 0.01
 # Nobody waits for what comes at QoS 0, as the health of each client does every half minute. With longer batches, the
 # health of 10,000 clients takes a third of the processor's time (measured 2026-11-26).
 UNHURRIED_LINGER_S = 0.1
-# MQTT 5, 3.3.4: the broker has this reason if nobody has subscribed to the topic.
-NO_SUBSCRIBERS = 0x10
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,20 +64,7 @@ class Puback:
 
     @property
     def is_refusal(self) -> bool:
-        return self.reason >= 0x80
-
-
-@dataclass(frozen=True, slots=True)
-class Terms:
-    """What the broker allows, as it said with its CONNACK (MQTT 5, 3.2.2.3); MQTT 3.1.1 says nothing of it.
-
-    `receive_maximum` is how many messages may be without their PUBACK. Who sends more may be thrown out.
-    """
-
-    receive_maximum: int = 65535
-    maximum_qos: int = 2
-    has_retained: bool = True
-    has_wildcards: bool = True
+        return self.reason >= reasons.REFUSED
 
 
 class Lost(Exception):
@@ -109,7 +94,7 @@ class Consumer:
         for end in (self._waker, self._wakes):
             end.setblocking(False)
         self._keep_alive_s = settings.keep_alive_s
-        self.protocol = Protocol.MQTT_5
+        self.protocol = PROTOCOLS[settings.protocol][0]
         self.terms = Terms()
 
     def open(self) -> None:
@@ -122,7 +107,7 @@ class Consumer:
 
     def connect(self) -> None:
         """In MQTT 5, or in 3.1.1 if the broker says that it does not speak 5. Raises Lost."""
-        self.protocol = Protocol.MQTT_5
+        self.protocol = PROTOCOLS[self._settings.protocol][0]
         try:
             self._connect()
         except _TooNewError:
@@ -217,7 +202,7 @@ class Consumer:
                 client.username_pw_set(settings.username, settings.password)
             if settings.tls is not None:
                 client.tls_set_context(tls_context(settings.tls))
-            options = paho_client.session_options(self.protocol, self._is_forgotten)
+            options = paho_client.session_options(self.protocol, self._is_forgotten, is_forgotten=self._is_forgotten)
             client.connect(settings.host, settings.port, settings.keep_alive_s, **options)
         except (OSError, ValueError) as error:
             self._lose(words(error))
@@ -278,21 +263,15 @@ class Consumer:
         self.close()
         raise Lost(why)
 
-    def _on_connect(self, client: Any, _userdata: Any, _flags: Any, reason: Any, properties: Any = None) -> None:
-        code = paho_client.code(reason)
-        if code in TOO_NEW and self.protocol is Protocol.MQTT_5:
+    def _on_connect(self, client: Any, _userdata: Any, _flags: Any, _reason: Any, *_: Any) -> None:
+        connack = packets.Connack.read(paho_client.incoming(client, Kind.CONNACK))
+        code = reasons.of_connack(connack.code)
+        if code == reasons.PROTOCOL_VERSION and self.protocol is not PROTOCOLS[self._settings.protocol][-1]:
             raise _TooNewError
         if code != 0:
-            raise Lost(REFUSALS.get(code, f"the broker refused with code {code}"))
-        if_unsaid = Terms()
-        self.terms = Terms(
-            receive_maximum=paho_client.said(properties, "ReceiveMaximum", if_unsaid.receive_maximum),
-            maximum_qos=paho_client.said(properties, "MaximumQoS", if_unsaid.maximum_qos),
-            has_retained=paho_client.said(properties, "RetainAvailable", 1) != 0,
-            has_wildcards=paho_client.said(properties, "WildcardSubscriptionAvailable", 1) != 0,
-        )
-        # 0 is "not needed"; it does no harm either.
-        self._keep_alive_s = paho_client.said(properties, "ServerKeepAlive", 0) or self._settings.keep_alive_s
+            raise Lost(reasons.words(code, connack.properties))
+        self.terms = Terms.read(connack)
+        self._keep_alive_s = self.terms.keep_alive_s or self._settings.keep_alive_s
         self._next_misc = 0.0
         paho_client.heed_keep_alive(client, self._keep_alive_s)
         self._answers["connack"] = []
@@ -303,8 +282,10 @@ class Consumer:
     def _on_publish(self, _client: Any, _userdata: Any, packet_id: int, reason: Any = 0, *_: Any) -> None:
         self._pubacks.append(Puback(packet_id, paho_client.code(reason)))
 
-    def _on_farewell(self, code: int) -> None:
-        self._farewell = FAREWELLS.get(code, CLOSED)
+    def _on_farewell(self, packet: packets.Packet) -> None:
+        farewell = packets.Disconnect.read(packet)
+        is_said = farewell.reason >= reasons.REFUSED
+        self._farewell = reasons.words(farewell.reason, farewell.properties) if is_said else CLOSED
 
     def _on_message(self, client: Any, _userdata: Any, message: Any) -> None:
         try:

@@ -6,24 +6,14 @@ import ssl
 from dataclasses import dataclass, field
 
 from infoscreen_reboot.mqtt import paho_client
+from infoscreen_reboot.mqtt.packets import MalformedPacket
 from infoscreen_reboot.mqtt.tls import TlsSettings, tls_trouble
 
-TOO_NEW = (1, 132)
-# Each refusal has two codes: the CONNACK code of MQTT 3.1.1 (paho 1.6), and the reason code of paho 2 and MQTT 5.
-REFUSALS = {
-    **dict.fromkeys(TOO_NEW, "the broker does not accept this protocol version"),
-    **dict.fromkeys((2, 133), "the broker does not accept our client id"),
-    **dict.fromkeys((3, 136), "the broker is not available now"),
-    **dict.fromkeys((4, 134), "bad user name or password"),
-    **dict.fromkeys((5, 135), "not authorised"),
-}
 CLOSED = "the broker closed the connection"
 LEFT = "left"
-# What the broker's DISCONNECT in MQTT 5 tells an operator, if it tells more than CLOSED.
-TAKEN_OVER = "another host has taken this client's session"
-FAREWELLS = {0x8E: TAKEN_OVER}
 NOT_MQTT = "the broker sent what is not MQTT"
-UNASKED_QOS_2 = "the broker sends with QoS 2, for which nobody asked, and does not finish it"
+UNASKED_QOS_2 = "the broker sends with QoS 2, for which nobody asked"
+TOO_LONG = f"the broker sends a packet of more than {paho_client.MAX_PACKET_BYTES} bytes"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +24,8 @@ class BrokerSettings:
     password: str | None = field(repr=False)
     tls: TlsSettings | None
     keep_alive_s: int = 20
+    # A name in manner.PROTOCOLS.
+    protocol: str = "auto"
 
     @property
     def address(self) -> str:
@@ -62,6 +54,10 @@ class NotDelivered(Exception):
     """The PUBACK of a message did not come on this connection; the broker may have the message all the same."""
 
 
+class Refused(NotDelivered):
+    """The broker said that it does not take this message, or it is not to be sent now; the text says why."""
+
+
 class Redeliver(Exception):
     """A delivery could not be stored: it gets no PUBACK, and comes again on the next connection."""
 
@@ -75,7 +71,7 @@ def words(error: Exception) -> str:
             return f"a delivery could not be stored: {error}"
         case ConnectionResetError():
             return CLOSED
-        case _ if isinstance(error, paho_client.UNREADABLE):
+        case _ if isinstance(error, (MalformedPacket, *paho_client.UNREADABLE)):
             return NOT_MQTT
         case OSError(strerror=str(text)):
             return text[:1].lower() + text[1:]

@@ -5,7 +5,7 @@ Section numbers in comments are those of the OASIS standard of MQTT 5, or of 3.1
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Self
@@ -14,7 +14,8 @@ from typing import Self
 _MAX_PACKET_BYTES = 1024 * 1024
 DUP, RETAIN = 0x08, 0x01  # in the first byte of a PUBLISH (3.3.1)
 _MAX_LENGTH, _MAX_TEXT_BYTES, _MAX_PACKET_ID = 268_435_455, 65_535, 65_535
-_CLEAN_START, _HAS_PASSWORD, _HAS_USERNAME = 0x02, 0x40, 0x80  # in the flags of a CONNECT (3.1.2.3)
+# In the flags of a CONNECT (3.1.2.3).
+_CLEAN_START, _HAS_WILL, _WILL_RETAIN, _HAS_PASSWORD, _HAS_USERNAME = 0x02, 0x04, 0x20, 0x40, 0x80
 
 
 class MalformedPacket(ValueError):
@@ -47,6 +48,33 @@ class Kind(IntEnum):
     DISCONNECT = 0xE0
     AUTH = 0xF0  # not in 3.1.1
 
+
+class Property(IntEnum):
+    """What MQTT 5 adds to packets (2.2.2.2); those that we read or write."""
+
+    SESSION_EXPIRY = 0x11
+    ASSIGNED_CLIENT_ID = 0x12
+    SERVER_KEEP_ALIVE = 0x13
+    REASON_STRING = 0x1F
+    RECEIVE_MAXIMUM = 0x21
+    MAXIMUM_QOS = 0x24
+    RETAIN_AVAILABLE = 0x25
+    MAXIMUM_PACKET_SIZE = 0x27
+    WILDCARDS_AVAILABLE = 0x28
+    SUBSCRIPTION_IDS_AVAILABLE = 0x29
+    SHARED_AVAILABLE = 0x2A
+
+
+# What stands behind the identifier of each property: so many bytes of a number, or another shape.
+_BYTES = {
+    **dict.fromkeys((0x01, 0x17, 0x19, 0x24, 0x25, 0x28, 0x29, 0x2A), 1),
+    **dict.fromkeys((0x13, 0x21, 0x22, 0x23), 2),
+    **dict.fromkeys((0x02, 0x11, 0x18, 0x27), 4),
+}
+_TEXTS = (0x03, 0x08, 0x12, 0x15, 0x1A, 0x1C, 0x1F)
+_BINARIES = (0x09, 0x16)
+_NUMBER_OF_ANY_LENGTH, _PAIR = 0x0B, 0x26
+_KNOWN_PROPERTIES = frozenset(Property)
 
 # QoS 0, 1 and 2, and with DUP only 1 and 2: QoS 3 does not exist (3.3.1-4), DUP does not go with QoS 0 (3.3.1-2).
 _PUBLISH_FLAGS = *range(0x0, 0x6), *range(0xA, 0xE)
@@ -105,25 +133,40 @@ class Reader:
 
 
 @dataclass(frozen=True, slots=True)
+class Will:
+    """What the broker says when it has lost the client."""
+
+    topic: str
+    payload: bytes
+    qos: int = 1
+    retain: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Connect:
-    """Without a will; the session is a new one. A keep-alive of 0 is none (3.1.2.10)."""
+    """The session is a new one. A keep-alive of 0 is none (3.1.2.10); `properties` as in a PUBLISH."""
 
     client_id: str
     keep_alive_s: int
     username: str | None = None
     password: str | None = field(default=None, repr=False)
+    will: Will | None = None
+    properties: bytes = b""
 
     def write(self, protocol: Protocol) -> bytes:
         flags = _CLEAN_START
-        names = [self.client_id]
+        parts = [text(self.client_id)]
+        if (will := self.will) is not None:
+            flags |= _HAS_WILL | will.qos << 3 | will.retain * _WILL_RETAIN
+            parts += [_with_length(b"", protocol), text(will.topic), _binary(will.payload)]
         if self.username is not None:
             flags |= _HAS_USERNAME
-            names.append(self.username)
+            parts.append(text(self.username))
         if self.password is not None:
             flags |= _HAS_PASSWORD
-            names.append(self.password)
+            parts.append(text(self.password))
         options = bytes([protocol, flags]) + self.keep_alive_s.to_bytes(2)
-        return frame(Kind.CONNECT, text("MQTT"), options, _with_length(b"", protocol), *map(text, names))
+        return frame(Kind.CONNECT, text("MQTT"), options, _with_length(self.properties, protocol), *parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,9 +175,10 @@ class Connack:
 
     code: int
     has_session: bool = False
+    properties: bytes = b""
 
     def write(self, protocol: Protocol) -> bytes:
-        return frame(Kind.CONNACK, bytes([self.has_session, self.code]), _with_length(b"", protocol))
+        return frame(Kind.CONNACK, bytes([self.has_session, self.code]), _with_length(self.properties, protocol))
 
     @classmethod
     def read(cls, packet: Packet) -> Self:
@@ -143,8 +187,7 @@ class Connack:
         code, at = _byte(packet, at)
         if flags > 1:
             raise _malformed(packet, "flags that are reserved")
-        _skip_properties(packet, at)
-        return cls(code, bool(flags))
+        return cls(code, bool(flags), _last_properties(packet, at))
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,18 +209,21 @@ class Suback:
 
     packet_id: int
     codes: tuple[int, ...]
+    properties: bytes = b""
 
     def write(self, protocol: Protocol) -> bytes:
-        return frame(Kind.SUBACK, _written_id(self.packet_id), _with_length(b"", protocol), bytes(self.codes))
+        properties = _with_length(self.properties, protocol)
+        return frame(Kind.SUBACK, _written_id(self.packet_id), properties, bytes(self.codes))
 
     @classmethod
     def read(cls, packet: Packet, protocol: Protocol) -> Self:
         packet_id, at = _packet_id(packet, packet.start)
+        properties = b""
         if protocol is Protocol.MQTT_5:
-            _, at = _properties(packet, at)
+            properties, at = _properties(packet, at)
         if at == len(packet.raw):
             raise _malformed(packet, "no codes")
-        return cls(packet_id, tuple(packet.raw[at:]))
+        return cls(packet_id, tuple(packet.raw[at:]), properties)
 
 
 @dataclass(slots=True)
@@ -220,16 +266,16 @@ class Acknowledgement:
     kind: Kind
     packet_id: int
     reason: int = 0
+    properties: bytes = b""
 
     def write(self) -> bytes:
-        return frame(self.kind, _written_id(self.packet_id), bytes([self.reason] if self.reason else []))
+        return frame(self.kind, _written_id(self.packet_id), _reason(self.reason, self.properties))
 
     @classmethod
     def read(cls, packet: Packet) -> Self:
         packet_id, at = _packet_id(packet, packet.start)
         reason, at = _byte(packet, at) if at < len(packet.raw) else (0, at)
-        _skip_properties(packet, at)
-        return cls(packet.kind, packet_id, reason)
+        return cls(packet.kind, packet_id, reason, _last_properties(packet, at))
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,16 +283,22 @@ class Disconnect:
     """Another `reason` than 0 is in MQTT 5 only, and so is a DISCONNECT from the broker (3.14.2.1)."""
 
     reason: int = 0
+    properties: bytes = b""
 
     def write(self) -> bytes:
-        return frame(Kind.DISCONNECT, bytes([self.reason] if self.reason else []))
+        return frame(Kind.DISCONNECT, _reason(self.reason, self.properties))
 
     @classmethod
     def read(cls, packet: Packet) -> Self:
         at = packet.start
         reason, at = _byte(packet, at) if at < len(packet.raw) else (0, at)
-        _skip_properties(packet, at)
-        return cls(reason)
+        return cls(reason, _last_properties(packet, at))
+
+
+def publish_bytes(topic: str, payload: bytes) -> int:
+    """How long a PUBLISH without properties is, at QoS 1 in MQTT 5; it is never longer in another way."""
+    length = 2 + len(topic.encode()) + 2 + 1 + len(payload)
+    return 1 + len(coded_length(length)) + length
 
 
 def protocol_of(connect: Packet) -> Protocol:
@@ -304,6 +356,56 @@ def text(content: str) -> bytes:
     data = content.encode()
     if len(data) > _MAX_TEXT_BYTES:
         raise ValueError(f"cannot write a text of {len(data)} bytes: MQTT knows none above {_MAX_TEXT_BYTES}")
+    return len(data).to_bytes(2) + data
+
+
+def write_properties(values: Mapping[Property, int | str]) -> bytes:
+    """As they go over the wire, without their length."""
+    coded = bytearray()
+    for name, value in values.items():
+        coded.append(name)
+        coded += text(value) if isinstance(value, str) else value.to_bytes(_BYTES[name])
+    return bytes(coded)
+
+
+def read_properties(coded: bytes) -> dict[Property, int | str]:
+    """Those that we know. Raises MalformedPacket for one that MQTT 5 does not have, or that ends too early."""
+    found: dict[Property, int | str] = {}
+    at = 0
+    while at < len(coded):
+        name = coded[at]
+        value, at = _property(name, coded, at + 1)
+        if at > len(coded):
+            raise MalformedPacket("cannot read properties: they end too early")
+        if name in _KNOWN_PROPERTIES and value is not None:
+            found[Property(name)] = value
+    return found
+
+
+def _property(name: int, coded: bytes, at: int) -> tuple[int | str | None, int]:
+    """Its value, if it is a number or a text, and where it ends."""
+    if (count := _BYTES.get(name)) is not None:
+        return int.from_bytes(coded[at : at + count]), at + count
+    if name == _NUMBER_OF_ANY_LENGTH:
+        header = read_length(coded, at)
+        return None, header[1] if header is not None else len(coded) + 1
+    if name not in (*_TEXTS, *_BINARIES, _PAIR):
+        raise MalformedPacket(f"cannot read properties: MQTT 5 has no 0x{name:02x}")
+    end = at + 2 + int.from_bytes(coded[at : at + 2])
+    if name == _PAIR:
+        return None, end + 2 + int.from_bytes(coded[end : end + 2])
+    return (coded[at + 2 : end].decode(errors="replace"), end) if name in _TEXTS else (None, end)
+
+
+def _reason(reason: int, properties: bytes) -> bytes:
+    """At the end of a packet; what says nothing may be left out (3.4.2.1)."""
+    if properties:
+        return bytes([reason]) + coded_length(len(properties)) + properties
+    return bytes([reason] if reason else [])
+
+
+def _binary(data: bytes) -> bytes:
+    """With its length in two bytes before it (1.5.6)."""
     return len(data).to_bytes(2) + data
 
 
@@ -366,10 +468,14 @@ def _properties(packet: Packet, at: int) -> tuple[bytes, int]:
     return packet.raw[start:end], end
 
 
-def _skip_properties(packet: Packet, at: int) -> None:
-    """To the end of the packet; where nothing is left there are none."""
-    if at < len(packet.raw) and _properties(packet, at)[1] != len(packet.raw):
+def _last_properties(packet: Packet, at: int) -> bytes:
+    """Those that end the packet; where nothing is left there are none."""
+    if at == len(packet.raw):
+        return b""
+    properties, end = _properties(packet, at)
+    if end != len(packet.raw):
         raise _malformed(packet, "something follows its properties")
+    return properties
 
 
 def _malformed(packet: Packet, what: str) -> MalformedPacket:

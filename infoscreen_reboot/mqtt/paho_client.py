@@ -1,5 +1,6 @@
 """Makes paho 1.6 and 2.x look alike, in MQTT 5 and in 3.1.1; the only import of paho."""
 
+import socket
 import struct
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,14 +10,13 @@ from paho.mqtt import properties as paho_properties
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from infoscreen_reboot.mqtt.packets import Protocol
+from infoscreen_reboot.mqtt.packets import Kind, Packet, Protocol
+from infoscreen_reboot.mqtt.terms import NEVER_EXPIRES
 
-# The broker keeps a session of MQTT 3.1.1 until it is told otherwise; so should it in MQTT 5.
-NEVER_EXPIRES = 0xFFFFFFFF
 # The largest packet that a broker may send us, with all properties. A command has at most 4 KiB. The time that paho
 # needs grows with the square of a packet's properties: a second or two for 128 KiB, many minutes for a few megabytes.
 MAX_PACKET_BYTES = 128 * 1024
-# How many messages may be in flight. paho ignores the broker's own limit; HiveMQ's default is the lowest known to us.
+# How many messages may be in flight, if the broker allows so many; HiveMQ's default is the lowest known to us.
 IN_FLIGHT = 10
 
 ERR_SUCCESS, ERR_PROTOCOL = paho.MQTT_ERR_SUCCESS, paho.MQTT_ERR_PROTOCOL
@@ -43,15 +43,19 @@ def new_client(protocol: Protocol, client_id: str, clean_session: bool, manual_a
     return client
 
 
-def session_options(protocol: Protocol, clean_session: bool) -> dict[str, Any]:
-    """The arguments of connect() that belong to the session."""
+def session_options(protocol: Protocol, clean_start: bool, *, is_forgotten: bool = False) -> dict[str, Any]:
+    """The arguments of connect() that belong to the session.
+
+    `clean_start`: forget the one before. `is_forgotten`: this one ends with its connection.
+    """
     if protocol is Protocol.MQTT_3_1_1:
         return {}
     properties = paho_properties.Properties(PacketTypes.CONNECT)
     properties.MaximumPacketSize = MAX_PACKET_BYTES
-    if not clean_session:
+    if not is_forgotten:
+        # As the broker keeps a session of MQTT 3.1.1.
         properties.SessionExpiryInterval = NEVER_EXPIRES
-    return {"clean_start": clean_session, "properties": properties}
+    return {"clean_start": clean_start, "properties": properties}
 
 
 def publish_options(protocol: Protocol, pairs: Sequence[tuple[str, str]]) -> dict[str, Any]:
@@ -63,9 +67,11 @@ def publish_options(protocol: Protocol, pairs: Sequence[tuple[str, str]]) -> dic
     return {"properties": properties}
 
 
-def subscriptions(protocol: Protocol, topics: Sequence[str]) -> list[tuple[str, Any]]:
-    """The argument of subscribe() for QoS 1."""
-    how: Any = SubscribeOptions(qos=1) if protocol is Protocol.MQTT_5 else 1
+def subscriptions(protocol: Protocol, topics: Sequence[str], *, as_published: bool = False) -> list[tuple[str, Any]]:
+    """The argument of subscribe() for QoS 1. `as_published`: keep the retain flag that the publisher set."""
+    how: Any = 1
+    if protocol is Protocol.MQTT_5:
+        how = SubscribeOptions(qos=1, retainAsPublished=as_published)
     return [(topic, how) for topic in topics]
 
 
@@ -77,8 +83,18 @@ def unreleased(client: PahoClient) -> int:
     return len(client._in_messages)
 
 
-def heed_disconnect(client: Any, heard: Callable[[int], None]) -> None:
-    """Calls `heard` with the reason of the broker's DISCONNECT.
+def incoming_bytes(client: Any) -> int:
+    """How long the packet is that paho is reading; it would read up to 256 MB. 0 between packets."""
+    return int(client._in_packet["remaining_length"])
+
+
+def incoming(client: Any, kind: Kind) -> Packet:
+    """In a callback: the packet that it is about. paho 1.6 does not pass on all that is in it."""
+    return Packet(kind, bytes(client._in_packet["packet"]), 0)
+
+
+def heed_disconnect(client: Any, heard: Callable[[Packet], None]) -> None:
+    """Calls `heard` with the broker's DISCONNECT.
 
     paho's own callback is of no use here. paho reads no reason from a short DISCONNECT, as mosquitto sends it; and for
     the callback it takes a lock that it holds while it answers a delivery.
@@ -86,10 +102,31 @@ def heed_disconnect(client: Any, heard: Callable[[int], None]) -> None:
     handle = client._handle_disconnect
 
     def remember() -> Any:
-        heard((bytes(client._in_packet["packet"]) or b"\0")[0])
+        heard(incoming(client, Kind.DISCONNECT))
         return handle()
 
     client._handle_disconnect = remember
+
+
+def heed_pings(client: Any, sent: Callable[[], None], answered: Callable[[], None]) -> None:
+    """Calls these when paho has sent a PINGREQ, and when its answer is there. paho has no callbacks for them."""
+    send, handle = client._send_pingreq, client._handle_pingresp
+
+    def send_and_tell() -> Any:
+        sent()
+        return send()
+
+    def tell() -> Any:
+        answered()
+        return handle()
+
+    client._send_pingreq, client._handle_pingresp = send_and_tell, tell
+
+
+def ping(client: Any) -> None:
+    """Ask for a sign of life now, unless one is on its way."""
+    if client._ping_t == 0:
+        client._send_pingreq()
 
 
 def heed_keep_alive(client: Any, seconds: int) -> None:
@@ -97,9 +134,14 @@ def heed_keep_alive(client: Any, seconds: int) -> None:
     client._keepalive = seconds
 
 
-def said(properties: Any, name: str, otherwise: int) -> int:
-    """A number among the properties of a packet; `name` is paho's. MQTT 3.1.1 has none of them."""
-    return int(getattr(properties, name, otherwise))
+def heed_receive_maximum(client: Any, most: int) -> None:
+    """The same for how many messages may be in flight. paho's own setter refuses while there is a connection."""
+    client._max_inflight_messages = min(IN_FLIGHT, most)
+
+
+def use_socket(client: Any, connect: Callable[[], socket.socket]) -> None:
+    """Lets `connect` make the network connection. paho would begin with the same address each time."""
+    client._create_socket_connection = connect
 
 
 def code(reason: Any) -> int:

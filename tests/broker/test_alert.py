@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from infoscreen_reboot.client.notifier.notify_failure import send
+from infoscreen_reboot.client.notifier.notify_failure import Sender
 from infoscreen_reboot.mqtt.messages import BrokerSettings, Message, NotDelivered
 from tests.broker.conftest import Broker, MakeBroker, Run
 from tests.broker.inbox import plain
@@ -18,7 +18,7 @@ ALERT = Message(TOPIC, b'{"unit":"player.service"}', retain=True)
 
 def refusal(run: Run, settings: BrokerSettings) -> str:
     async def story() -> None:
-        await send(settings, "alert", ALERT)
+        await Sender(settings, "alert").send(ALERT)
 
     with pytest.raises(NotDelivered) as refused:
         run(story())
@@ -27,7 +27,7 @@ def refusal(run: Run, settings: BrokerSettings) -> str:
 
 def test_an_alert_is_retained_and_leaves_neither_a_will_nor_a_session(broker: Broker, run: Run) -> None:
     async def story() -> None:
-        await send(plain(broker), "alert", ALERT)
+        await Sender(plain(broker), "alert").send(ALERT)
         async with broker.observe("#") as observer:
             assert [(seen.topic, seen.payload) for seen in observer.retained] == [(TOPIC, ALERT.payload)]
 

@@ -19,7 +19,7 @@ import pytest
 from infoscreen_reboot.client import config
 from infoscreen_reboot.client.doctor import probe
 from infoscreen_reboot.client.doctor.finding import Verdict
-from infoscreen_reboot.client.notifier.notify_failure import send
+from infoscreen_reboot.client.notifier.notify_failure import Sender
 from infoscreen_reboot.contract.telemetry import MAX_LOG_LINES, FailureAlert, encode_failure_alert
 from infoscreen_reboot.contract.topics import Leaf, Topics
 from infoscreen_reboot.mqtt.messages import Delivery, Message
@@ -331,9 +331,8 @@ def test_all_that_a_client_does_works(kit: KitBroker, run: Run, way: str) -> Non
                     await session.publish(Message(topic, b"word", qos=0 if topic == topics.health else 1))
                 # The longest alert that there can be, by the notifier; the agent takes it back.
                 payload = encode_failure_alert(alert)
-                await send(
-                    settings_of(kit, way).broker, "notifier", Message(topics.service_failed, payload, retain=True)
-                )
+                notifier = Sender(settings_of(kit, way).broker, "notifier")
+                await notifier.send(Message(topics.service_failed, payload, retain=True))
                 await session.publish(Message(topics.service_failed, b"", retain=True))
                 await session.leave(Message(topics.status, b"stopped", retain=True), PATIENCE_S)
             said = [(topic, words if len(words) < 9 else "long") for topic, words in await asyncio.to_thread(ear.heard)]

@@ -105,8 +105,8 @@ def test_a_certificate_for_another_host_is_named(make_broker: MakeBroker, author
     [
         (b"\x20\x03\x00\x86\x00", "bad user name or password"),
         (b"\x20\x03\x00\x87\x00", "not authorised"),
-        (b"\x20\x03\x00\x97\x00", "code 151"),
-        (b"\xe0\x02\x89\x00", "code 137"),
+        (b"\x20\x03\x00\x97\x00", "a limit of the broker is reached"),
+        (b"\xe0\x02\x89\x00", "the broker is busy"),
     ],
 )
 def test_a_login_that_is_refused_is_told_in_words(refusal: bytes, words: str) -> None:

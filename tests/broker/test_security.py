@@ -184,7 +184,7 @@ def test_a_refused_subscription_is_shown_and_the_session_stays(
         broker = make_broker(f"plugin {plugin}\nplugin_opt_config_file {tmp_path / 'rules.json'}")
         client = Client(plain(broker), COMMANDS, "secrets/#")
         async with client.connected():
-            assert client.session.trouble == "the broker refuses the subscription to secrets/#"
+            assert client.session.trouble == "the broker refuses the subscription to secrets/#: not authorised"
             broker.publish(COMMANDS, "reboot")
             assert await client.received() == b"reboot"
 

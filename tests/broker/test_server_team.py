@@ -97,7 +97,7 @@ def test_a_command_signed_as_the_text_does_it_is_trusted(
         client = Connection(settings, "client", None, inbox.put_nowait)
         try:
             await client.open()
-            await client.subscribe([Topics(CLIENT).commands])
+            await client.subscribe(Topics(CLIENT).commands)
             text = "\n".join((compose, make_keys, place, sign))
             await asyncio.to_thread(
                 subprocess.run, ["bash", "-euo", "pipefail", "-c", text], cwd=tmp_path, env=shell, check=True

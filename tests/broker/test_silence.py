@@ -19,7 +19,7 @@ import pytest
 
 from infoscreen_reboot.mqtt.connection import Connection
 from infoscreen_reboot.mqtt.messages import BrokerSettings, Delivery, Message, NotDelivered
-from infoscreen_reboot.mqtt.packets import Acknowledgement, Kind, Protocol, Publish, Reader
+from infoscreen_reboot.mqtt.packets import Kind, Protocol, Publish, Reader
 from infoscreen_reboot.mqtt.session import Statistics
 from infoscreen_reboot.mqtt.tls import TlsSettings
 from tests.broker.conftest import AT_ONCE_S, PATIENCE_S, Authority, Broker, Run
@@ -197,7 +197,8 @@ async def scripted(
         (b"\x20\x03\x00\x88\x00", "the broker is not available now"),
         (b"\x20\x03\x00\x86\x00", "bad user name or password"),
         (b"\x20\x03\x00\x87\x00", "not authorised"),
-        (b"\x20\x03\x00\x97\x00", "the broker refused with code 151"),
+        (b"\x20\x03\x00\x97\x00", "a limit of the broker is reached"),
+        (b"\x20\x0a\x00\x8a\x07\x1f\x00\x04a\nb\x1b", 'the broker has banned this client ("a?b?")'),
         (b"\x20\x02\x00\x05", "MQTT"),
         (b"HTTP/1.1 400 Bad Request\r\n\r\n" * 8, "MQTT"),
         (b"\x20\x01\x00", "MQTT"),
@@ -239,34 +240,42 @@ def of_qos_2(number: int, payload: bytes) -> bytes:
     return Publish("t", payload, qos=2, packet_id=number).write(Protocol.MQTT_5)
 
 
-def test_deliveries_that_the_broker_never_finishes_cost_the_connection_and_no_memory(run: Run) -> None:
-    flood = b"".join(of_qos_2(number, bytes(1000)) for number in range(1, 3001))
-
+@pytest.mark.parametrize(
+    ("flood", "words"),
+    [
+        (
+            b"".join(of_qos_2(number, bytes(1000)) for number in range(1, 3001)),
+            "the broker sends with QoS 2, for which nobody asked",
+        ),
+        (Publish("t", bytes(2**22)).write(Protocol.MQTT_5), "the broker sends a packet of more than 131072 bytes"),
+    ],
+    ids=["qos-2", "too-long"],
+)
+def test_what_the_broker_may_not_send_costs_the_connection_and_no_memory(run: Run, flood: bytes, words: str) -> None:
     async def story() -> None:
         async with scripted(CONNACK, SUBACK, BIRTH_PUBACK + flood) as (settings, _):
             client = Client(settings)
             async with client.running():
                 await client.until(lambda: client.session.statistics.last_disconnect_at)
-                reason = client.session.statistics.last_disconnect_reason
-                assert reason == "the broker sends with QoS 2, for which nobody asked, and does not finish it"
+                assert client.session.statistics.last_disconnect_reason == words
                 assert client.inbox.empty()
                 await client.until(lambda: client.session.statistics.reconnect_count)
 
     run(story())
 
 
-def test_a_broker_that_finishes_what_it_sends_with_qos_2_is_put_up_with(run: Run) -> None:
-    finished = b"".join(
-        of_qos_2(number, b"%200d" % number) + Acknowledgement(Kind.PUBREL, number).write() for number in range(1, 101)
-    )
+def test_what_comes_again_and_cannot_be_taken_is_left_behind_with_its_session(run: Run) -> None:
+    poison = of_qos_2(1, b"for ever")
 
     async def story() -> None:
-        async with scripted(CONNACK, SUBACK, BIRTH_PUBACK + finished) as (settings, _):
-            client = Client(settings)
-            async with client.running():
-                for number in range(1, 101):
-                    assert int(await client.received()) == number
-                assert client.session.trouble is None
+        async with scripted(CONNACK, SUBACK, BIRTH_PUBACK + poison) as (settings, packets):
+            asks_for_new: list[bool] = []
+            async with Client(settings).running():
+                while True not in asks_for_new:
+                    packet = await asyncio.wait_for(packets.get(), PATIENCE_S)
+                    if packet[0] == Kind.CONNECT:
+                        asks_for_new.append(bool(packet[9] & 0x02))
+            assert asks_for_new == [False, False, False, True]
 
     run(story())
 
@@ -276,8 +285,8 @@ def test_a_broker_that_finishes_what_it_sends_with_qos_2_is_put_up_with(run: Run
     [
         (b"\xe0\x01\x8e", "another host has taken this client's session"),
         (b"\xe0\x02\x8e\x00", "another host has taken this client's session"),
-        (b"\xe0\x0a\x8e\x08\x1f\x00\x05clone", "another host has taken this client's session"),
-        (b"\xe0\x01\x8b", "the broker closed the connection"),
+        (b"\xe0\x0a\x8e\x08\x1f\x00\x05clone", 'another host has taken this client\'s session ("clone")'),
+        (b"\xe0\x01\x8b", "the broker is shutting down"),
         (b"\xe0\x00", "the broker closed the connection"),
     ],
     ids=["short", "no-properties", "with-a-reason", "another-code", "no-code"],

@@ -39,7 +39,8 @@ class Ear:
 
     async def open(self) -> None:
         await self._line.open()
-        await self._line.subscribe([f"infoscreen/{self.uuid}/{leaf}" for leaf in LEAVES])
+        for leaf in LEAVES:
+            await self._line.subscribe(f"infoscreen/{self.uuid}/{leaf}")
 
     def _on_message(self, delivery: Delivery) -> None:
         leaf = delivery.topic.removeprefix(f"infoscreen/{self.uuid}/")

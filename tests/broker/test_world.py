@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -95,8 +96,8 @@ class PlayedStage(Stage):
         self.heard: list[Message] = []
         self.broker = PlayedBroker(self.heard.append)
 
-        def connection(*args: object) -> PlayedConnection:
-            return PlayedConnection(self.broker, Immortal(), *args)  # type: ignore[arg-type]  # as the session gives them
+        def connection(*args: Any, **options: Any) -> PlayedConnection:
+            return PlayedConnection(self.broker, Immortal(), *args, **options)
 
         monkeypatch.setattr(session, "Connection", connection)
         super().__init__(Client(session.BrokerSettings("played", 1883, None, None, None)))

@@ -66,7 +66,7 @@ class Told:
         self.once: list[Letter] = []
         self.store = Store(path)
         self.world = World(path)
-        self.ledger = Ledger(w.CLIENT, self.store, self.world, lambda: None, self.once.extend)
+        self.ledger = Ledger(w.CLIENT, self.store, self.world, lambda: None, self.once.extend, compat_topics=True)
 
 
 def new(command_id: str) -> Record:
@@ -106,10 +106,18 @@ class Line:
     def __init__(self) -> None:
         self.sent: list[Message] = []
 
-    def send(self, message: Message) -> asyncio.Future[None]:
+    is_connected = has_room = True
+
+    def topics_set_aside(self) -> Sequence[str]:
+        return []
+
+    def next_try_s(self) -> float | None:
+        return None
+
+    def send(self, message: Message) -> asyncio.Future[bool]:
         self.sent.append(message)
         done = asyncio.get_running_loop().create_future()
-        done.set_result(None)
+        done.set_result(True)
         return done
 
     async def wait_connected(self) -> None: ...

@@ -8,14 +8,14 @@ from __future__ import annotations
 import contextlib
 import socket
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from infoscreen_reboot.mqtt import packets, paho_client
-from infoscreen_reboot.mqtt.messages import REFUSALS
+from infoscreen_reboot.mqtt import packets, paho_client, reasons
 from infoscreen_reboot.mqtt.packets import (
     Acknowledgement,
     Connack,
@@ -166,13 +166,17 @@ def test_what_is_written_is_what_the_standards_say(packet: bytes, raw: bytes) ->
     ("raw", "read", "expected"),
     [
         (b"\x20\x02\x00\x01", Connack.read, Connack(1)),
-        (b"\x20\x09\x00\x84\x06\x1f\x00\x03old", Connack.read, Connack(0x84)),
+        (b"\x20\x09\x00\x84\x06\x1f\x00\x03old", Connack.read, Connack(0x84, properties=b"\x1f\x00\x03old")),
         (b"\x40\x02\x00\x07", Acknowledgement.read, Acknowledgement(Kind.PUBACK, 7)),
         (b"\x40\x04\x00\x07\x10\x00", Acknowledgement.read, Acknowledgement(Kind.PUBACK, 7, 0x10)),
-        (b"\x50\x09\x00\x07\x87\x05\x1f\x00\x02no", Acknowledgement.read, Acknowledgement(Kind.PUBREC, 7, 0x87)),
+        (
+            b"\x50\x09\x00\x07\x87\x05\x1f\x00\x02no",
+            Acknowledgement.read,
+            Acknowledgement(Kind.PUBREC, 7, 0x87, b"\x1f\x00\x02no"),
+        ),
         (b"\xe0\x00", Disconnect.read, Disconnect()),
         (b"\xe0\x01\x8e", Disconnect.read, Disconnect(0x8E)),
-        (b"\xe0\x0a\x8e\x08\x1f\x00\x05clone", Disconnect.read, Disconnect(0x8E)),
+        (b"\xe0\x0a\x8e\x08\x1f\x00\x05clone", Disconnect.read, Disconnect(0x8E, b"\x1f\x00\x05clone")),
     ],
 )
 def test_what_a_broker_may_leave_out_and_what_it_may_add(
@@ -183,7 +187,35 @@ def test_what_a_broker_may_leave_out_and_what_it_may_add(
 
 def test_a_suback_of_mqtt_5_may_give_its_reason() -> None:
     raw = b"\x90\x09\x00\x01\x05\x1f\x00\x02no\x87"
-    assert Suback.read(one(raw), MQTT_5) == Suback(1, (0x87,))
+    assert Suback.read(one(raw), MQTT_5) == Suback(1, (0x87,), b"\x1f\x00\x02no")
+
+
+def test_a_connect_with_a_will_is_what_the_standard_says() -> None:
+    connect = Connect("a", 20, "u", "p", packets.Will("w", b"gone", 1, retain=True), b"\x27\x00\x02\x00\x00")
+    # 3.1.2.3: user name, password, will retain, will QoS 1, will, clean start. 3.1.3: id, will, login.
+    head = b"\x00\x04MQTT\x05\xee\x00\x14\x05\x27\x00\x02\x00\x00"
+    rest = b"\x00\x01a\x00\x00\x01w\x00\x04gone\x00\x01u\x00\x01p"
+    assert connect.write(MQTT_5) == bytes([0x10, len(head + rest)]) + head + rest
+    without = replace(connect, will=None, username=None, password=None, properties=b"")
+    assert without.write(MQTT_3_1_1) == b"\x10\x0d\x00\x04MQTT\x04\x02\x00\x14\x00\x01a"
+
+
+def test_every_property_of_mqtt_5_is_read_over() -> None:
+    told: dict[packets.Property, int | str] = {
+        packets.Property.RECEIVE_MAXIMUM: 20,
+        packets.Property.REASON_STRING: "no",
+    }
+    # A pair, a number of any length, a binary, a text and a byte that we do not use (2.2.2.2).
+    others = b"\x26\x00\x01a\x00\x01b" + b"\x0b\x80\x01" + b"\x09\x00\x01x" + b"\x1a\x00\x01y" + b"\x01\x01"
+    assert packets.read_properties(others + packets.write_properties(told) + others) == told
+
+
+@pytest.mark.parametrize(
+    "broken", [b"\x7f\x00", b"\x21\x00", b"\x1f\x00\x09ab", b"\x26\x00\x01a\x00", b"\x0b\x80", b"\x1f"]
+)
+def test_properties_that_mqtt_5_does_not_have_or_that_end_too_early_are_refused(broken: bytes) -> None:
+    with pytest.raises(packets.MalformedPacket):
+        packets.read_properties(broken)
 
 
 # --- There and back
@@ -460,7 +492,7 @@ def test_paho_reads_our_refusal(protocol: Protocol) -> None:
     with talking(protocol) as talk:
         talk.said()
         talk.hear(Connack(0x87 if protocol is MQTT_5 else 5).write(protocol))
-        assert REFUSALS[paho_client.code(talk.heard["connect"][3])] == "not authorised"
+        assert reasons.words(paho_client.code(talk.heard["connect"][3])) == "not authorised"
 
 
 @BOTH

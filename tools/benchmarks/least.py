@@ -51,7 +51,7 @@ async def agent(port: str, topic: str, path: str) -> None:
     work: list[asyncio.Task[None]] = [asyncio.create_task(bus.run())]
     connection = Connection(BrokerSettings("127.0.0.1", int(port), None, None, None), "least", None, on_message)
     await connection.open()
-    await connection.subscribe([topic])
+    await connection.subscribe(topic)
     while True:
         await asyncio.sleep(5)
         connection.tick()

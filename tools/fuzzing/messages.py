@@ -323,7 +323,7 @@ async def _lie(packets: int, rng: random.Random, outcome: Outcome) -> None:
             try:
                 async with asyncio.timeout(10):
                     await connection.open()
-                    await connection.subscribe([TOPICS.commands])
+                    await connection.subscribe(TOPICS.commands)
                     await connection.publish(Message("status", b"online"))
             except NotDelivered:
                 pass

@@ -51,6 +51,10 @@ class SimulatedClient:
         self.boots = self.lives = 0
         self.process_is_dead = True
         self.on_stop: Callable[[], object] = lambda: None
+        # What `systemctl status` would show of its agent, and who is told of each change.
+        self.status = ""
+        self.on_status: Callable[[], object] = lambda: None
+        self.alerts = state / "alerts"
         self.host = PlayedHost(self)
         self._boot_id = str(uuid.uuid4())
         self._booted_s = time.monotonic()
@@ -94,10 +98,20 @@ class SimulatedClient:
         self.process_is_dead = False
         self.lives += 1
         try:
-            await app.Service(self._settings, store, clock, self.state, unfit).run()
+            # The alerts of the machine on which this runs are not those of our client.
+            with mock.patch.dict(os.environ, RUNTIME_DIRECTORY=str(self.alerts)):
+                service = app.Service(self._settings, store, clock, self.state, unfit)
+            await service.run()
         finally:
             self.process_is_dead = True
             store.close()
+
+    def hear(self, notice: str) -> None:
+        """As systemd hears its agent, sd_notify(3)."""
+        for line in notice.splitlines():
+            if line.startswith("STATUS="):
+                self.status = line.removeprefix("STATUS=")
+                self.on_status()
 
     def _boot(self) -> None:
         self.boots += 1
@@ -154,9 +168,9 @@ class _Clock(app.SystemClock):
 async def run(clients: Sequence[SimulatedClient]) -> None:
     """All of them, on a FleetLoop. As long as this runs, this process knows only played hosts."""
     ours = mock.patch.object(host, "Bus", lambda on_signal: PlayedBus(_current.get().host, on_signal))
-    # Neither systemd nor the alerts of the machine on which this runs are those of our clients.
-    with ours, mock.patch.dict(os.environ, RUNTIME_DIRECTORY=str(clients[0].state / "alerts")):
-        os.environ.pop("NOTIFY_SOCKET", None)
+    # systemd, which may have started this process, does not hear of our clients.
+    unheard = mock.patch.object(app, "notify", lambda notice: _current.get().hear(notice))
+    with ours, unheard:
         async with asyncio.TaskGroup() as tasks:
             for client in clients:
                 tasks.create_task(client.run(), name=client.uuid)

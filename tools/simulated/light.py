@@ -108,7 +108,8 @@ class LightClient:
         try:
             async with self._gate:
                 await connection.open()
-                await connection.subscribe([self._topics.commands, self._topics.transitional_command])
+                await connection.subscribe(self._topics.commands)
+                await connection.subscribe(self._topics.transitional_command)
                 await connection.publish(self._status(PresenceReason.CONNECTED))
             self._connection = connection
             self._deliver_owed()
@@ -209,13 +210,13 @@ class LightClient:
         if answer is not None:
             answer.add_done_callback(lambda sent: self._strike_out(payload, sent))
 
-    def _strike_out(self, payload: bytes, sent: asyncio.Future[None]) -> None:
+    def _strike_out(self, payload: bytes, sent: asyncio.Future[bool]) -> None:
         if not sent.cancelled() and sent.exception() is None and payload in self._owed:
             self._owed.remove(payload)
         if not self._owed:
             self._owes_nothing.set()
 
-    def _send(self, message: Message) -> asyncio.Future[None] | None:
+    def _send(self, message: Message) -> asyncio.Future[bool] | None:
         if self._connection is None:
             return None
         try:

@@ -91,7 +91,9 @@ class Agent:
         self._staying = asyncio.Event()
         self._staying.set()
         self._changed = asyncio.Event()
-        self._ledger = Ledger(settings.client_uuid, store, clock, self._on_entry, outbox.send_once)
+        self._ledger = Ledger(
+            settings.client_uuid, store, clock, self._on_entry, outbox.send_once, settings.compat_topics
+        )
         self._on_change = on_change
         self._signatures = signatures
         self._unfit = unfit
@@ -107,6 +109,9 @@ class Agent:
         if boot is not None and boot.boot_id == self._boot_id and boot.shutdown_began:
             # This is still the same boot, so the shutdown that an earlier run saw begin did not happen.
             self._mark_shutdown(began=False)
+        if not self._settings.compat_topics and (count := self._store.forget_owed(self._topics.transitional_ack)):
+            # Each of these acks is owed on the canonical topic, too.
+            log.info("%d acks on the transitional topic are dropped: COMMAND_COMPAT_TOPICS is off", count)
         for record in self._store.open_records():
             self._ledger.apply(record, AgentStarted(self._boot_id))
 

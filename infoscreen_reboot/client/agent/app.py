@@ -35,6 +35,9 @@ _SESSION_STALE_S = 30.0
 # Changes come in bursts, and each new status line counts the outbox again.
 _STATUS_AT_MOST_EVERY_S = 0.2
 _START_IS_OVER_S = 2.0
+# A broker that once did not answer in MQTT 5 is asked in it again after so long. Without MQTT 5 there are no
+# signatures, and a client that requires them takes no command.
+_MQTT_5_AGAIN_S = {False: 3600.0, True: 60.0}
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +85,10 @@ class Service:
             presence=status.open_session,
             on_message=lambda delivery: self._agent.on_message(delivery),
             on_change=self._on_change,
+            on_free=lambda: self._outbox.resume(),
+            on_forgotten=lambda: self._monitor.tell_again(),
             statistics=recall_statistics(store),
+            mqtt_5_again_s=_MQTT_5_AGAIN_S[settings.require_signature],
         )
         self._host = SystemHost(lambda kind: self._agent.on_departure(kind), lambda: self._agent.on_stay())
         self._outbox = Outbox(store, self._session)
@@ -202,7 +208,7 @@ class Service:
 
     def _say_status(self) -> None:
         """One line for `systemctl status`: what we wait for, in an operator's words."""
-        parts = [self._session.trouble or self._connection_words()]
+        parts = [self._connection_words()]
         parts += [f"{record.action} {record.command_id} is {record.state}" for record in self._store.open_records()]
         owed = self._store.owed_count()
         if owed:
@@ -221,8 +227,9 @@ class Service:
         if self._session.is_away:
             return "the host is going down: no connection to the broker until it is up again, or stays up after all"
         if self._session.is_connected:
-            return f"connected to {self._address}, ready for commands"
-        return f"connecting to {self._address}"
+            trouble = self._session.trouble
+            return f"connected to {self._address}, " + (f"but {trouble}" if trouble else "ready for commands")
+        return self._session.trouble or f"connecting to {self._address}"
 
 
 def _signatures(settings: config.Settings) -> Signatures | None:

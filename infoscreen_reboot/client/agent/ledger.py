@@ -34,13 +34,16 @@ class Ledger:
         clock: Clock,
         on_entry: Callable[[], None],
         send_once: Callable[[Sequence[Letter]], None],
+        compat_topics: bool,
     ) -> None:
+        """`compat_topics`: what came on the transitional topic is answered there, too."""
         self._client_uuid = client_uuid
         self._topics = Topics(client_uuid)
         self._store = store
         self._clock = clock
         self._on_entry = on_entry
         self._send_once = send_once
+        self._compat_topics = compat_topics
 
     def advance(self, record: Record, event: Event) -> None:
         """Apply `event` to `record` as the store has it now, unless the command has ended meanwhile."""
@@ -84,7 +87,7 @@ class Ledger:
         if record.ack is None:
             return []
         topics = [self._topics.commands_ack]
-        if record.came_by_transitional:
+        if record.came_by_transitional and self._compat_topics:
             topics.append(self._topics.transitional_ack)
         return [Letter(topic, record.ack) for topic in topics]
 

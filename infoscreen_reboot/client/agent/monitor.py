@@ -134,6 +134,17 @@ class Monitor:
     def nudge(self) -> None:
         self._changed.set()
 
+    def tell_again(self) -> None:
+        """The broker may have forgotten what it keeps of this client: the standing alert and the boot report.
+
+        Raises StoreError.
+        """
+        self._told_alert = None
+        report = self._store.last_boot_report()
+        if report is not None and telemetry.parse_boot_report(report).boot_id == self._clock.boot_id():
+            self._outbox.answer_again([Letter(self._topics.boot, report, retain=True)])
+        self.nudge()
+
     async def run(self) -> None:
         """Runs for ever. Raises StoreError."""
         while True:
@@ -142,9 +153,9 @@ class Monitor:
                 self._changed.clear()
             self._save()
             if self._session.is_connected:
-                with contextlib.suppress(NotDelivered):  # the next turn of the loop sends it again
-                    await self._tell_health()
-                    await self._tell_alert()
+                for tell in (self._tell_health, self._tell_alert):
+                    with contextlib.suppress(NotDelivered):  # the next turn of the loop sends it again
+                        await tell()
                 await asyncio.sleep(_AT_MOST_EVERY_S)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(INTERVAL_S):
@@ -207,7 +218,9 @@ class Monitor:
         payload = failed[-1].payload if failed else self._tell_what_was_set_aside()
         if payload == self._told_alert and failed == standing:
             return
-        await self._session.publish(Message(self._topics.service_failed, payload, retain=True))
+        most_bytes = self._session.largest_payload_bytes(self._topics.service_failed)
+        shortened = telemetry.shorten_failure_alert(payload, most_bytes)
+        await self._session.publish(Message(self._topics.service_failed, shortened, retain=True))
         self._told_alert = payload
         for alert in standing:
             if alert not in failed:

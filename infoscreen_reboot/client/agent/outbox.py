@@ -1,14 +1,20 @@
-"""Delivers the letters that the store owes, in order, and strikes each out only on the broker's PUBACK."""
+"""Delivers the letters that the store owes, and strikes each out only on the broker's PUBACK.
+
+They go out in order, except that a topic which the broker does not take just now holds up no other.
+"""
 
 import asyncio
 import contextlib
+import json
 import logging
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 from infoscreen_reboot.client.agent.ports import Post
-from infoscreen_reboot.client.agent.store import OWED_BOUND, Letter, Store, StoreError, StoreUnusable
-from infoscreen_reboot.mqtt.messages import Message, NotDelivered
+from infoscreen_reboot.client.agent.store import OWED_BOUND, Letter, Owed, Store, StoreError, StoreUnusable
+from infoscreen_reboot.mqtt.messages import Message, NotDelivered, Refused
 from infoscreen_reboot.mqtt.paho_client import IN_FLIGHT
 
 log = logging.getLogger(__name__)
@@ -17,14 +23,28 @@ log = logging.getLogger(__name__)
 _STRIKE_OUT_AGAIN_S = 30.0
 
 
+@dataclass
+class _Sent:
+    """A letter under way. `delivery` is done on the broker's PUBACK, or lost."""
+
+    letter: Letter
+    delivery: asyncio.Future[bool]
+
+    @cached_property
+    def command_id(self) -> object:
+        return _command_id(self.letter)
+
+
 class Outbox:
     """Sends the owed letters of `store` through `post` while `run` is running."""
 
     def __init__(self, store: Store, post: Post) -> None:
         self._store = store
         self._post = post
-        # Sent and not struck out: the letter's number and its delivery. All were sent on the same connection.
-        self._sent: deque[tuple[int, asyncio.Future[None]]] = deque()
+        # Sent and not struck out, by the letter's number. All were sent on the same connection.
+        self._sent: dict[int, _Sent] = {}
+        # Sent on this connection, which has no PUBACK: the broker knows QoS 0 only. They stay owed.
+        self._unacknowledged: set[int] = set()
         # Delivered, but not struck out because the disk refused it. This process does not send them again.
         self._delivered: list[int] = []
         # To be sent once; they are not owed. If there are too many, the oldest are dropped.
@@ -40,6 +60,10 @@ class Outbox:
         self._work.set()
         with contextlib.suppress(NotDelivered):
             self._send_more()
+
+    def resume(self) -> None:
+        """The broker may take now what it did not take before, or the connection is lost."""
+        self._work.set()
 
     def answer_again(self, letters: Sequence[Letter]) -> None:
         """Answer a command that is known already. Raises StoreError."""
@@ -68,8 +92,11 @@ class Outbox:
                 self._post.send(Message(letter.topic, letter.payload, qos=0)).add_done_callback(_is_lost)
 
     async def wait_empty(self, timeout_s: float) -> bool:
-        """Wait until everything owed is delivered; returns whether that was within `timeout_s`. Raises StoreError."""
-        if not self._store.owed(1, after=self._last_delivered()):
+        """Wait until everything owed is delivered that the broker takes just now. Raises StoreError.
+
+        Returns whether that was within `timeout_s`.
+        """
+        if not self._sent and not self._next(1):
             return True
         try:
             async with asyncio.timeout(timeout_s):
@@ -96,40 +123,72 @@ class Outbox:
         """Deliver as long as the connection lasts; raises NotDelivered when it ends."""
         while True:
             self._work.clear()
+            self._settle()
+            if not self._post.is_connected:
+                raise NotDelivered
             self._send_more()
-            if self._sent:
-                await self._sent[0][1]
-                self._strike_out()
-            else:
+            if not self._sent and self._post.has_room:
                 self._empty.set()
-                await self._wait_for_work()
+            await self._wait_for_work()
 
     async def _wait_for_work(self) -> None:
-        """Wait until there is something new. In the meantime, try to strike out what a full disk has kept."""
-        while self._delivered:
-            try:
-                async with asyncio.timeout(_STRIKE_OUT_AGAIN_S):
-                    await self._work.wait()
-                return
-            except TimeoutError:
-                self._strike_out()
-        await self._work.wait()
+        """Until there is something new, or until something that was not possible may be tried again."""
+        pauses_s = [_STRIKE_OUT_AGAIN_S] if self._delivered else []
+        if (next_try_s := self._post.next_try_s()) is not None:
+            pauses_s.append(next_try_s)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(min(pauses_s, default=None)):
+                await self._work.wait()
+
+    def _next(self, limit: int) -> list[Owed]:
+        """The oldest letters that are not under way, and that the broker would take now."""
+        done_with = [*self._sent, *self._delivered, *self._unacknowledged]
+        return self._store.owed(limit, besides=done_with, not_on=self._post.topics_set_aside())
 
     def _send_more(self) -> None:
-        if not self._is_delivering or len(self._sent) == IN_FLIGHT:
+        if not self._is_delivering or not self._post.has_room:
             return
-        # If a letter was lost with its connection, no later one may go out before it on the next connection.
-        if any(_is_lost(delivery) for _, delivery in self._sent):
-            return
-        last = self._sent[-1][0] if self._sent else self._last_delivered()
-        for owed in self._store.owed(IN_FLIGHT - len(self._sent), after=last):
-            self._sent.append((owed.seq, self._post.send(_message(owed.letter))))
+        for owed in self._next(IN_FLIGHT):
+            if self._has_to_wait(owed.letter):
+                return  # nothing overtakes it
+            self._send(owed)
+            if not self._post.has_room:
+                return
 
-    def _strike_out(self) -> None:
-        """Strike out, in one transaction, the first letters of the queue, as far as the broker has them."""
-        is_news = bool(self._sent)
-        while self._sent and self._sent[0][1].done() and not _is_lost(self._sent[0][1]):
-            self._delivered.append(self._sent.popleft()[0])
+    def _has_to_wait(self, letter: Letter) -> bool:
+        """The acks of one command keep their order, even if the broker refuses the first one."""
+        ahead = [each for each in self._sent.values() if each.letter.topic == letter.topic and not each.delivery.done()]
+        return bool(ahead) and _command_id(letter) in [each.command_id for each in ahead]
+
+    def _send(self, owed: Owed) -> None:
+        try:
+            delivery = self._post.send(_message(owed.letter))
+        except Refused:
+            return  # its topic is set aside now
+        delivery.add_done_callback(lambda _: self._work.set())
+        self._sent[owed.seq] = _Sent(owed.letter, delivery)
+
+    def _settle(self) -> None:
+        """Strike out, in one transaction, what the broker has. Raises NotDelivered if the connection is lost."""
+        is_lost = is_news = False
+        for seq, sent in list(self._sent.items()):
+            if not sent.delivery.done():
+                continue
+            del self._sent[seq]
+            if _is_lost(sent.delivery):
+                is_lost = is_lost or not isinstance(sent.delivery.exception(), Refused)
+            elif sent.delivery.result():
+                self._delivered.append(seq)
+                is_news = True
+            else:
+                self._unacknowledged.add(seq)
+        self._strike_out(is_news)
+        if is_lost:
+            raise NotDelivered
+
+    def _strike_out(self, is_news: bool) -> None:
+        if not self._delivered:
+            return
         try:
             self._store.strike_out(self._delivered)
         except StoreUnusable:
@@ -140,21 +199,23 @@ class Outbox:
         else:
             self._delivered.clear()
 
-    def _last_delivered(self) -> int:
-        return self._delivered[-1] if self._delivered else 0
-
     async def _forget_sent(self) -> None:
         self._is_delivering = False
         self._work.set()
-        deliveries = [delivery for _, delivery in self._sent]
+        deliveries = [sent.delivery for sent in self._sent.values()]
         self._sent.clear()
+        self._unacknowledged.clear()
         for delivery in deliveries:
             delivery.cancel()
         await asyncio.gather(*deliveries, return_exceptions=True)
 
 
-def _is_lost(delivery: asyncio.Future[None]) -> bool:
+def _is_lost(delivery: asyncio.Future[bool]) -> bool:
     return delivery.done() and (delivery.cancelled() or delivery.exception() is not None)
+
+
+def _command_id(letter: Letter) -> object:
+    return json.loads(letter.payload).get("command_id")
 
 
 def _message(letter: Letter) -> Message:

@@ -101,8 +101,25 @@ class Signatures(Protocol):
 class Post(Protocol):
     """The way to the broker; `mqtt.session.Session` is the real one."""
 
-    def send(self, message: Message) -> asyncio.Future[None]:
-        """The message is out when this returns; the future is done on PUBACK. Either may raise NotDelivered."""
+    @property
+    def is_connected(self) -> bool: ...
+
+    @property
+    def has_room(self) -> bool:
+        """Whether one more message may be under way now."""
+
+    def topics_set_aside(self) -> Sequence[str]:
+        """The topics on which the broker takes nothing just now."""
+
+    def next_try_s(self) -> float | None:
+        """In how many seconds one of these may be tried again; None if there are none."""
+
+    def send(self, message: Message) -> asyncio.Future[bool]:
+        """The message is out when this returns; the future is done on PUBACK.
+
+        Its result is whether there was a PUBACK: a broker that knows QoS 0 only sends none. Either may raise
+        NotDelivered; if it is Refused, the topic is set aside and the connection goes on.
+        """
 
     async def wait_connected(self) -> None: ...
 

@@ -4,6 +4,7 @@
 # its log and the free pages of the database.
 
 import contextlib
+import json
 import logging
 import sqlite3
 import time
@@ -111,9 +112,15 @@ _UPSERT = (
     f"ON CONFLICT (command_id) DO UPDATE SET {', '.join(f'{c} = excluded.{c}' for c in _COLUMNS[1:])}"
 )
 _SELECT = f"SELECT {', '.join(_COLUMNS)} FROM command"
+_OWED = """
+SELECT seq, topic, payload, retain FROM outbox
+WHERE seq NOT IN (SELECT value FROM json_each(?)) AND topic NOT IN (SELECT value FROM json_each(?))
+ORDER BY seq LIMIT ?
+"""
 _BOOT_COLUMNS = tuple(Boot.__dataclass_fields__)
 _ENDED = "state IN ('completed', 'failed')"
 _REMEMBER = "INSERT INTO fact VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value"
+_BOOT_REPORT = "boot report"
 _DAMAGED = sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT
 
 
@@ -327,16 +334,19 @@ class Store:
                 return False
         return True
 
-    def owed(self, limit: int, after: int = 0) -> list[Owed]:
-        """The oldest owed letters, in order, of those whose number is above `after`."""
-        query = "SELECT seq, topic, payload, retain FROM outbox WHERE seq > ? ORDER BY seq LIMIT ?"
-        rows = self._rows(query, [after, limit])
+    def owed(self, limit: int, besides: Sequence[int] = (), not_on: Sequence[str] = ()) -> list[Owed]:
+        """The oldest owed letters, in order, `besides` those with these numbers and `not_on` these topics."""
+        rows = self._rows(_OWED, [json.dumps(list(besides)), json.dumps(list(not_on)), limit])
         return [Owed(seq, _letter(*letter)) for seq, *letter in rows]
 
     def strike_out(self, letters: Sequence[int]) -> None:
         """Delete letters that the broker has. Not flushed: if power fails now, the same bytes are sent once more."""
         rows = [[seq] for seq in letters]
         self._write("NORMAL", lambda db: db.executemany("DELETE FROM outbox WHERE seq = ?", rows))
+
+    def forget_owed(self, topic: str) -> int:
+        """Owe nothing on this topic any more; returns how many letters that were."""
+        return self._write("NORMAL", lambda db: db.execute("DELETE FROM outbox WHERE topic = ?", [topic]).rowcount)
 
     def owed_count(self) -> int:
         return int(self._rows("SELECT count(*) FROM outbox")[0][0])
@@ -417,8 +427,14 @@ class Store:
         def work(db: sqlite3.Connection) -> None:
             db.execute("UPDATE boot SET is_reported = 1 WHERE boot_id = ?", [boot_id])
             self._owe([report])
+            db.execute(_REMEMBER, [_BOOT_REPORT, report.payload.decode()])
 
         self._write("FULL", work)
+
+    def last_boot_report(self) -> bytes | None:
+        """The newest report that was owed, delivered or not; None if an older version of the agent wrote it."""
+        text = self.recall(_BOOT_REPORT)
+        return text.encode() if text is not None else None
 
     def remember(self, name: str, value: str) -> None:
         """Store a fact for later runs of the agent; not flushed."""

@@ -16,8 +16,8 @@ from infoscreen_reboot.client.doctor.finding import Finding, ok, problem, warnin
 from infoscreen_reboot.contract.command import Action
 from infoscreen_reboot.contract.telemetry import Executor
 from infoscreen_reboot.contract.topics import Topics
-from infoscreen_reboot.mqtt import packets
-from infoscreen_reboot.mqtt.messages import REFUSALS, BrokerSettings
+from infoscreen_reboot.mqtt import packets, reasons
+from infoscreen_reboot.mqtt.messages import BrokerSettings
 from infoscreen_reboot.mqtt.packets import Kind, MalformedPacket, Packet, Protocol
 from infoscreen_reboot.mqtt.tls import tls_context, tls_trouble
 
@@ -186,7 +186,7 @@ class _Mqtt:
         self._sock.sendall(connect.write(self.protocol))
         code = packets.Connack.read(self._answer(Kind.CONNACK)).code
         if code:
-            raise _Trouble(REFUSALS.get(code, f"code {code}"), code)
+            raise _Trouble(reasons.words(reasons.of_connack(code)), code)
 
     def subscribe(self, topics: Sequence[str]) -> list[str]:
         """Subscribe; returns the topics that the broker refuses.
@@ -210,7 +210,7 @@ class _Mqtt:
         self._sock.sendall(packets.Publish(topic, b"", qos=2, packet_id=self._offered).write(self.protocol))
         reason = packets.Acknowledgement.read(self._answer(Kind.PUBREC)).reason
         if reason >= _REFUSED:
-            raise _Trouble(REFUSALS.get(reason, f"code {reason}"), reason)
+            raise _Trouble(reasons.words(reason), reason)
 
     def leave(self) -> None:
         self._sock.sendall(packets.Disconnect().write())
@@ -223,7 +223,7 @@ class _Mqtt:
                 return packet
             if packet.kind is Kind.DISCONNECT:
                 code = packets.Disconnect.read(packet).reason
-                raise _Trouble(REFUSALS.get(code, f"the broker closed the connection, code {code}"), code)
+                raise _Trouble(reasons.words(code), code)
             if packet.kind is not Kind.PUBLISH:
                 raise _Trouble(_NOT_MQTT)
 

@@ -28,7 +28,8 @@ from infoscreen_reboot.client.doctor.judgement import (
     Watchdog,
 )
 from infoscreen_reboot.client.doctor.tuning import Setting
-from infoscreen_reboot.mqtt.messages import CLOSED, TAKEN_OVER
+from infoscreen_reboot.mqtt.messages import CLOSED
+from infoscreen_reboot.mqtt.reasons import TAKEN_OVER
 
 UNIT = "infoscreen-simclient.service"
 AGENT_PROGRAM = "/usr/libexec/infoscreen-reboot/infoscreen-simclient"

@@ -2,7 +2,6 @@
 
 import argparse
 import asyncio
-import functools
 import logging
 import math
 import os
@@ -12,16 +11,22 @@ import signal
 import subprocess
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from infoscreen_reboot.client import config, kernel, log
 from infoscreen_reboot.client.alerts import Alert, Alerts
-from infoscreen_reboot.contract.telemetry import MAX_LOG_LINES, FailureAlert, encode_failure_alert
+from infoscreen_reboot.contract.telemetry import (
+    MAX_LOG_LINES,
+    FailureAlert,
+    encode_failure_alert,
+    shorten_failure_alert,
+)
 from infoscreen_reboot.contract.topics import Topics
-from infoscreen_reboot.mqtt.connection import Connection
+from infoscreen_reboot.mqtt.connection import PATIENCE, Connection
+from infoscreen_reboot.mqtt.manner import Trial
 from infoscreen_reboot.mqtt.messages import BrokerSettings, Message, NotDelivered
-from infoscreen_reboot.mqtt.session import PATIENCE, back_off_s
+from infoscreen_reboot.mqtt.session import back_off_s
 from systemd.daemon import notify
 
 # A unit that is restarted again and again is up, or down, for a moment now and then. So we look more than once.
@@ -205,22 +210,38 @@ def ask(*command: str) -> str:
     return done.stdout.decode(errors="replace")
 
 
-async def send(broker: BrokerSettings, client_id: str, message: Message) -> None:
-    """Send over a new connection, without a will and with a session that ends with it. Raises NotDelivered."""
-    connection = Connection(broker, client_id, None, lambda _: None, clean_session=True)
-    patience_s = PATIENCE * broker.keep_alive_s
-    try:
-        async with asyncio.timeout(patience_s):
-            await connection.open()
-            await connection.publish(message)
-        connection.disconnect()
-    except TimeoutError:
-        raise NotDelivered(f"no answer from {broker.address} within {patience_s:g} s") from None
-    except NotDelivered as error:
-        raise NotDelivered(f"{broker.address}: {error}") from None
-    finally:
-        connection.close("left")
-        await connection.closed  # raises what was our own fault
+class Sender:
+    """Sends over a new connection each time, without a will and with a session that ends with it."""
+
+    def __init__(self, broker: BrokerSettings, client_id: str) -> None:
+        self._broker = broker
+        self._client_id = client_id
+        self._trial = Trial(broker.protocol)
+        self._turn = 0
+
+    async def send(self, alert: Message) -> None:
+        """An alert that is too large for the broker is sent with fewer log lines. Raises NotDelivered."""
+        broker = self._broker
+        connection = Connection(
+            broker, self._client_id, None, lambda _: None,
+            clean_session=True, manner=self._trial.manner(), turn=self._turn,
+        )  # fmt: skip
+        patience_s = PATIENCE * broker.keep_alive_s
+        try:
+            async with asyncio.timeout(patience_s):
+                await connection.open()
+                most_bytes = connection.largest_payload_bytes(alert.topic)
+                await connection.publish(replace(alert, payload=shorten_failure_alert(alert.payload, most_bytes)))
+            connection.disconnect()
+        except TimeoutError:
+            raise NotDelivered(f"no answer from {broker.address} within {patience_s:g} s") from None
+        except NotDelivered as error:
+            raise NotDelivered(f"{broker.address}: {error}") from None
+        finally:
+            connection.close("left")
+            await connection.closed  # raises what was our own fault
+            connection.teach(self._trial)
+            self._turn = connection.turn + 1
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -242,7 +263,7 @@ def main(argv: list[str] | None = None) -> int:
         return os.EX_CONFIG
     # More than one notifier may be at work, and the broker lets each client id in only once.
     client_id = f"infoscreen-{client_uuid}-alert-{os.getpid()}"
-    deliver = functools.partial(send, broker, client_id)
+    deliver = Sender(broker, client_id).send
     boot_id, alerts = str(arguments.boot_id), Alerts.of(os.environ)
     notifier = Notifier(arguments.unit, client_uuid, boot_id, alerts, ask, deliver, broker.password)
     asyncio.run(notifier.run())
