@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 import subprocess
 import time
@@ -100,12 +101,12 @@ def _screens(each: int, longest_s: float) -> list[Screen]:
     step_s = (longest_s - shortest_s) / each
     wanted = [(kind, shortest_s + (n + random.random()) * step_s) for kind in KINDS for n in range(each)]
     random.shuffle(wanted)
-    names = {which: "{}{:04}-ff34-4864-a726-12de072d0f77" for which in (NOW, BEFORE)}
-    leads = {NOW: "9b8d", BEFORE: "9b8e"}
-    return [
-        Screen(number, kind, after_s, {which: names[which].format(leads[which], number) for which in names})
-        for number, (kind, after_s) in enumerate(wanted, 1)
-    ]
+    return [Screen(number, kind, after_s, _uuids(number)) for number, (kind, after_s) in enumerate(wanted, 1)]
+
+
+def _uuids(number: int) -> dict[str, str]:
+    first = {NOW: "9b8d", BEFORE: "9b8e"}
+    return {which: f"{first[which]}{number:04}-ff34-4864-a726-12de072d0f77" for which in first}
 
 
 def _furnish(machine: Machine, before: str | None, sides: tuple[str, ...]) -> None:
@@ -163,8 +164,8 @@ def _play(machine: Machine, screens: list[Screen], sides: tuple[str, ...]) -> No
     steps: list[tuple[float, Callable[[], None]]] = []
     for screen in screens:
         starts_s = STARTS_EVERY_S * screen.number
-        steps.append((starts_s, lambda screen=screen: _start(machine, screen, sides)))
-        steps.append((starts_s + screen.comes_after_s, lambda screen=screen: _come(machine, screen)))
+        steps.append((starts_s, functools.partial(_start, machine, screen, sides)))
+        steps.append((starts_s + screen.comes_after_s, functools.partial(_come, machine, screen)))
     began = time.monotonic()
     for at_s, step in sorted(steps, key=lambda one: one[0]):
         time.sleep(max(0.0, began + at_s - time.monotonic()))
@@ -173,8 +174,8 @@ def _play(machine: Machine, screens: list[Screen], sides: tuple[str, ...]) -> No
 
 def _start(machine: Machine, screen: Screen, sides: tuple[str, ...]) -> None:
     # In an order that changes: they start one after the other.
-    units = [f"{which}@{screen.number}.service" for which in random.sample(sides, len(sides))]
-    machine.run("systemctl", "start", "--no-block", *units)
+    pair = [f"{which}@{screen.number}.service" for which in random.sample(sides, len(sides))]
+    machine.run("systemctl", "start", "--no-block", *pair)
 
 
 def _come(machine: Machine, screen: Screen) -> None:
