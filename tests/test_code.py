@@ -15,7 +15,7 @@ PACKAGE = TOP / "infoscreen_reboot"
 STDLIB = set(sys.stdlib_module_names)
 # A room, and the rooms of which it may know besides itself. What is not named here may import nothing of ours.
 SHARED = "contract", "mqtt", "signing"
-CLIENT = tuple(f"client.{name}" for name in ("config", "kernel", "lasting", "disk", "alerts", "log"))
+CLIENT = tuple(f"client.{name}" for name in ("config", "kernel", "lasting", "disk", "alerts", "log", "greeting"))
 ROOMS: dict[str, tuple[str, ...]] = {
     "contract": (),
     "mqtt": (),

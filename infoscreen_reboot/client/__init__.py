@@ -8,6 +8,7 @@ config     reads the settings from the environment, once
 kernel     boot id, boot clock, clock synchronisation, machine id
 lasting    whether state and machine id are still there after a reboot
 disk       the state directory: is it full, the reserve, files that were set aside
+greeting   the client id and the will, as agent and doctor send them
 alerts     one file for each unit that systemd gave up on in this boot
 log        writes to systemd's journal
 """

@@ -31,6 +31,7 @@ _NAMES = (
     "MQTT_TLS_CA",
     "MQTT_TLS_CERT",
     "MQTT_TLS_KEY",
+    "MQTT_PROTOCOL",
     "CLIENT_UUID",
     "CLIENT_UUID_FILE",
     "COMMAND_SHUTDOWN_ENABLED",
@@ -174,6 +175,8 @@ class _Reader(Reader):
     def requires_signature(self, keys: Path) -> bool:
         name = "COMMAND_REQUIRE_SIGNATURE"
         required = self.flag(name, default=False)
+        if required and self.text("MQTT_PROTOCOL") == "3.1.1":
+            self.problems.append(f"{name} is on, but MQTT_PROTOCOL is 3.1.1, in which no signature can be sent")
         if required:
             try:
                 from infoscreen_reboot.signing import KeyRing  # loaded only where signatures are required

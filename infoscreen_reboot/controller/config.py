@@ -27,7 +27,7 @@ T = TypeVar("T")
 _STATE = Path("/var/lib/infoscreen-reboot-controller")
 _NAMES = (
     *("MQTT_BROKER", "MQTT_PORT", "MQTT_USER", "MQTT_PASSWORD_BROKER"),
-    *("MQTT_TLS", "MQTT_TLS_CA", "MQTT_TLS_CERT", "MQTT_TLS_KEY"),
+    *("MQTT_TLS", "MQTT_TLS_CA", "MQTT_TLS_CERT", "MQTT_TLS_KEY", "MQTT_PROTOCOL"),
     *("DATABASE_URL", "LISTEN", "LISTEN_TLS_CERT", "LISTEN_TLS_KEY", "TRUSTED_PROXIES"),
     *("ACCEPT_CLIENTS", "COMMAND_SIGNING_KEY", "COMMAND_SIGNING_KEY_ID", "COMMAND_VALID_S"),
     *("DEADLINE_DOWN_S", "DEADLINE_BACK_S", "DEADLINE_LAST_ACK_S", "DEADLINES"),
@@ -226,6 +226,8 @@ def _signing_key(reader: Reader, environment: Mapping[str, str]) -> SigningKey |
     """Its id is the file's name, as on the clients (`command-keys.d/<key id>.pem`), unless it is set."""
     credential = _credential(environment, KEY_CREDENTIAL)
     file, key_id = reader.file("COMMAND_SIGNING_KEY"), reader.text("COMMAND_SIGNING_KEY_ID")
+    if (credential or file) and reader.text("MQTT_PROTOCOL") == "3.1.1":
+        reader.problems.append("a signing key is set, but MQTT_PROTOCOL is 3.1.1, in which no signature can be sent")
     if credential is not None and file is not None:
         reader.problems.append(f"COMMAND_SIGNING_KEY and the credential {KEY_CREDENTIAL} are both set; keep one")
     if credential is not None and key_id is None:

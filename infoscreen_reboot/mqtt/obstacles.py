@@ -24,6 +24,7 @@ class _Obstacle:
     why: str
     pause_s: float
     until_s: float
+    ends_connections: bool
 
 
 class Obstacles:
@@ -32,12 +33,21 @@ class Obstacles:
     def __init__(self) -> None:
         self._known: dict[str, _Obstacle] = {}
 
-    def put(self, what: str, why: str, now_s: float) -> bool:
-        """It was not taken, for this reason: set it aside, for longer each time. Returns whether that is news."""
+    def put(self, what: str, why: str, now_s: float, *, ends_connections: bool = False) -> bool:
+        """It was not taken, for this reason: set it aside, for longer each time. Returns whether that is news.
+
+        `ends_connections`: to try it costs a connection.
+        """
         known = self._known.get(what)
         pause_s = FIRST_PAUSE_S if known is None else min(2 * known.pause_s, LONGEST_PAUSE_S)
-        self._known[what] = _Obstacle(why, pause_s, now_s + pause_s)
+        self._known[what] = _Obstacle(why, pause_s, now_s + pause_s, ends_connections)
         return known is None or known.why != why
+
+    def begin_anew(self, now_s: float) -> None:
+        """There is a new connection: try all again, but for what ends connections."""
+        for known in self._known.values():
+            if not known.ends_connections:
+                known.until_s = min(known.until_s, now_s)
 
     def remove(self, what: str) -> bool:
         """It was taken. Returns whether that is news."""

@@ -320,12 +320,18 @@ class Session:
         self._left.clear()
         self._wanted.set()
 
-    def _tick(self) -> None:
+    def _start_ticking(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
         connection = self._connection
         keep_alive_s = connection.keep_alive_s if connection is not None else self._settings.keep_alive_s
         interval_s = min(keep_alive_s / 3, TICK_MAX_S)
         self._timer = asyncio.get_running_loop().call_later(interval_s, self._tick)
+
+    def _tick(self) -> None:
+        self._start_ticking()
         self._last_tick = time.monotonic()
+        connection = self._connection
         if connection is not None:
             connection.tick()
         if self._serving is not None and self._trial.wants_mqtt_5_again(self._last_tick):
@@ -394,6 +400,8 @@ class Session:
         except TimeoutError:
             connection.close(f"no answer within {patience_s:g} s")
             raise NotDelivered from None
+        self._start_ticking()  # with the keep-alive that the broker wants
+        self._obstacles.begin_anew(time.monotonic())
         terms = connection.terms
         self._trial.on_welcome(
             connection.manner,
@@ -471,8 +479,8 @@ class Session:
         if is_narrow or (self._serving is not None and self._serving.terms.receive_maximum < IN_FLIGHT):
             self._on_free()
 
-    def _set_aside(self, what: str, why: str) -> None:
-        if self._obstacles.put(what, why, time.monotonic()):
+    def _set_aside(self, what: str, why: str, *, ends_connections: bool = False) -> None:
+        if self._obstacles.put(what, why, time.monotonic(), ends_connections=ends_connections):
             log.error("the broker refuses %s: %s; it will be tried again", what, why)
         self._has_changed.set()
         self._tell()
@@ -484,12 +492,13 @@ class Session:
         if served_s > BACK_OFF_MAX_S and not connection.is_poisoned:
             self._trial.on_good_service()
         for what in connection.overdue:
-            self._set_aside(what, f"no answer within {connection.answer_s:g} s")
+            self._set_aside(what, f"no answer within {connection.answer_s:g} s", ends_connections=True)
         if not connection.was_hung_up:
             return
         match connection.unanswered:
             case [what] if what in self._suspects:
-                self._set_aside(what, "it ends the connection there" + (f": {reason}" if reason != CLOSED else ""))
+                why = "it ends the connection there" + (f": {reason}" if reason != CLOSED else "")
+                self._set_aside(what, why, ends_connections=True)
                 self._suspects.discard(what)
             case [*several]:
                 self._suspects = set(several)

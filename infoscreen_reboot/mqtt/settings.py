@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from infoscreen_reboot.mqtt.manner import PROTOCOLS
 from infoscreen_reboot.mqtt.messages import BrokerSettings
 from infoscreen_reboot.mqtt.tls import TlsSettings, tls_context
 
@@ -76,7 +77,14 @@ class Reader:
         if password is not None and username is None:
             self.problems.append("a broker password is set, but MQTT_USER is not; MQTT has no password without a user")
         port = self.number("MQTT_PORT", default=8883 if uses_tls else 1883, low=1, high=65535)
-        return BrokerSettings(host or "", port, username, password, tls)
+        return BrokerSettings(host or "", port, username, password, tls, protocol=self._protocol())
+
+    def _protocol(self) -> str:
+        text, default = self.text("MQTT_PROTOCOL"), "auto"
+        if text is not None and text not in PROTOCOLS:
+            self.problems.append(f"MQTT_PROTOCOL is {text[:64]!r}; allowed are {', '.join(PROTOCOLS)}")
+            return default
+        return text or default
 
     def _tls(self) -> TlsSettings:
         tls = TlsSettings(self.file("MQTT_TLS_CA"), self.file("MQTT_TLS_CERT"), self.file("MQTT_TLS_KEY"))

@@ -55,6 +55,7 @@ def test_budgets_and_windows() -> None:
         ("ACCEPT_CLIENTS", "all", "ask and auto"),
         ("FLEET_CAP", "0", "from 1"),
         ("COMMAND_VALID_S", "5", "from 30"),
+        ("MQTT_PROTOCOL", "4", "auto, 5, 3.1.1"),
         ("COMMAND_SIGNING_KEY", "/nowhere", "cannot be read"),
         ("BUDGETS", "site", "max_unavailable=1"),
         ("BUDGETS", "site max_unavailable=101%", "101%"),
@@ -123,6 +124,14 @@ def test_the_id_of_a_key_is_the_name_of_its_file(tmp_path: Path) -> None:
     file = tmp_path / "site-2026.pem"
     file.write_text("a key")
     assert load(LEAST | {"COMMAND_SIGNING_KEY": str(file)}).signing_key == SigningKey("site-2026", file)
+
+
+def test_signatures_and_a_version_that_cannot_carry_them_do_not_go_together(tmp_path: Path) -> None:
+    (tmp_path / "site-2026.pem").write_text("a key")
+    given = LEAST | {"COMMAND_SIGNING_KEY": str(tmp_path / "site-2026.pem")}
+    assert load(given | {"MQTT_PROTOCOL": "5"}).broker.protocol == "5"
+    with pytest.raises(ConfigError, match=r"MQTT_PROTOCOL is 3\.1\.1"):
+        load(given | {"MQTT_PROTOCOL": "3.1.1"})
 
 
 def test_the_documents_have_every_setting_and_every_rule() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from infoscreen_reboot.mqtt import consumer as consumer_module
-from infoscreen_reboot.mqtt.consumer import LINGER_S, Consumer, Terms
+from infoscreen_reboot.mqtt.consumer import LINGER_S, Consumer, Lost, Terms
 from infoscreen_reboot.mqtt.messages import BrokerSettings
 from tests.broker.conftest import Broker
 from tools.benchmarks.controller.ground import Hose
@@ -101,3 +101,28 @@ def test_the_brokers_word_on_the_keep_alive_counts() -> None:
         consumer.end()
         thread.join()
     assert heard.is_set(), "no PINGREQ"
+
+
+@pytest.mark.parametrize(("protocol", "said"), [("3.1.1", [b"\x04"]), ("5", [b"\x05"]), ("auto", [b"\x05", b"\x04"])])
+def test_a_version_that_is_set_is_the_only_one_that_is_tried(protocol: str, said: list[bytes]) -> None:
+    heard: list[bytes] = []
+
+    def broker() -> None:
+        for _ in said:
+            with listener.accept()[0] as link:
+                link.settimeout(30)
+                heard.append(link.recv(1000)[8:9])
+                # "Unacceptable protocol version" to MQTT 5, "server unavailable" to 3.1.1.
+                link.sendall(b"\x20\x02\x00" + (b"\x01" if heard[-1] == b"\x05" else b"\x03"))
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(30)
+        thread = threading.Thread(target=broker)
+        thread.start()
+        settings = BrokerSettings("127.0.0.1", listener.getsockname()[1], None, None, None, protocol=protocol)
+        consumer = Consumer(settings, "consumer", ["said"])
+        with pytest.raises(Lost, match="MQTT_PROTOCOL|version|not available"):
+            consumer.connect()
+        consumer.end()
+        thread.join()
+    assert heard == said

@@ -137,6 +137,11 @@ def test_the_probe_leaves_the_agent_and_the_controller_alone(secured: Machine) -
     secured.broker.wait_for(lambda m: m.topic == "lab/marker")
     assert secured.broker.on(secured.topic("commands/ack")) == []
     assert [m for m in secured.broker.on(secured.topic("health")) if not m.payload] == []
+    # It logged in with the agent's will, and the broker has not published it.
+    assert findings(secured, "will") == [
+        ("ok", f"the broker lets us leave a will on {secured.topic('status')}", ""),
+    ]
+    assert findings(secured, "protocol") == [("ok", "MQTT 5", "")]
     # One session from first to last: the agent was not thrown out.
     told = {(m.json["session_id"], m.json["state"]) for m in secured.broker.on(secured.topic("status"))}
     assert [state for _, state in told] == ["online"]

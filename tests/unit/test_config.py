@@ -8,6 +8,7 @@ from infoscreen_reboot.client import config
 from infoscreen_reboot.client.config import ConfigError, Settings
 from infoscreen_reboot.contract.command import Action
 from infoscreen_reboot.contract.telemetry import Executor
+from infoscreen_reboot.mqtt.manner import PROTOCOLS
 from tests.world import CLIENT
 
 LEAST = {"MQTT_BROKER": "broker.example", "CLIENT_UUID": CLIENT}
@@ -39,6 +40,11 @@ def test_without_tls_the_port_is_1883_unless_it_is_given() -> None:
     assert load(MQTT_TLS="no").broker.tls is None
 
 
+def test_the_version_of_mqtt_is_found_by_trial_unless_one_is_set() -> None:
+    assert load().broker.protocol == load(MQTT_PROTOCOL="").broker.protocol == "auto"
+    assert {load(MQTT_PROTOCOL=word).broker.protocol for word in PROTOCOLS} == {"auto", "5", "3.1.1"}
+
+
 @pytest.mark.parametrize("word", ["no", "NO", "false", "off", "0"])
 def test_a_switch_takes_the_usual_words(word: str) -> None:
     settings = load(COMMAND_SHUTDOWN_ENABLED=word, COMMAND_COMPAT_TOPICS=word, COMMAND_REQUIRE_SYNCED_CLOCK=word)
@@ -55,6 +61,7 @@ def test_a_switch_takes_the_usual_words(word: str) -> None:
         ("MQTT_PORT", "-1", "from 1 to 65535"),
         ("MQTT_PORT", "٨٨٨٣", "from 1 to 65535"),
         ("MQTT_TLS", "maybe", "yes and no"),
+        ("MQTT_PROTOCOL", "v5", "auto, 5, 3.1.1"),
         ("MQTT_BROKER", "mqtts://broker.example", "host name"),
         ("COMMAND_SHUTDOWN_ENABLED", "2", "yes and no"),
         ("COMMAND_CLOCK_TIMEOUT_S", "61", "from 1 to 60"),

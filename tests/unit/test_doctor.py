@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from infoscreen_reboot.client.doctor import firmware, tuning
+from infoscreen_reboot.client.doctor import firmware, survey, tuning
 from infoscreen_reboot.client.doctor.finding import Finding, Verdict, ok, problem
 from infoscreen_reboot.client.doctor.firmware import RaspberryPi
 from infoscreen_reboot.client.doctor.judgement import (
@@ -23,6 +23,8 @@ from infoscreen_reboot.client.doctor.judgement import (
     diagnose,
 )
 from infoscreen_reboot.client.doctor.tuning import Assignment, Setting
+from infoscreen_reboot.mqtt.messages import CLOSED
+from infoscreen_reboot.mqtt.reasons import TAKEN_OVER
 
 STOP = Assignment("Manager", "DefaultTimeoutStopSec", "15s")
 OUR_FILE = f"/usr/lib/systemd/system.conf.d/{tuning.OUR_FILE}"
@@ -204,6 +206,28 @@ def test_a_shutdown_that_is_neither_offered_nor_allowed_is_as_it_should_be() -> 
 def test_a_probe_that_came_to_no_end_is_a_problem_of_the_step_that_it_was_at() -> None:
     finding = only(replace(SOUND, probe=Probe([ok("configuration", "fine")], stopped="it was killed")))
     assert (finding.check, finding.text) == ("name resolution", "cannot tell: it was killed")
+
+
+@pytest.mark.parametrize(
+    ("end", "losses"),
+    [
+        (TAKEN_OVER, Losses(taken_over=1)),
+        (f'{TAKEN_OVER} ("Session; taken (over)")', Losses(taken_over=1)),
+        (CLOSED, Losses(closed=1)),
+        (f'{CLOSED} ("bye")', Losses(closed=1)),
+        (f"{CLOSED} again and again: does another host have the same client UUID?", Losses(closed=1)),
+        (f'the broker is shutting down ("{TAKEN_OVER}")', Losses()),
+        (f'the broker is shutting down ("x lost: {TAKEN_OVER}")', Losses()),
+    ],
+)
+def test_a_lost_session_is_counted_by_its_reason_whatever_the_broker_adds(end: str, losses: Losses) -> None:
+    lines = [
+        "connected to broker:8883",
+        f"connection to broker:8883 lost: {end}; next attempt in 1 s",
+        f"cannot connect to broker:8883: {CLOSED} without an answer; next attempt in 1 s",
+    ]
+    assert survey.losses_in("\n".join(lines)) == losses
+    assert survey.losses_in(f"connection to broker:8883 lost: {end}") == losses
 
 
 def test_in_a_container_the_hosts_hardware_is_not_judged() -> None:

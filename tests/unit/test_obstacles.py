@@ -38,6 +38,17 @@ def test_only_what_is_said_for_the_first_time_or_for_another_reason_is_news() ->
     assert list(obstacles.sentences()) == ["the broker refuses messages on screen/acks: never"]
 
 
+def test_on_a_new_connection_all_is_tried_again_but_what_ends_connections() -> None:
+    obstacles = Obstacles()
+    obstacles.put(ACKS, "it ends the connection", 0.0, ends_connections=True)
+    obstacles.put(COMMANDS, "no", 0.0)
+    obstacles.begin_anew(1.0)
+    assert obstacles.is_due(COMMANDS, 1.0)
+    assert obstacles.is_set_aside(ACKS, 1.0)
+    obstacles.put(COMMANDS, "no", 1.0)
+    assert obstacles.is_set_aside(COMMANDS, 1.0 + 2 * FIRST_PAUSE_S - 0.1), "the pause grows all the same"
+
+
 def test_topics_of_messages_are_told_from_subscriptions() -> None:
     obstacles = Obstacles()
     obstacles.put(COMMANDS, "no", 0.0)

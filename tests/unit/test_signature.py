@@ -135,10 +135,10 @@ def test_what_is_written_is_read() -> None:
     assert signature.read(signature.properties(signed)) == signed
 
 
-def problems(keys: Path) -> list[str]:
+def problems(keys: Path, **changes: str) -> list[str]:
     environment = {"MQTT_BROKER": "broker.example", "CLIENT_UUID": CLIENT, "COMMAND_REQUIRE_SIGNATURE": "yes"}
     try:
-        assert config.load(environment, keys).require_signature
+        assert config.load(environment | changes, keys).require_signature
     except ConfigError as error:
         return error.problems
     return []
@@ -160,6 +160,14 @@ def test_the_agent_starts_only_with_keys_that_it_can_use(tmp_path: Path) -> None
         f"{name}.pem is of no use" for name in ("a b", "curve", "junk", "private")
     ]
     assert "PRIVATE" not in str(told)
+
+
+def test_signatures_and_a_version_that_cannot_carry_them_do_not_go_together(tmp_path: Path) -> None:
+    (tmp_path / "keys").mkdir()
+    signer(tmp_path)
+    assert problems(tmp_path / "keys", MQTT_PROTOCOL="5") == []
+    (told,) = problems(tmp_path / "keys", MQTT_PROTOCOL="3.1.1")
+    assert "COMMAND_REQUIRE_SIGNATURE" in told and "MQTT_PROTOCOL is 3.1.1" in told
 
 
 def test_signatures_are_off_unless_asked_for() -> None:

@@ -42,7 +42,8 @@ class FleetLoop(asyncio.SelectorEventLoop):
 class SimulatedClient:
     """One machine with the agent on it; it is the `Machine` of its played host."""
 
-    def __init__(self, state: Path, client_uuid: str, port: int, manner: Manner) -> None:
+    def __init__(self, state: Path, client_uuid: str, port: int, manner: Manner, **settings: str) -> None:
+        """`settings` are further ones of the agent, by their names."""
         self.uuid = client_uuid
         self.manner = manner
         self.state = state
@@ -70,7 +71,7 @@ class SimulatedClient:
         }
         if manner.mocks:
             environment |= {"COMMAND_EXECUTOR": "mock", "COMMAND_MOCK_REBOOT_IMMEDIATE_COMPLETE": "yes"}
-        self._settings = config.load(environment)
+        self._settings = config.load(environment | settings)
 
     async def run(self) -> None:
         """Boot after boot, until it does not come back or is cancelled."""

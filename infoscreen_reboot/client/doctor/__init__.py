@@ -5,5 +5,6 @@ finding    one line of the report                             pure
 tuning     whether systemd uses the package's values          pure
 firmware   what only the owner of a Raspberry Pi may set      pure
 survey     asks systemd, the bus, /proc and /sys
-probe      asks the broker, as the agent's user
+probe      judges the broker, as the agent's user
+visit      asks the broker
 """

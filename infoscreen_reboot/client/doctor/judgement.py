@@ -12,7 +12,10 @@ from infoscreen_reboot.client.doctor.tuning import Setting
 
 AGENT, HELPER = "infoscreen-simclient", "infoscreen-reboot-helper"
 # The probe makes these checks as the agent. Each needs those before it; the probe goes as far as it can.
-BROKER_CHECKS = "configuration", "name resolution", "TCP", "TLS", "login", "subscribe", "publish"
+BROKER_CHECKS = (
+    *("configuration", "name resolution", "TCP", "TLS"),
+    *("login", "protocol", "will", "broker", "subscribe", "publish"),
+)
 # If two clients have one id, at least so many connections end in so many minutes, whatever the clients' pauses are.
 LOSSES_COUNT_FOR_MIN = 10
 _MANY_LOSSES = 4

@@ -186,8 +186,16 @@ def _losses() -> Losses:
     """Counted in the agent's lines in the journal: each lost connection has a line there."""
     options = f"--unit={UNIT}", "--boot", f"--since=-{LOSSES_COUNT_FOR_MIN}min", "--output=cat", "--no-pager", "--quiet"
     done = subprocess.run(["journalctl", *options], capture_output=True, text=True, errors="replace", check=False)
-    ends = [line.partition(" lost: ")[2].partition(";")[0] for line in done.stdout.splitlines() if " lost: " in line]
-    return Losses(taken_over=ends.count(TAKEN_OVER), closed=ends.count(CLOSED))
+    return losses_in(done.stdout)
+
+
+def losses_in(journal: str) -> Losses:
+    """The reason begins with our words; more may follow, as what the broker itself says about it."""
+    ends = [line.partition(" lost: ")[2] for line in journal.splitlines()]
+    return Losses(
+        taken_over=sum(end.startswith(TAKEN_OVER) for end in ends),
+        closed=sum(end.startswith(CLOSED) for end in ends),
+    )
 
 
 def _container() -> str:
