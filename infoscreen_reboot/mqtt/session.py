@@ -526,7 +526,7 @@ class Session:
             count = self.statistics.reconnect_count + 1
             self.statistics = replace(self.statistics, is_lost=False, reconnect_count=count)
         self._served.set()
-        log.info("connected to %s", self._settings.address)
+        log.info("connected to %s in MQTT %s", self._settings.address, connection.manner.protocol.version)
         for sentence in self._shortcomings(connection):
             log.warning("%s", sentence)
         self._tell()
