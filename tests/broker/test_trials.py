@@ -41,8 +41,8 @@ V5, V3 = Protocol.MQTT_5, Protocol.MQTT_3_1_1
 TRIALS = {
     "mqtt-5-closed": Trial((V3, False, True), [Rule(Kind.CONNECT, None, Closed(), V5)]),
     "mqtt-5-silence": Trial((V3, False, True), [Rule(Kind.CONNECT, None, Silent(), V5)]),
-    "will-closed": Trial((V5, True, False), with_will=Closed()),
-    "will-of-3.1.1-closed": Trial((V3, True, False), [Rule(Kind.CONNECT, None, Closed(), V5)], with_will=Closed()),
+    "will-closed": Trial((V5, False, False), with_will=Closed()),
+    "will-of-3.1.1-closed": Trial((V3, False, False), [Rule(Kind.CONNECT, None, Closed(), V5)], with_will=Closed()),
     "old-session-closed": Trial((V5, True, True), old_session=Closed()),
     "old-session-refused": Trial((V5, True, True), old_session=FAULT),
 }
