@@ -95,7 +95,8 @@ class Screen:
 
     def protocol(self) -> str:
         """The version of MQTT in which it is connected."""
-        return re.findall(r"connected to \S+ in MQTT (\S+)$", self.words(), re.MULTILINE)[-1]
+        versions: list[str] = re.findall(r"connected to \S+ in MQTT (\S+)$", self.words(), re.MULTILINE)
+        return versions[-1]
 
     def words(self) -> str:
         return self._log.read_text(errors="replace")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -45,6 +47,16 @@ def node_of(cluster: Cluster, screen: Screen) -> Node:
     return cluster.node_at(screen.peer(PORT))
 
 
+@contextmanager
+def mortal(node: Node) -> Iterator[None]:
+    """Whatever becomes of it, it is there again for the next test."""
+    try:
+        yield
+    finally:
+        node.kill()
+        node.start()
+
+
 @pytest.mark.parametrize("step", STEPS)
 def test_a_command_is_executed_once_and_gets_all_its_acks_though_the_node_dies(
     cluster: Cluster, tmp_path: Path, step: str
@@ -53,7 +65,7 @@ def test_a_command_is_executed_once_and_gets_all_its_acks_though_the_node_dies(
         node = node_of(cluster, screen)
         node.ctl("rabbitmq-upgrade", "await_online_quorum_plus_one")
         another = next(other for other in cluster.nodes if other is not node)
-        with controller_at(cluster, another.host) as controller:
+        with mortal(node), controller_at(cluster, another.host) as controller:
             controller.listen()
             order = controller.order()
             if step == "before the command":
@@ -78,4 +90,3 @@ def test_a_command_is_executed_once_and_gets_all_its_acks_though_the_node_dies(
             assert controller.acks(order) == DONE
             assert screen.times_down() == 1
             assert cluster.node_at(screen.peer(PORT)) is not node
-    node.start()
