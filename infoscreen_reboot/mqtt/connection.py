@@ -109,6 +109,8 @@ class Connection:
         self._farewell: str | None = None
         self._fd: int | None = None
         self._is_full = False
+        # paho hangs if something is written at QoS 0 while it delivers a message. Then it is written after that.
+        self._is_delivering = self._writes_later = False
         self._awaited: dict[str, _Awaited] = {}
         self._number = 0
         # What was sent at QoS 0 and may have ended the connection: only an answer to something later proves that not.
@@ -222,6 +224,7 @@ class Connection:
         if info.rc != paho_client.ERR_SUCCESS:
             raise NotDelivered(paho_client.error_string(info.rc))
         answer = self._expect(f"{'puback' if qos else 'written'} {info.mid}", messages_on(message.topic))
+        self._writes_later = self._writes_later or (qos == 0 and self._is_delivering)
         self._write()
         return answer
 
@@ -378,6 +381,8 @@ class Connection:
 
     def _write(self) -> None:
         """Send at once what paho has queued: the loop would send it only after all work that is waiting already."""
+        if self._writes_later:
+            return
         if self._fd is not None and self._client.want_write():
             self._drive(self._client.loop_write)
         if self._fd is not None and self._is_full != self._client.want_write():
@@ -528,6 +533,7 @@ class Connection:
         except UnicodeDecodeError:  # acknowledged, or it would come again for ever
             log.warning("dropped a delivery whose topic is not UTF-8")
             return
+        self._is_delivering = True
         try:
             properties = paho_client.user_properties(message)
             self._deliver(Delivery(topic, bytes(message.payload), bool(message.retain), properties))
@@ -538,3 +544,5 @@ class Connection:
                 self.closed.set_exception(error)
                 self._give_up_waiting(str(error))
             raise
+        finally:
+            self._is_delivering = self._writes_later = False

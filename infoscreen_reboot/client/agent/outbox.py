@@ -81,7 +81,7 @@ class Outbox:
         """
         self._once.extend(letters)
         self._work.set()
-        # Not at once: paho hangs if something is sent at QoS 0 while it delivers a message.
+        # Not at once: what is owed goes first.
         asyncio.get_running_loop().call_soon(self._send_once)
 
     def _send_once(self) -> None:
