@@ -33,6 +33,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
 PURE = (
     *("mqtt.packets", "mqtt.reasons", "mqtt.terms", "mqtt.manner", "mqtt.obstacles"),
     *("client.agent.lifecycle", "client.agent.policy", "client.agent.boot_report", "client.agent.health"),
+    "client.agent.netlink",
     *("client.doctor.judgement", "client.doctor.finding", "client.doctor.tuning", "client.doctor.firmware"),
     *("controller.lifecycle", "controller.safety", "controller.windows", "controller.selection"),
     *("controller.presence", "controller.dispatch", "controller.text", "controller.inventory"),

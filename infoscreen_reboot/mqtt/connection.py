@@ -263,7 +263,7 @@ class Connection:
         if self.is_poisoned:
             trial.on_poison()
         elif self.refusal is not None:
-            trial.on_refusal(self.refusal)
+            trial.on_refusal(self.refusal, self.manner.protocol)
         elif self.is_reached and not self.is_welcome:
             trial.on_no_answer()
 
@@ -326,12 +326,15 @@ class Connection:
                 if self.closed.done():
                     break
             else:
-                self.turn = number
+                self.turn = number % len(found)
                 return sock
         raise trouble or OSError(f"{settings.host} has no address")
 
     def _start_over(self, manner: Manner) -> None:
         """Try again in another manner, on a new network connection."""
+        if self.manner.is_new:
+            self._client.disconnect()  # the broker let us in, and must not take it for a loss
+            self._client.loop_write()
         self._detach()
         self._close_socket()
         self._starts_over = None

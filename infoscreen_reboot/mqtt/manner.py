@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from infoscreen_reboot.mqtt import reasons
 from infoscreen_reboot.mqtt.packets import Protocol
@@ -14,10 +14,18 @@ PROTOCOLS = {
     "3.1.1": (Protocol.MQTT_3_1_1,),
 }
 # A broker that refuses with one of these may let us in if we ask in another way. RabbitMQ says 0x83 if it cannot reach
-# the node that keeps our session.
-_UNWILLING = (0x80, 0x81, 0x82, 0x83)
-# So many tries with the old session and the will; then two with a new session, then two without a will.
-_PATIENT_TRIES, _NEW_SESSION_TRIES, _ALL_TRIES = 3, 5, 7
+# the node that keeps our session. MQTT 3.1.1 has only "not available" for all that.
+UNWILLING = (0x80, 0x81, 0x82, 0x83)
+_UNWILLING_IN_3_1_1 = 0x88
+# A broker that does not answer is asked three times with the old session and a will, then twice with a new session,
+# then twice without a will, and so on. The first number says with which protocol.
+_TRIES = (
+    *((number, {}) for number in (0, 1, 0)),
+    *((number, {"is_new": True}) for number in (0, 1)),
+    *((number, {"has_will": False}) for number in (0, 1)),
+)
+# A client that is not authorised may be one whose will is not. Each fourth try is without it.
+_TRIES_WITH_WILL = 3
 # So many connections in a row may end at something that we cannot take; then we ask for a new session without it.
 _TRIES_WITH_POISON = 3
 _MQTT_5_AGAIN_AT_MOST_S = 24 * 3600.0
@@ -54,23 +62,22 @@ class Trial:
 
     def manner(self) -> Manner:
         """How to ask now."""
-        tries = self._unanswered % _ALL_TRIES
+        number, asked = _TRIES[self._unanswered % len(_TRIES)]
         order = self._protocols[::-1] if self.speaks_3_1_1 else self._protocols
-        return Manner(
-            protocol=order[self._unanswered % len(order)],
-            has_will=tries < _NEW_SESSION_TRIES and self._unauthorised % (_PATIENT_TRIES + 1) < _PATIENT_TRIES,
-            will_qos=self._will_qos,
-            will_retain=self._will_retain,
-            is_new=_PATIENT_TRIES <= tries < _NEW_SESSION_TRIES or self._poisoned >= _TRIES_WITH_POISON,
-        )
+        manner = Manner(order[number % len(order)], will_qos=self._will_qos, will_retain=self._will_retain, **asked)
+        if self._unauthorised % (_TRIES_WITH_WILL + 1) == _TRIES_WITH_WILL:
+            manner = replace(manner, has_will=False)
+        if self._poisoned >= _TRIES_WITH_POISON:
+            manner = replace(manner, is_new=True)
+        return manner
 
     def on_no_answer(self) -> None:
         """The broker was reached, and closed the connection or stayed silent."""
         self._unanswered += 1
 
-    def on_refusal(self, code: int) -> None:
-        """The broker refused with this code of MQTT 5."""
-        if code in _UNWILLING:
+    def on_refusal(self, code: int, protocol: Protocol = Protocol.MQTT_5) -> None:
+        """The broker, asked in `protocol`, refused with this code of MQTT 5."""
+        if code in UNWILLING or (code == _UNWILLING_IN_3_1_1 and protocol is Protocol.MQTT_3_1_1):
             self._unanswered += 1
         elif code == reasons.NOT_AUTHORISED:
             self._unauthorised += 1

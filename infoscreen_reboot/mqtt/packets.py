@@ -28,6 +28,11 @@ class Protocol(IntEnum):
     MQTT_3_1_1 = 4
     MQTT_5 = 5
 
+    @property
+    def version(self) -> str:
+        """As people say it."""
+        return "5" if self is Protocol.MQTT_5 else "3.1.1"
+
 
 class Kind(IntEnum):
     """The first byte of a packet; a PUBLISH adds flags of its own, all others have fixed ones (2.1.2, 2.1.3)."""

@@ -54,6 +54,10 @@ BACK_OFF_MAX_S = 60.0
 BACK_OFF_AT_START_MAX_S, START_S = 5.0, 120.0
 # When network or clock have become right, the next try begins at once, but tries do not follow each other faster.
 LEAST_PAUSE_S = 1.0
+# A try that hangs longer is given up then. A younger one may still succeed, whatever the news was about.
+_OLD_TRY_S = 3.0
+# A start that goes well does not need to watch its surroundings.
+_WATCH_AFTER_S = 0.5
 TICK_MAX_S = 10.0
 # So many connections in a row that end soon after they began, and without a reason, look like two hosts with one name.
 _ENDS_OF_A_PATTERN = 3
@@ -185,13 +189,13 @@ class Session:
         failures = 0
         self._began_s = time.monotonic()
         self._tick()
+        watch_soon = asyncio.get_running_loop().call_later(_WATCH_AFTER_S, self._watch)
         try:
             while True:
                 if self._left.is_set():
                     self._stop_watching()
                     await self._stay_away()
                     failures = 0
-                self._watch()
                 served_s, reason = await self._serve()
                 self._watch()
                 if self._left.is_set() or reason in (LEFT, self._wish):
@@ -208,6 +212,7 @@ class Session:
                 self._report(reason, delay_s, was_served=served_s > 0)
                 await self._pause(delay_s)
         finally:
+            watch_soon.cancel()
             self._stop_watching()
             if self._timer is not None:
                 self._timer.cancel()
@@ -230,11 +235,17 @@ class Session:
         """Network or clock have become right, or may have: a pause ends, and a try that hangs begins anew."""
         self._is_news = True
         self._disturbed.set()
-        if self._connection is not None and not self._connection.is_reached:
-            self._connection.close(_CHANGED)
+        if self._connection is not None:
+            old_in_s = self._tried_s + _OLD_TRY_S - time.monotonic()
+            asyncio.get_running_loop().call_later(max(0.0, old_in_s), self._give_up_try, self._connection)
+
+    def _give_up_try(self, connection: Connection) -> None:
+        if connection is self._connection and not connection.is_reached:
+            connection.close(_CHANGED)
 
     def _watch(self) -> None:
-        if not self._is_watching:
+        """While there is no connection, and none is to be."""
+        if not (self._is_watching or self.is_connected or self._left.is_set()):
             self._watching.enter_context(self._surroundings(self._on_news))
             self._is_watching = True
 
@@ -515,7 +526,7 @@ class Session:
             count = self.statistics.reconnect_count + 1
             self.statistics = replace(self.statistics, is_lost=False, reconnect_count=count)
         self._served.set()
-        log.info("connected to %s", self._settings.address)
+        log.info("connected to %s in MQTT %s", self._settings.address, connection.manner.protocol.version)
         for sentence in self._shortcomings(connection):
             log.warning("%s", sentence)
         self._tell()

@@ -61,7 +61,7 @@ class Broker:
     def __init__(self, folder: Path, config: str = "", *, listener: str = "") -> None:
         """`config` is for the broker as a whole; `listener`, if any, makes a second one, on tls_port."""
         self.host = "127.0.0.1"
-        self.port, self.tls_port = _free_port(), _free_port()
+        self.port, self.tls_port = free_port(), free_port()
         self._listening = (self.port, self.tls_port) if listener else (self.port,)
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
@@ -173,7 +173,7 @@ def _hangs_up(host: str, port: int) -> bool:
         return True
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -44,10 +44,10 @@ TRIALS = {
     "mqtt-5-closed": Trial(V3, rules=NO_MQTT_5),
     "mqtt-5-silence": Trial(V3, rules=(Rule(Kind.CONNECT, None, Silent(), V5),)),
     "mqtt-5-closed-once-and-no-3.1.1": Trial(V5, rules=NO_MQTT_5, speaks=(V5,), is_once=True),
-    "will-closed": Trial(has_will=False, with_will=Closed()),
+    "will-closed": Trial(V5, has_will=False, with_will=Closed()),
     "will-closed-and-no-mqtt-5": Trial(V3, has_will=False, rules=NO_MQTT_5, with_will=Closed()),
-    "old-session-closed": Trial(old_session=Closed()),
-    "old-session-refused": Trial(old_session=Refused(FAULT)),
+    "old-session-closed": Trial(V5, old_session=Closed()),
+    "old-session-refused": Trial(V5, old_session=Refused(FAULT)),
     "old-session-refused-and-no-mqtt-5": Trial(V3, rules=NO_MQTT_5, old_session=Refused(FAULT)),
 }
 

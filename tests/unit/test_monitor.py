@@ -106,6 +106,8 @@ def test_statistics_are_recalled_as_they_were(tmp_path: Path) -> None:
     )
     store.remember("broker", told)
     assert recall_statistics(store) == Statistics(True, 2, START, "gone")
+    store.remember("broker", told.replace("}", ', "speaks_3_1_1": true}'))
+    assert recall_statistics(store) == Statistics(True, 2, START, "gone", speaks_3_1_1=True)
     store.close()
 
 

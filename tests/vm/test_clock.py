@@ -1,10 +1,13 @@
-"""The clock is right when the network is: systemd-timesyncd beside NetworkManager, and a cable that comes late."""
+"""The clock is right when the network is, and the client is online when the clock is right."""
 
 from __future__ import annotations
 
+import re
 import subprocess
+import time
 from pathlib import Path
 
+from tests.broker.conftest import Authority
 from tests.vm.conftest import STARTED, deb, suite
 from tests.vm.hands import SLOW_S, diagnosis
 from tools.lab.screen import AGENT, CLOCK_FLAG, CLOCK_SNIPPET, new_command
@@ -15,6 +18,12 @@ __all__ = ["deb", "suite"]
 # timesyncd has tried in vain by then at about 33, 67 and 131 s, and would by itself try again at 260 s.
 NETWORK_COMES_S = 150
 PROMISED_S = 15
+CONNECTS_WITHIN_S = 5
+LONG_PAUSE_S = 20
+LONG_AGO, LATER_AND_STILL_WRONG = "2019-03-01", "2019-04-01"
+TLS_PORT = 8884
+LISTENER = f"listener {TLS_PORT} 127.0.0.1\nallow_anonymous true\ncertfile {{certificate}}\nkeyfile {{key}}\n"
+CA = "/etc/infoscreen-reboot/ca.pem"
 SNTP = Path(__file__).with_name("sntp.py")
 CLOCK_UNIT, HOOK = "infoscreen-reboot-clock.service", "/usr/lib/NetworkManager/dispatcher.d/50-infoscreen-reboot"
 
@@ -80,3 +89,46 @@ def test_a_command_is_judged_as_soon_as_a_late_network_is_there(suite: str, deb:
         machine.run(f"while systemctl --quiet is-active {CLOCK_UNIT}; do sleep 0.2; done", timeout_s=SLOW_S)
         assert machine.run("systemctl is-active systemd-timesyncd.service", check=False) == "inactive\n"
         assert machine.run("systemctl is-failed --quiet '*clock*' || echo none") == "none\n"
+
+
+def wait_pause(machine: VirtualMachine, at_least_s: int = 0) -> None:
+    """Waits until the agent will try again only so much later."""
+    while True:
+        words = machine.run(f"systemctl show --value -p StatusText {AGENT}")
+        assert "connected to" not in words
+        pause = re.search(r"certificate is not yet valid.*; next attempt in (\d+) s", words)
+        if pause and int(pause[1]) >= at_least_s:
+            return
+        machine.run("sleep 1")
+
+
+def test_a_broker_whose_certificate_was_not_yet_valid_is_connected_to_when_the_clock_is_set(
+    suite: str, deb: Path, tmp_path: Path
+) -> None:
+    authority = Authority(tmp_path)
+    with VirtualMachine(suite, deb) as machine:
+        STARTED[:] = [machine]
+        identity = authority.issue("broker", f"IP:{machine.BROKER_HOST}")
+        configuration = machine.broker.configuration
+        listener = LISTENER.format(certificate=identity.certificate, key=identity.key)
+        configuration.write_text(configuration.read_text() + listener)
+        machine.broker.start()
+        machine.boot()
+        machine.wait_up()
+        machine.write(CA, authority.certificate.read_text())
+        machine.configure_for_broker()
+        machine.configure(MQTT_PORT=str(TLS_PORT), MQTT_TLS="yes", MQTT_TLS_CA=CA)
+        machine.run(f"systemctl stop {AGENT}; date -s {LONG_AGO}; systemctl start {AGENT}", timeout_s=SLOW_S)
+        wait_pause(machine)
+
+        # Who listens has to hear each time that it is set, and not only the first.
+        machine.run(f"date -s {LATER_AND_STILL_WRONG}")
+        # If it tries earlier than this pause ends, it has another reason.
+        wait_pause(machine, LONG_PAUSE_S)
+        set_at_s = uptime_s(machine)
+        machine.run(f"date -s @{time.time():.0f}")
+        machine.wait_online(SLOW_S)
+        found = machine.run(f"journalctl -b -u {AGENT} -o short-monotonic --grep '^connected to' | tail -1")
+        took_s = float(found.split("]")[0].strip("[ ")) - set_at_s
+        print(f"{suite}: connected {took_s:.1f} s after the clock was set")
+        assert 0 < took_s <= CONNECTS_WITHIN_S

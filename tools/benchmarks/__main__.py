@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tools.benchmarks import machines, report
+from tools.benchmarks import late, late_clock, machines, report
 from tools.benchmarks.controller import hall as controllers
 from tools.benchmarks.hall import Hall
 from tools.lab import tree
@@ -25,6 +25,11 @@ ON_MACHINES: dict[str, Callable[[str, Path, bool], Samples]] = {
     "refusals": machines.refusals,
     "idle": machines.idle,
     "size": machines.size,
+}
+# These can have another commit's agent beside the package.
+WITH_BEFORE: dict[str, Callable[[str, Path, bool, str | None], Samples]] = {
+    "late": late.late,
+    "late-clock": late_clock.late_clock,
 }
 RAW = tree.TREE / "docs" / "benchmarks"
 
@@ -47,7 +52,7 @@ def _circumstances(suite: str, quick: bool) -> dict[str, Any]:
     }
 
 
-def _measure(suite: str, names: list[str], quick: bool) -> dict[str, Samples]:
+def _measure(suite: str, names: list[str], quick: bool, before: str | None) -> dict[str, Samples]:
     found: dict[str, Samples] = {}
     of_controller = [name for name in names if name in controllers.NAMES and suite == controllers.SUITE]
     if of_controller:
@@ -66,15 +71,21 @@ def _measure(suite: str, names: list[str], quick: bool) -> dict[str, Samples]:
         if name in ON_MACHINES:
             print(f"{suite}: {name}", flush=True)
             found[name] = ON_MACHINES[name](suite, deb, quick)
+        if name in WITH_BEFORE:
+            print(f"{suite}: {name}", flush=True)
+            found[name] = WITH_BEFORE[name](suite, deb, quick, before)
     return found
 
 
 def main() -> int:
-    names = [*IN_HALL, *ON_MACHINES, *controllers.NAMES]
+    names = [*IN_HALL, *ON_MACHINES, *WITH_BEFORE, *controllers.NAMES]
     parser = argparse.ArgumentParser(prog="tools/bench", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="name", help=f"only these, of {', '.join(names)}; controller")
     parser.add_argument("--suite", action="append", choices=tree.SUITES, help="only this Debian release")
     parser.add_argument("--quick", action="store_true", help="few rounds: to try it, not to judge by it")
+    parser.add_argument(
+        "--before", metavar="commit", help=f"measure that commit's agent, too ({', '.join(WITH_BEFORE)} only)"
+    )
     parser.add_argument("--show", action="store_true", help="measure nothing, print what is kept")
     parser.add_argument("--into", type=Path, default=RAW, help="where the raw figures go (default: docs/benchmarks)")
     options = parser.parse_args()
@@ -91,7 +102,7 @@ def main() -> int:
         tree.ensure_host()
         for suite in options.suite or tree.SUITES:
             found = _circumstances(suite, options.quick)
-            found["benchmarks"] = _measure(suite, options.names or names, options.quick)
+            found["benchmarks"] = _measure(suite, options.names or names, options.quick, options.before)
             options.into.mkdir(parents=True, exist_ok=True)
             report.keep(options.into / f"{suite}.json", found)
             kept = report.show(found) and kept

@@ -81,6 +81,39 @@ rm -rf /etc/apt/sources.list.d/* /var/lib/apt/lists/*
 echo 'deb [trusted=yes] file:/repo ./' > /etc/apt/sources.list
 apt-get -q update
 """
+# Brokers that Debian has beside mosquitto. None is started: the tests do that, each with a configuration of its own.
+# The names are for a cluster of three, as which one broker can be reached.
+BROKERS = f"""\
+printf '#!/bin/sh\\nexit 101\\n' > /usr/sbin/policy-rc.d
+chmod 755 /usr/sbin/policy-rc.d
+apt-get -q update
+{INSTALL} ejabberd rabbitmq-server
+for node in 1 2 3; do echo "127.0.0.$node node$node broker.example" >> /etc/hosts; done
+apt-get clean
+rm -rf /var/lib/apt/lists/*
+"""
+# A broker for node. npm is gone again afterwards: it is as large as all the rest.
+AEDES = "aedes@1.2.0"
+AEDES_INSTALL = f"""\
+apt-get -q update
+{INSTALL} nodejs
+{INSTALL} npm
+cd /opt
+npm --cafile /var/tmp/given/{{authorities}} --no-audit --no-fund --ignore-scripts install {AEDES}
+apt-get -qy purge --autoremove npm
+apt-get clean
+rm -rf /var/lib/apt/lists/* /root/.npm
+"""
+# Those that this host trusts: npm brings a list of its own.
+AUTHORITIES = Path("/etc/ssl/certs/ca-certificates.crt")
+# A broker in Python; it runs with modules of its own.
+AMQTT = (
+    "amqtt==0.12.1 annotated-doc==0.0.7 annotated-types==0.8.0 argon2-cffi==25.1.0 argon2-cffi-bindings==26.2.0"
+    " cffi==2.1.1 dacite==1.9.2 markdown-it-py==4.3.0 mdurl==0.1.2 psutil==7.2.2 pwdlib==0.3.1 pycparser==3.12"
+    " pydantic==2.14.4 pydantic-core==2.50.5 Pygments==2.21.0 PyYAML==6.0.4 rich==15.0.0 shellingham==1.5.4"
+    " six==1.17.0 transitions==0.9.3 typer==0.29.2 typing_extensions==4.16.0 typing-inspection==0.4.5"
+    " websockets==15.0.1"
+)
 # What our package wants is there already, so that its own upgrade fetches nothing.
 UPGRADE = """\
 apt-get -qy satisfy '{depends}'
@@ -348,3 +381,23 @@ def layers_of_bench(suite: str) -> list[Path]:
     """The suite's workshop with its tools that judge a package and those that manage a fleet."""
     base, script = workshop_root(suite), f"apt-get -q update; {INSTALL} {BENCH_PACKAGES}; apt-get clean"
     return [grown(f"bench-{suite}-{digest(base.name.encode(), script.encode())}", [base], script), base]
+
+
+def layers_of_brokers(suite: str) -> list[Path]:
+    """The suite's workshop with brokers in it: Debian's own, and on trixie those of npm and PyPI."""
+    base = workshop_root(suite)
+    debian = grown(f"brokers-{suite}-{digest(base.name.encode(), BROKERS.encode())}", [base], BROKERS)
+    if suite != "trixie":
+        return [debian, base]
+    script = AEDES_INSTALL.format(authorities=AUTHORITIES.name)
+    aedes = grown(f"aedes-{digest(base.name.encode(), script.encode())}", [base], script, [AUTHORITIES])
+    return [debian, aedes, _amqtt(suite), base]
+
+
+def _amqtt(suite: str) -> Path:
+    def make(target: Path) -> None:
+        pip = "/usr/bin/python3", "-m", "pip", "install", "--quiet", "--no-compile", "--only-binary=:all:", "--no-deps"
+        place = "--target", target / "opt/amqtt", "--implementation=cp", "--python-version", PYTHON[suite]
+        command(*pip, *place, *AMQTT.split())
+
+    return layer(f"amqtt-{platform.machine()}-{suite}-{digest(AMQTT.encode())}", make)

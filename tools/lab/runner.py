@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import IO, NoReturn
 
 from tools.lab import tree
+from tools.lab.roots import layers_of_brokers
 from tools.lab.scratch import CACHE, LabError, sweep
 
 # In a workshop, too, but beside the others: it takes as many minutes as all of theirs.
@@ -27,9 +28,11 @@ CONTROLLER = "tests/controller"
 IN_WORKSHOP = ("tests/unit", "tests/crash", "tests/bus", "tests/broker", "tests/fuzz", CONTROLLER)
 WORKSHOP = "workshop"
 PACKAGING = "tests/packaging"
+# In a workshop of its own, which has them all.
+BROKERS = "tests/many_brokers"
 ON_MACHINES = ("tests/system", PACKAGING, "tests/vm")
 # What takes longest begins first.
-PLACES = ("tests/system", "tests/vm", WORKSHOP, CONTROLLER, PACKAGING)
+PLACES = ("tests/system", "tests/vm", WORKSHOP, CONTROLLER, PACKAGING, BROKERS)
 # The linters are of one suite, and so is the judgement of what they lint. The controller runs on trixie only.
 ONCE = "trixie"
 OF_ONE_SUITE = ("tests/*.py", CONTROLLER)
@@ -83,7 +86,8 @@ class Job:
         self.is_over.set()
 
     def _in_workshop(self, report: Path, output: IO[bytes]) -> int:
-        with tree.Workshop(self.suite, tree.sources()) as shop:
+        layers = layers_of_brokers(self.suite) if self.targets[0].startswith(BROKERS) else ()
+        with tree.Workshop(self.suite, tree.sources(), layers) as shop:
             argv = *PYTEST, "--junitxml=/build/report.xml", *self.options, *self.targets
             status = self._wait(shop.start(*argv, output=output))
             shutil.copy(shop.root / "build/report.xml", report)
@@ -146,13 +150,14 @@ def _file(dotted: str) -> str:
 
 def _folder(path: str) -> str:
     """`tests/unit` of everything in it; what lies beside the folders is all of one kind."""
-    return next((folder for folder in (*IN_WORKSHOP, *ON_MACHINES) if path.startswith(folder)), "tests/*.py")
+    folders = *IN_WORKSHOP, *ON_MACHINES, BROKERS
+    return next((folder for folder in folders if path.startswith(folder)), "tests/*.py")
 
 
 def _place(target: str) -> str:
     """What drives machines runs for itself: each such folder has fixtures of its own."""
     folder = _folder(target)
-    return folder if folder in (*ON_MACHINES, CONTROLLER) else WORKSHOP
+    return folder if folder in (*ON_MACHINES, CONTROLLER, BROKERS) else WORKSHOP
 
 
 def plan(suites: Sequence[str], fast: bool, arguments: Sequence[str]) -> list[Job]:
@@ -161,7 +166,7 @@ def plan(suites: Sequence[str], fast: bool, arguments: Sequence[str]) -> list[Jo
     options = [argument for argument in arguments if argument not in chosen]
     chosen = [target for target in chosen if target != "tests/"]
     everything = sorted(str(path.relative_to(tree.TREE)) for path in tree.TREE.glob("tests/test_*.py"))
-    everything += [*IN_WORKSHOP, *([] if fast else ON_MACHINES)]
+    everything += [*IN_WORKSHOP, *([] if fast else (*ON_MACHINES, BROKERS))]
     LOGS.mkdir(parents=True, exist_ok=True)
     jobs = []
     for place in PLACES:
@@ -208,10 +213,10 @@ def summarise(jobs: Sequence[Job], seconds: float) -> int:
     """Prints what ran where, what to do about failures, and the totals; the exit status."""
     suites = list(dict.fromkeys(job.suite for job in jobs))
     folders = list(dict.fromkeys(folder for job in jobs for folder in job.ran))
-    print(f"\n{'tests that ran':<16}" + "".join(f"{suite:>10}" for suite in suites))
+    print(f"\n{'tests that ran':<20}" + "".join(f"{suite:>10}" for suite in suites))
     for folder in folders:
         counts = [sum(job.ran[folder] for job in jobs if job.suite == suite) for suite in suites]
-        print(f"{folder:<16}" + "".join(f"{count or '-':>10}" for count in counts))
+        print(f"{folder:<20}" + "".join(f"{count or '-':>10}" for count in counts))
     print(f"in {seconds:.0f} s; full output in {LOGS}\n")
     for job in jobs:
         for (file, test), outcome in job.failed.items():
@@ -234,8 +239,10 @@ def main() -> int:
         description="Installs what the tests need and runs all of them; downloads are cached.",
         epilog="Arguments under tests/ choose what runs, all others go to pytest: tools/test tests/unit -k words",
     )
-    parser.add_argument("--fast", action="store_true", help="leave out what boots machines")
-    parser.add_argument("--packaging", action="store_true", help="only Debian's own tests and the fleet's tools")
+    parser.add_argument("--fast", action="store_true", help="leave out what boots machines, and other brokers")
+    parser.add_argument(
+        "--packaging", action="store_true", help="only Debian's own tests, the fleet's tools and other brokers"
+    )
     parser.add_argument(
         "--suite", action="append", choices=tree.SUITES, help="only this Debian release (may be repeated)"
     )
@@ -245,7 +252,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         tree.ensure_host()
-        arguments += [PACKAGING] if options.packaging else []
+        arguments += [PACKAGING, BROKERS] if options.packaging else []
         jobs = plan(options.suite or tree.SUITES, options.fast, arguments)
     except LabError as error:
         print(f"tools/test: {error}", file=sys.stderr)

@@ -11,8 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from infoscreen_reboot import __version__
-from infoscreen_reboot.client import config, disk, kernel, lasting, log
-from infoscreen_reboot.client.agent import recovery
+from infoscreen_reboot.client import config, disk, greeting, kernel, lasting, log
+from infoscreen_reboot.client.agent import recovery, surroundings
 from infoscreen_reboot.client.agent.agent import Agent
 from infoscreen_reboot.client.agent.host import SystemHost
 from infoscreen_reboot.client.agent.monitor import Monitor, open_boot, recall_statistics
@@ -79,7 +79,7 @@ class Service:
         self._address = f"{settings.broker.host}:{settings.broker.port}"
         self._session = Session(
             settings.broker,
-            client_id=f"infoscreen-{settings.client_uuid}",
+            client_id=greeting.client_id(settings.client_uuid),
             subscriptions=[topics.commands] + [topics.transitional_command] * settings.compat_topics,
             unsubscriptions=[topics.transitional_command] * (not settings.compat_topics),
             presence=status.open_session,
@@ -88,6 +88,7 @@ class Service:
             on_free=lambda: self._outbox.resume(),
             on_forgotten=lambda: self._monitor.tell_again(),
             statistics=recall_statistics(store),
+            surroundings=surroundings.watch,
             mqtt_5_again_s=_MQTT_5_AGAIN_S[settings.require_signature],
         )
         self._host = SystemHost(lambda kind: self._agent.on_departure(kind), lambda: self._agent.on_stay())

@@ -200,6 +200,7 @@ class Monitor:
                 "reconnect_count": statistics.reconnect_count,
                 "last_disconnect_at": wire.format_time(at) if at else None,
                 "last_disconnect_reason": statistics.last_disconnect_reason,
+                "speaks_3_1_1": statistics.speaks_3_1_1,
             }
             self._store.remember(_STATISTICS, json.dumps(known))
             self._saved_statistics = statistics

@@ -2,9 +2,9 @@
 
 import uuid
 
+from infoscreen_reboot.client import greeting
 from infoscreen_reboot.client.agent.ports import Clock
-from infoscreen_reboot.contract.telemetry import PresenceReason, Status, encode_status
-from infoscreen_reboot.contract.topics import Topics
+from infoscreen_reboot.contract.telemetry import PresenceReason
 from infoscreen_reboot.mqtt.messages import Message
 from infoscreen_reboot.mqtt.session import Presence
 
@@ -22,5 +22,4 @@ class StatusWriter:
         return Presence(will=self.write(PresenceReason.CONNECTION_LOST), birth=self.write(PresenceReason.CONNECTED))
 
     def write(self, reason: PresenceReason) -> Message:
-        status = Status(reason, self._client_uuid, self._session_id, self._clock.boot_id(), self._clock.now())
-        return Message(Topics(self._client_uuid).status, encode_status(status), qos=1, retain=True)
+        return greeting.status(reason, self._client_uuid, self._session_id, self._clock.boot_id(), self._clock.now())
