@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 from unittest import mock
 
 from infoscreen_reboot.client import kernel
-from infoscreen_reboot.client.agent import app, host, recovery
+from infoscreen_reboot.client.agent import app, host, recovery, surroundings
 from infoscreen_reboot.client.agent.agent import Agent
 from infoscreen_reboot.client.agent.boot_report import Boot
 from infoscreen_reboot.client.agent.lifecycle import Record
@@ -429,6 +429,7 @@ class World:
                 (session, "Connection", connection),
                 (host, "Bus", lambda on_signal: PlayedBus(self.host, on_signal)),
                 (app, "notify", self._notify),
+                (surroundings, "watch", lambda _: contextlib.nullcontext()),
                 (app, "_signatures", lambda _: self.signatures),
                 (recovery, "Store", lambda path, **options: _Disk(self, path, **options)),
                 (kernel, "timesyncd_says_synchronised", lambda: False),

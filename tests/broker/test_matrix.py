@@ -6,7 +6,8 @@ The whole agent runs in each cell, at a scripted broker of its own. All cells ru
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Sequence
+import contextlib
+from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,6 +31,7 @@ from tools.simulated.manner import client_uuid
 OTHERS_WITHIN_S = 30.0
 # The longest pause that grows within a cell, and what it takes to find a silence.
 TAKEN_WITHIN_S = 90.0
+CHANGE_EVERY_S = 5.0
 # Numbers in a report have more digits when they are larger.
 ROOM_BYTES = 64
 
@@ -207,10 +209,29 @@ async def mended(play: Play, cell: Cell) -> str:
     try:
         await broker.until(lambda: all(play.has_ended(order) for _, order in play.orders), patience)
         await give_orders(play, patience)
-        await broker.until(lambda: not play.unspoken() and topic not in play.client.status, patience)
+        async with changing(play):
+            await broker.until(lambda: not play.unspoken() and topic not in play.client.status, patience)
     except TimeoutError:
         return f"{play.unspoken()} are missing after the broker takes all again; it says {play.client.status}"
     return "; ".join(play.faults())
+
+
+@contextlib.asynccontextmanager
+async def changing(play: Play) -> AsyncIterator[None]:
+    """A command comes and ends, again and again. Without any change, health and an alert are not said for 30 s."""
+
+    async def change() -> None:
+        while True:
+            await asyncio.sleep(CHANGE_EVERY_S)
+            if all(play.has_ended(order) for _, order in play.orders):
+                play.order(play.topics.commands)
+
+    task = asyncio.create_task(change())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
 
 
 async def tried_all(folder: Path, cells: Sequence[Cell], within_s: float = OTHERS_WITHIN_S) -> dict[Cell, str]:

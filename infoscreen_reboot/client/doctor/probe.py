@@ -19,7 +19,7 @@ from infoscreen_reboot.contract.command import Action
 from infoscreen_reboot.contract.telemetry import Executor
 from infoscreen_reboot.contract.topics import Topics
 from infoscreen_reboot.mqtt import packets, reasons
-from infoscreen_reboot.mqtt.manner import PROTOCOLS
+from infoscreen_reboot.mqtt.manner import PROTOCOLS, UNWILLING
 from infoscreen_reboot.mqtt.messages import BrokerSettings
 from infoscreen_reboot.mqtt.packets import Connect, MalformedPacket, Property, Protocol, Will
 from infoscreen_reboot.mqtt.paho_client import MAX_PACKET_BYTES
@@ -40,7 +40,7 @@ _ADVICE = {
     **dict.fromkeys((0x9C, 0x9D), "set MQTT_BROKER to that other server; the broker's administrator knows its name"),
 }
 # With these a broker may refuse the version alone; the agent then tries the next one.
-_MAYBE_THE_VERSION = (reasons.PROTOCOL_VERSION, 0x80, 0x81, 0x82, 0x83)
+_MAYBE_THE_VERSION = (reasons.PROTOCOL_VERSION, *UNWILLING)
 # When our will was written. amqtt 0.12 publishes the will of a client that leaves very soon. Who hears this one takes
 # it for the late will of a session that has ended, and not for a loss of the agent's.
 _LONG_AGO = datetime.fromtimestamp(0, UTC)
