@@ -492,7 +492,7 @@ def test_paho_reads_our_refusal(protocol: Protocol) -> None:
     with talking(protocol) as talk:
         talk.said()
         talk.hear(Connack(0x87 if protocol is MQTT_5 else 5).write(protocol))
-        assert reasons.words(paho_client.code(talk.heard["connect"][3])) == "not authorised"
+        assert reasons.of_connack(paho_client.code(talk.heard["connect"][3])) == reasons.NOT_AUTHORISED
 
 
 @BOTH

@@ -115,7 +115,9 @@ def drain(stage: Stage, count: int, rounds: int) -> Samples:
             time.sleep(1)
             stage.end(agent)
             db = sqlite3.connect(stage.directory / state / "journal.sqlite3")
-            letters = [(ACKS, b'{"status":"failed","number":%06d,"pad":"%s"}' % (n, b"x" * 300)) for n in range(count)]
+            letters = [
+                (ACKS, b'{"status":"failed","number":"%06d","pad":"%s"}' % (n, b"x" * 300)) for n in range(count)
+            ]
             with db:
                 db.executemany("INSERT INTO outbox (topic, payload) VALUES (?, ?)", letters)
             db.close()

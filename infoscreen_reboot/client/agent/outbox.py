@@ -158,7 +158,8 @@ class Outbox:
     def _has_to_wait(self, letter: Letter) -> bool:
         """The acks of one command keep their order, even if the broker refuses the first one."""
         ahead = [each for each in self._sent.values() if each.letter.topic == letter.topic and not each.delivery.done()]
-        return bool(ahead) and _command_id(letter) in [each.command_id for each in ahead]
+        command_id = _command_id(letter) if ahead else None
+        return command_id is not None and command_id in [each.command_id for each in ahead]
 
     def _send(self, owed: Owed) -> None:
         try:
@@ -215,7 +216,11 @@ def _is_lost(delivery: asyncio.Future[bool]) -> bool:
 
 
 def _command_id(letter: Letter) -> object:
-    return json.loads(letter.payload).get("command_id")
+    """None if it is about no command."""
+    try:
+        return json.loads(letter.payload)["command_id"]
+    except (ValueError, LookupError, TypeError):
+        return None
 
 
 def _message(letter: Letter) -> Message:
