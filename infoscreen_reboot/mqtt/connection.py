@@ -31,7 +31,7 @@ from infoscreen_reboot.mqtt.messages import (
 from infoscreen_reboot.mqtt.obstacles import messages_on, subscription_to
 from infoscreen_reboot.mqtt.packets import Kind, Protocol
 from infoscreen_reboot.mqtt.paho_client import PahoClient
-from infoscreen_reboot.mqtt.terms import Terms
+from infoscreen_reboot.mqtt.terms import UNLIMITED_BYTES, Terms
 from infoscreen_reboot.mqtt.tls import tls_context
 
 log = logging.getLogger(__name__)
@@ -112,7 +112,7 @@ class Connection:
         # paho hangs if something is written at QoS 0 while it delivers a message. Then it is written after that.
         self._is_delivering = self._writes_later = False
         self._awaited: dict[str, _Awaited] = {}
-        self._number = 0
+        self._number = self._unacknowledged = 0
         # What was sent at QoS 0 and may have ended the connection: only an answer to something later proves that not.
         self._unproved: list[tuple[int, str]] = []
         self._ping_number = 0
@@ -145,7 +145,7 @@ class Connection:
     @property
     def under_way(self) -> int:
         """How many messages the broker has not acknowledged."""
-        return sum(answer.startswith("puback") for answer in self._awaited)
+        return self._unacknowledged
 
     @property
     def unproved(self) -> int:
@@ -213,8 +213,8 @@ class Connection:
     def send(self, message: Message) -> asyncio.Future[bool]:
         """Returns what publish() waits for. The message is already out, or in the socket's queue."""
         self._check_open()
-        size, most = packets.publish_bytes(message.topic, message.payload), self.terms.maximum_packet_bytes
-        if size > most:
+        most = self.terms.maximum_packet_bytes
+        if most < UNLIMITED_BYTES and (size := packets.publish_bytes(message.topic, message.payload)) > most:
             refusal = f"a message of {size} bytes is too large for this broker, which takes {most}"
             self._on_taken(messages_on(message.topic), refusal)
             raise Refused(refusal)
@@ -224,7 +224,10 @@ class Connection:
         if info.rc != paho_client.ERR_SUCCESS:
             raise NotDelivered(paho_client.error_string(info.rc))
         answer = self._expect(f"{'puback' if qos else 'written'} {info.mid}", messages_on(message.topic))
-        self._writes_later = self._writes_later or (qos == 0 and self._is_delivering)
+        if qos:
+            self._unacknowledged += 1
+        elif self._is_delivering:
+            self._writes_later = True
         self._write()
         return answer
 
@@ -457,6 +460,7 @@ class Connection:
         else:
             self._prove(awaited.number)
             if name.startswith("puback"):
+                self._unacknowledged -= 1
                 self._on_taken(awaited.what, refusal)
         if awaited.answer.done():
             return

@@ -349,7 +349,7 @@ def test_the_doctor_finds_nothing_wrong_and_disturbs_nobody(kit: KitBroker, way:
     with kit.hearing(kit.by_login(ADMIN), "infoscreen/#") as ear:
         findings = list(probe.examine(settings_of(kit, way)))
         assert ear.heard() == []
-    assert [finding.verdict for finding in findings] == [Verdict.OK] * 7, findings
+    assert [finding.verdict for finding in findings] == [Verdict.OK] * 10, findings
 
 
 def test_the_doctor_names_what_another_clients_login_may_not(kit: KitBroker) -> None:

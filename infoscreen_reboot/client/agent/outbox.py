@@ -47,6 +47,7 @@ class Outbox:
         self._unacknowledged: set[int] = set()
         # Delivered, but not struck out because the disk refused it. This process does not send them again.
         self._delivered: list[int] = []
+        self._kept = 0  # so many of them, when the disk refused
         # To be sent once; they are not owed. If there are too many, the oldest are dropped.
         self._once: deque[Letter] = deque(maxlen=OWED_BOUND)
         self._is_delivering = False
@@ -129,6 +130,7 @@ class Outbox:
             self._send_more()
             if not self._sent and self._post.has_room:
                 self._empty.set()
+            self._strike_out()
             await self._wait_for_work()
 
     async def _wait_for_work(self) -> None:
@@ -136,13 +138,16 @@ class Outbox:
         pauses_s = [_STRIKE_OUT_AGAIN_S] if self._delivered else []
         if (next_try_s := self._post.next_try_s()) is not None:
             pauses_s.append(next_try_s)
+        if not pauses_s:
+            await self._work.wait()
+            return
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(min(pauses_s, default=None)):
+            async with asyncio.timeout(min(pauses_s)):
                 await self._work.wait()
 
     def _next(self, limit: int) -> list[Owed]:
         """The oldest letters that are not under way, and that the broker would take now."""
-        done_with = [*self._sent, *self._delivered, *self._unacknowledged]
+        done_with = {*self._sent, *self._delivered, *self._unacknowledged}
         return self._store.owed(limit, besides=done_with, not_on=self._post.topics_set_aside())
 
     def _send_more(self) -> None:
@@ -166,12 +171,20 @@ class Outbox:
             delivery = self._post.send(_message(owed.letter))
         except Refused:
             return  # its topic is set aside now
-        delivery.add_done_callback(lambda _: self._work.set())
         self._sent[owed.seq] = _Sent(owed.letter, delivery)
+        delivery.add_done_callback(self._on_delivery)
+
+    def _on_delivery(self, delivery: asyncio.Future[bool]) -> None:
+        """The next letter goes out now; the rest has time."""
+        self._work.set()
+        if not _is_lost(delivery):
+            with contextlib.suppress(NotDelivered, StoreError):  # `run` meets with it, too
+                self._settle()
+                self._send_more()
 
     def _settle(self) -> None:
-        """Strike out, in one transaction, what the broker has. Raises NotDelivered if the connection is lost."""
-        is_lost = is_news = False
+        """Take note of what the broker has. Raises NotDelivered if the connection is lost."""
+        is_lost = False
         for seq, sent in list(self._sent.items()):
             if not sent.delivery.done():
                 continue
@@ -180,14 +193,13 @@ class Outbox:
                 is_lost = is_lost or not isinstance(sent.delivery.exception(), Refused)
             elif sent.delivery.result():
                 self._delivered.append(seq)
-                is_news = True
             else:
                 self._unacknowledged.add(seq)
-        self._strike_out(is_news)
         if is_lost:
             raise NotDelivered
 
-    def _strike_out(self, is_news: bool) -> None:
+    def _strike_out(self) -> None:
+        """Strike out, in one transaction, what the broker has."""
         if not self._delivered:
             return
         try:
@@ -195,10 +207,12 @@ class Outbox:
         except StoreUnusable:
             raise
         except StoreError as error:
-            if is_news:
+            if len(self._delivered) > self._kept:
                 log.warning("%s; what the broker has may be sent once more", error)
+            self._kept = len(self._delivered)
         else:
             self._delivered.clear()
+            self._kept = 0
 
     async def _forget_sent(self) -> None:
         self._is_delivering = False

@@ -4,12 +4,11 @@
 # its log and the free pages of the database.
 
 import contextlib
-import json
 import logging
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -112,11 +111,6 @@ _UPSERT = (
     f"ON CONFLICT (command_id) DO UPDATE SET {', '.join(f'{c} = excluded.{c}' for c in _COLUMNS[1:])}"
 )
 _SELECT = f"SELECT {', '.join(_COLUMNS)} FROM command"
-_OWED = """
-SELECT seq, topic, payload, retain FROM outbox
-WHERE seq NOT IN (SELECT value FROM json_each(?)) AND topic NOT IN (SELECT value FROM json_each(?))
-ORDER BY seq LIMIT ?
-"""
 _BOOT_COLUMNS = tuple(Boot.__dataclass_fields__)
 _ENDED = "state IN ('completed', 'failed')"
 _REMEMBER = "INSERT INTO fact VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value"
@@ -334,10 +328,12 @@ class Store:
                 return False
         return True
 
-    def owed(self, limit: int, besides: Sequence[int] = (), not_on: Sequence[str] = ()) -> list[Owed]:
+    def owed(self, limit: int, besides: Collection[int] = (), not_on: Sequence[str] = ()) -> list[Owed]:
         """The oldest owed letters, in order, `besides` those with these numbers and `not_on` these topics."""
-        rows = self._rows(_OWED, [json.dumps(list(besides)), json.dumps(list(not_on)), limit])
-        return [Owed(seq, _letter(*letter)) for seq, *letter in rows]
+        where = f"WHERE topic NOT IN ({', '.join('?' * len(not_on))})" if not_on else ""
+        query = f"SELECT seq, topic, payload, retain FROM outbox {where} ORDER BY seq LIMIT ?"
+        rows = self._rows(query, [*not_on, limit + len(besides)])
+        return [Owed(seq, _letter(*letter)) for seq, *letter in rows if seq not in besides][:limit]
 
     def strike_out(self, letters: Sequence[int]) -> None:
         """Delete letters that the broker has. Not flushed: if power fails now, the same bytes are sent once more."""
