@@ -12,6 +12,7 @@ import textwrap
 from asyncio.trsock import TransportSocket
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from infoscreen_reboot.mqtt.messages import BrokerSettings, Delivery, Message
 from infoscreen_reboot.mqtt.session import Presence, Session, Statistics
@@ -33,7 +34,9 @@ class Client:
         without: Sequence[str] = (),
         client_id: str = "screen",
         statistics: Statistics | None = None,
+        **options: Any,
     ) -> None:
+        """`options` are more of the session's own."""
         self.inbox: asyncio.Queue[Delivery] = asyncio.Queue()
         self.refuse: Callable[[Delivery], None] = lambda _: None
         self.changes: list[bool] = []
@@ -48,6 +51,7 @@ class Client:
             presence=self._presence,
             on_message=self._on_message,
             on_change=self._on_change,
+            **options,
         )
 
     async def until(self, is_it: Callable[[], object]) -> None:

@@ -22,8 +22,10 @@ TOO_NEW = b"\x20\x02\x00\x01"  # MQTT 3.1.1, 3.2.2.3: unacceptable protocol vers
 class Gate:
     """In front of a broker, which it makes one of MQTT 3.1.1 as long as `is_old`."""
 
-    def __init__(self, broker: Broker) -> None:
+    def __init__(self, broker: Broker, refusal: bytes = TOO_NEW) -> None:
+        """`refusal` is what it answers to MQTT 5 before it closes the connection."""
         self.is_old = True
+        self._refusal = refusal
         self.refused = 0
         self._broker = broker
         self._passing: set[asyncio.Task[None] | None] = set()
@@ -40,7 +42,7 @@ class Gate:
             connect = await reader.read(4096)
             if self.is_old and MQTT_5 in connect:
                 self.refused += 1
-                writer.write(TOO_NEW)
+                writer.write(self._refusal)
                 return
             from_broker, to_broker = await asyncio.open_connection(self._broker.host, self._broker.port)
             to_broker.write(connect)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
+import socket
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
 
+from infoscreen_reboot.mqtt import session
 from infoscreen_reboot.mqtt.messages import Delivery, Redeliver
 from infoscreen_reboot.mqtt.session import Statistics, back_off_s
 from tests.broker.conftest import AT_ONCE_S, PATIENCE_S, Authority, Broker, Run, Seen
@@ -258,6 +262,62 @@ def test_a_session_waiting_for_a_broker_says_so_and_finds_it(broker: Broker, run
             async with asyncio.timeout(PATIENCE_S):
                 await client.session.wait_connected()
             assert client.session.statistics.reconnect_count == 0
+
+    run(story())
+
+
+def test_news_of_the_network_ends_a_pause_at_once_and_is_only_waited_for_without_a_connection(
+    broker: Broker, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "back_off_s", lambda *_: 3600.0)
+    watchers: list[Callable[[], None]] = []
+
+    @contextlib.contextmanager
+    def surroundings(on_news: Callable[[], None]) -> Iterator[None]:
+        watchers.append(on_news)
+        yield
+        watchers.remove(on_news)
+
+    async def story() -> None:
+        broker.kill()
+        client = Client(plain(broker), surroundings=surroundings)
+        async with client.running():
+            for _ in range(2):
+                await client.until(lambda: "next attempt in 3600 s" in (client.session.trouble or ""))
+                broker.start()
+                (news,) = watchers
+                news()
+                await asyncio.wait_for(client.session.wait_connected(), AT_ONCE_S)
+                assert not watchers
+                broker.kill()
+        assert not watchers
+
+    run(story())
+
+
+def test_the_addresses_of_a_broker_take_turns(broker: Broker, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story(hangs: socket.socket) -> None:
+        good = ("127.0.0.1", broker.port)
+        found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", address) for address in (hangs.getsockname(), good)]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+        client = Client(replace(plain(broker), host="broker.example", keep_alive_s=1))
+        async with client.running():
+            await client.until(lambda: "no answer within 1.5 s" in (client.session.trouble or ""))
+            await asyncio.wait_for(client.session.wait_connected(), PATIENCE_S)
+
+    with socket.create_server(("127.0.0.1", 0)) as hangs:
+        run(story(hangs))
+
+
+def test_the_end_of_a_connection_with_tls_is_no_trouble_of_the_handshake(
+    tls_broker: Broker, authority: Authority, run: Run
+) -> None:
+    async def story() -> None:
+        client = Client(secure(tls_broker, authority))
+        async with client.connected():
+            tls_broker.kill()
+            await client.until(lambda: client.session.statistics.last_disconnect_at)
+            assert client.session.statistics.last_disconnect_reason == "the broker closed the connection"
 
     run(story())
 

@@ -304,6 +304,29 @@ def test_two_hosts_with_one_name_are_told_apart_from_a_broker_that_goes(run: Run
     run(story())
 
 
+def test_a_broker_that_lets_us_in_and_hangs_up_again_and_again_may_have_two_clients_of_one_name(run: Run) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.closing(writer):
+            for answer in (CONNACK, SUBACK, BIRTH_PUBACK):
+                await reader.read(4096)
+                writer.write(answer)
+
+    async def story() -> None:
+        async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+            client = Client(at(server.sockets[0]))
+            reasons: list[str | None] = []
+            async with client.running():
+                for count in range(3):
+                    await client.until(lambda count=count: client.session.statistics.reconnect_count == count)
+                    await client.until(lambda: client.session.statistics.is_lost)
+                    reasons.append(client.session.statistics.last_disconnect_reason)
+        closed = "the broker closed the connection"
+        pattern = " again and again, soon after it had let us in: does another host have the same client UUID?"
+        assert reasons == [closed, closed, closed + pattern]
+
+    run(story())
+
+
 @pytest.mark.parametrize(
     "answers",
     [

@@ -130,6 +130,29 @@ def test_with_the_transitional_topics_off_nothing_that_still_comes_by_them_is_ex
     assert (world.received, world.helper_calls, world.queue) == ([], [], [])
 
 
+def test_with_the_transitional_topics_off_nothing_more_is_said_on_them_though_it_is_owed(world: World) -> None:
+    async def nature() -> None:
+        await asyncio.sleep(5)  # it is connected, and owes nothing
+        world.broker.withholds_pubacks = True
+        world.send(w.payload(action=Action.SHUTDOWN_HOST, client_uuid=OTHER_ID), topic=TOPICS.transitional_command)
+        await asyncio.sleep(5)
+        said = len(world.acks(tail="/command/ack"))
+        assert said == 1
+        world.settings = w.settings(compat_topics=False)
+        world.terminate()
+        await asyncio.sleep(5)
+        world.broker.withholds_pubacks = False
+        await asyncio.sleep(60)
+        # The same command again, on the canonical topic: it is answered there only.
+        world.send(w.payload(action=Action.SHUTDOWN_HOST, client_uuid=OTHER_ID))
+        await asyncio.sleep(60)
+        assert len(world.acks(tail="/command/ack")) == said
+
+    play(world, nature)
+    assert world.story()[-1] == "wrong_client"
+    assert Store(world.path).owed_count() == 0
+
+
 def test_other_content_under_a_known_id_is_counted_and_changes_nothing(world: World) -> None:
     async def nature() -> None:
         world.send(w.payload())
