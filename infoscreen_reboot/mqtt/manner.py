@@ -45,7 +45,7 @@ class Manner:
 class Trial:
     """Remembers what a broker did with our CONNECTs, and says how to ask next. Times are in seconds, of any clock."""
 
-    def __init__(self, setting: str = "auto", *, speaks_3_1_1: bool = False, mqtt_5_again_s: float = 3600.0) -> None:
+    def __init__(self, setting: str = "auto", *, speaks_3_1_1: bool = False, mqtt_5_again_s: float = 300.0) -> None:
         """`speaks_3_1_1`: an earlier run found out that this broker does not answer in MQTT 5.
 
         `mqtt_5_again_s` is the pause until MQTT 5 is tried again; it doubles each time that this is in vain.

@@ -116,7 +116,7 @@ class Session:
         on_forgotten: Callable[[], None] = lambda: None,
         statistics: Statistics | None = None,
         surroundings: Callable[[Callable[[], None]], AbstractContextManager[None]] = _no_surroundings,
-        mqtt_5_again_s: float = 3600.0,
+        mqtt_5_again_s: float = 300.0,
     ) -> None:
         """`on_change` is called when `is_connected` or `trouble` has changed; counting goes on from `statistics`.
 
@@ -150,7 +150,8 @@ class Session:
         self._watching = contextlib.ExitStack()
         self._is_watching = False
         self._last_tick = time.monotonic()
-        self._began_s = self._tried_s = 0.0
+        # When run() began, and the last try, and the last connection that was of use.
+        self._began_s = self._tried_s = self._served_s = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self.statistics = statistics or Statistics()
         self._trial = Trial(settings.protocol, speaks_3_1_1=self.statistics.speaks_3_1_1, mqtt_5_again_s=mqtt_5_again_s)
@@ -159,8 +160,8 @@ class Session:
         self._served_turn: int | None = None
         self._obstacles = Obstacles()
         self._has_changed = asyncio.Event()
-        # What was under way when the connection ended. Until each has been taken, only one message is under way, so
-        # that the next end shows which one it is.
+        # What was under way when the connection ended. Until each has been taken, or for a minute, only one message is
+        # under way, so that the next end shows which one it is.
         self._suspects: set[str] = set()
         self._short_ends = 0
         # Why we ourselves end a connection that is good.
@@ -345,6 +346,10 @@ class Session:
         connection = self._connection
         if connection is not None:
             connection.tick()
+        if self._suspects and self._serving is not None and self._last_tick - self._served_s > BACK_OFF_MAX_S:
+            self._suspects.clear()
+            self._freed.set()
+            self._on_free()
         if self._serving is not None and self._trial.wants_mqtt_5_again(self._last_tick):
             self._trial.try_mqtt_5()
             self._wish = _TRY_MQTT_5
@@ -380,7 +385,7 @@ class Session:
             except NotDelivered:
                 pass  # `closed` has the reason
             else:
-                served_at = time.monotonic()
+                self._served_s = served_at = time.monotonic()
                 self._serving = connection
                 self._welcome(connection)
             reason = await self._until_closed(connection, presence.birth)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import select
 import selectors
 import socket
@@ -311,14 +312,17 @@ def test_a_broker_that_lets_us_in_and_hangs_up_again_and_again_may_have_two_clie
                 await reader.read(4096)
                 writer.write(answer)
 
+    def has_lost(client: Client, times: int) -> bool:
+        statistics = client.session.statistics
+        return statistics.is_lost and statistics.reconnect_count == times
+
     async def story() -> None:
         async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
             client = Client(at(server.sockets[0]))
             reasons: list[str | None] = []
             async with client.running():
-                for count in range(3):
-                    await client.until(lambda count=count: client.session.statistics.reconnect_count == count)
-                    await client.until(lambda: client.session.statistics.is_lost)
+                for times in range(3):
+                    await client.until(functools.partial(has_lost, client, times))
                     reasons.append(client.session.statistics.last_disconnect_reason)
         closed = "the broker closed the connection"
         pattern = " again and again, soon after it had let us in: does another host have the same client UUID?"

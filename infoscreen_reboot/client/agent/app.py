@@ -37,7 +37,7 @@ _STATUS_AT_MOST_EVERY_S = 0.2
 _START_IS_OVER_S = 2.0
 # A broker that once did not answer in MQTT 5 is asked in it again after so long. Without MQTT 5 there are no
 # signatures, and a client that requires them takes no command.
-_MQTT_5_AGAIN_S = {False: 3600.0, True: 60.0}
+_MQTT_5_AGAIN_S = {False: 300.0, True: 60.0}
 
 logger = logging.getLogger(__name__)
 
