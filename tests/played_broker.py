@@ -7,7 +7,7 @@ and compares.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from infoscreen_reboot.mqtt.connection import ANSWER_S, Connection, Granted
@@ -189,9 +189,13 @@ class PlayedConnection:
         granted: Granted = await self._ask(subscribe, subscription_to(topic))
         return granted
 
-    async def unsubscribe(self, topics: Sequence[str]) -> None:
-        for topic in topics:
-            await self._ask(lambda: self._broker.subscriptions.difference_update(topics), subscription_to(topic))
+    async def unsubscribe(self, topic: str) -> Granted:
+        def unsubscribe() -> Granted:
+            self._broker.subscriptions.discard(topic)
+            return Granted(0, "")
+
+        ended: Granted = await self._ask(unsubscribe, subscription_to(topic))
+        return ended
 
     async def publish(self, message: Message) -> bool:
         return await self.send(message)

@@ -8,7 +8,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -59,10 +59,14 @@ def configure_mqtt_security(client: PahoClient, settings: BrokerSettings) -> Non
 
 @dataclass(frozen=True, slots=True)
 class Granted:
-    """The broker's answer to a subscription: the QoS, or a code from `reasons.REFUSED` on and what it means."""
+    """The broker's answer to a subscription or to its end: a code, and what it means if it is a refusal."""
 
     code: int
     words: str
+
+    @property
+    def is_refusal(self) -> bool:
+        return self.code >= reasons.REFUSED
 
 
 @dataclass(slots=True)
@@ -194,14 +198,14 @@ class Connection:
         granted: Granted = await answer
         return granted
 
-    async def unsubscribe(self, topics: Sequence[str]) -> None:
+    async def unsubscribe(self, topic: str) -> Granted:
         """Raises NotDelivered."""
-        for topic in topics:
-            self._check_open()
-            _, mid = self._client.unsubscribe(topic)
-            answer = self._expect(f"unsuback {mid}", subscription_to(topic))
-            self._write()
-            await answer
+        self._check_open()
+        _, mid = self._client.unsubscribe(topic)
+        answer = self._expect(f"unsuback {mid}", subscription_to(topic))
+        self._write()
+        granted: Granted = await answer
+        return granted
 
     async def publish(self, message: Message) -> bool:
         """Wait for the PUBACK (QoS 1), or until the message is in the socket (QoS 0). Raises NotDelivered.
@@ -506,14 +510,23 @@ class Connection:
 
     def _on_subscribe(self, client: Any, _userdata: Any, mid: int, *_: Any) -> None:
         suback = packets.Suback.read(paho_client.incoming(client, Kind.SUBACK), self.manner.protocol)
-        if len(suback.codes) != 1:
+        self._on_granted(f"suback {mid}", suback)
+
+    def _on_unsubscribe(self, client: Any, _userdata: Any, mid: int, *_: Any) -> None:
+        if self.manner.protocol is Protocol.MQTT_3_1_1:
+            self._settle(f"unsuback {mid}", Granted(0, ""))  # it has no codes there
+        else:
+            # It is built as a SUBACK (MQTT 5, 3.11).
+            unsuback = packets.Suback.read(paho_client.incoming(client, Kind.UNSUBACK), self.manner.protocol)
+            self._on_granted(f"unsuback {mid}", unsuback)
+
+    def _on_granted(self, name: str, answer: packets.Suback) -> None:
+        """To a question about one topic."""
+        if len(answer.codes) != 1:
             self.close(NOT_MQTT)
             return
-        code = suback.codes[0]
-        self._settle(f"suback {mid}", Granted(code, reasons.words(code, suback.properties)))
-
-    def _on_unsubscribe(self, _client: Any, _userdata: Any, mid: int, *_: Any) -> None:
-        self._settle(f"unsuback {mid}")
+        code = answer.codes[0]
+        self._settle(name, Granted(code, reasons.words(code, answer.properties)))
 
     def _on_publish(self, client: Any, _userdata: Any, mid: int, *_: Any) -> None:
         if f"written {mid}" in self._awaited:

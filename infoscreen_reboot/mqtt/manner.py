@@ -84,14 +84,14 @@ class Trial:
 
     def on_welcome(self, manner: Manner, now_s: float, *, has_retained: bool, maximum_qos: int) -> None:
         """The broker let us in after it was asked like this, and said what it has."""
+        if self.manner().is_new:
+            self._poisoned = 0  # it was left behind with the old session
         # An explicit no to MQTT 5 costs one round trip, so it is asked anew each time. Silence costs much more.
         was_by_trial = self.speaks_3_1_1 or self._unanswered > 0
         self.speaks_3_1_1 = self._is_auto and manner.protocol is Protocol.MQTT_3_1_1 and was_by_trial
         self._again_at = now_s + self._again_s if self.speaks_3_1_1 else None
         self._unanswered = self._unauthorised = 0
         self._will_qos, self._will_retain = min(1, maximum_qos), has_retained
-        if manner.is_new:
-            self._poisoned = 0
 
     def on_poison(self) -> None:
         """The connection ended at something that the broker delivers and we cannot take; it will come again."""

@@ -13,7 +13,6 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-from infoscreen_reboot.mqtt import reasons
 from infoscreen_reboot.mqtt.connection import PATIENCE, Connection
 from infoscreen_reboot.mqtt.manner import Trial
 from infoscreen_reboot.mqtt.messages import (
@@ -429,7 +428,9 @@ class Session:
         # Each by itself, the most important first: if the broker ends the connection, we know at what.
         for topic in self._unsubscriptions:
             if not self._is_set_aside(subscription_to(topic)):
-                await connection.unsubscribe([topic])
+                ended = await connection.unsubscribe(topic)
+                if ended.is_refusal:
+                    log.warning("the broker does not end the subscription to %s: %s", topic, ended.words)
         for topic in self._subscriptions:
             if not self._is_set_aside(subscription_to(topic)):
                 await self._subscribe(connection, topic)
@@ -440,7 +441,7 @@ class Session:
     async def _subscribe(self, connection: Connection, topic: str) -> None:
         what = subscription_to(topic)
         granted = await connection.subscribe(topic)
-        if granted.code >= reasons.REFUSED:
+        if granted.is_refusal:
             self._on_taken(what, granted.words)
         elif granted.code == 0:
             self._on_taken(what, "it grants QoS 0 only, so commands can get lost")

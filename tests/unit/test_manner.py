@@ -108,6 +108,16 @@ def test_the_will_is_what_the_broker_can_keep() -> None:
     assert (trial.manner().will_retain, trial.manner().will_qos) == (True, 1)
 
 
+def test_in_mqtt_3_1_1_too_a_new_session_is_asked_for_once() -> None:
+    trial = Trial("3.1.1")
+    for _ in range(3):
+        trial.on_poison()
+    assert trial.manner().is_new
+    # There the connection makes the broker forget the old session, and then comes in without asking for a new one.
+    trial.on_welcome(Manner(V3), 0.0, has_retained=True, maximum_qos=2)
+    assert not trial.manner().is_new
+
+
 def test_what_cannot_be_taken_three_times_is_left_behind_with_the_session() -> None:
     trial = Trial()
     trial.on_poison()
