@@ -12,6 +12,8 @@ from infoscreen_reboot.mqtt.packets import Connack, Property
 # MQTT 5, 3.2.2.3.2: this session never expires.
 NEVER_EXPIRES = 0xFFFFFFFF
 UNLIMITED_BYTES = 0xFFFFFFFF
+# Nothing that is sent to us counts for longer, so a session need not be kept for longer.
+_LONG_ENOUGH_S = 24 * 3600
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +70,7 @@ class Terms:
             )
         if not self.has_retained:
             yield "the broker keeps no retained messages: who subscribes later does not see the status"
-        if self.session_expiry_s is not None:
+        if self.session_expiry_s is not None and self.session_expiry_s < _LONG_ENOUGH_S:
             yield (
                 f"the broker forgets this client {self.session_expiry_s} s after its connection is lost, and with it "
                 "the commands that wait for it"
