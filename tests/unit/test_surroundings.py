@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import resource
+import sys
 
 import pytest
 
@@ -59,3 +60,18 @@ def test_what_cannot_be_watched_is_said_once_and_the_rest_goes_on(caplog: pytest
     assert len(told) == 2
     assert told[0].startswith("cannot watch the network: ") and "Too many open files" in told[0]
     assert told[1].startswith("cannot watch the clock: ")
+
+
+def test_without_python_s_own_files_the_network_is_watched_all_the_same(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ctypes", None)  # as in the middle of an upgrade
+
+    async def main() -> None:
+        before = open_files()
+        with surroundings.watch(lambda: None):
+            assert len(open_files()) == len(before) + 1
+
+    asyncio.run(main())
+    (told,) = caplog.records
+    assert told.getMessage().startswith("cannot watch the clock: import of ctypes halted")

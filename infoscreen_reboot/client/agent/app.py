@@ -191,7 +191,7 @@ class Service:
     async def _make_room(self) -> None:
         """Take the store's room when the start is over, because this takes some milliseconds.
 
-        A new client does it at once, before its first command.
+        A new client does it at once, before its first command. Then load what only a lost connection needs.
         """
         try:
             if self._store.has_room():
@@ -199,6 +199,7 @@ class Service:
             self._store.make_room()
         except StoreError as error:
             logger.warning("%s; commands will take longer", error)
+        surroundings.load()
 
     async def _keep_status(self) -> None:
         while True:

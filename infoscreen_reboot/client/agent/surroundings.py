@@ -33,9 +33,17 @@ def watch(on_news: Callable[[], None]) -> Iterator[None]:
         for what, of in ("the network", _network), ("the clock", _clock):
             try:
                 watched.enter_context(of(on_news))
-            except OSError as error:
+            except (OSError, ImportError) as error:
                 _say_once(f"cannot watch {what}: {error}; a broker that can be reached again is noticed later")
         yield
+
+
+def load() -> None:
+    """Load what `watch` needs, and a start does not.
+
+    When the connection is lost, it may be too late: in the middle of a dist-upgrade, Python's own files are away.
+    """
+    import ctypes  # noqa: F401
 
 
 @functools.cache
@@ -94,8 +102,7 @@ def _timer() -> int:
 
     Not by D-Bus: timedated does not signal a change of NTPSynchronized (systemd 252 and 257).
     """
-    # Only who has to wait loads it. Not os.timerfd_create(), which Python 3.11 does not have.
-    import ctypes
+    import ctypes  # see load(); not os.timerfd_create(), which Python 3.11 does not have
 
     libc = ctypes.CDLL(None, use_errno=True)
     end_of_time = 2 ** (8 * ctypes.sizeof(ctypes.c_long) - 1) - 1
