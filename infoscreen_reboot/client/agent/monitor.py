@@ -137,13 +137,21 @@ class Monitor:
     def tell_again(self) -> None:
         """The broker may have forgotten what it keeps of this client: the standing alert and the boot report.
 
-        Raises StoreError.
+        Raises StoreUnusable.
         """
         self._told_alert = None
+        try:
+            self._report_boot_again()
+        except StoreUnusable:
+            raise
+        except StoreError as error:
+            log.warning("%s; the boot report is not said again", error)
+        self.nudge()
+
+    def _report_boot_again(self) -> None:
         report = self._store.last_boot_report()
         if report is not None and telemetry.parse_boot_report(report).boot_id == self._clock.boot_id():
             self._outbox.answer_again([Letter(self._topics.boot, report, retain=True)])
-        self.nudge()
 
     async def run(self) -> None:
         """Runs for ever. Raises StoreError."""
