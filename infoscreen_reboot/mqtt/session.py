@@ -331,18 +331,14 @@ class Session:
         self._left.clear()
         self._wanted.set()
 
-    def _start_ticking(self) -> None:
+    def _tick(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
         connection = self._connection
         keep_alive_s = connection.keep_alive_s if connection is not None else self._settings.keep_alive_s
         interval_s = min(keep_alive_s / 3, TICK_MAX_S)
         self._timer = asyncio.get_running_loop().call_later(interval_s, self._tick)
-
-    def _tick(self) -> None:
-        self._start_ticking()
         self._last_tick = time.monotonic()
-        connection = self._connection
         if connection is not None:
             connection.tick()
         if self._suspects and self._serving is not None and self._last_tick - self._served_s > BACK_OFF_MAX_S:
@@ -415,7 +411,9 @@ class Session:
         except TimeoutError:
             connection.close(f"no answer within {patience_s:g} s")
             raise NotDelivered from None
-        self._start_ticking()  # with the keep-alive that the broker wants
+        # From now on with the keep-alive that the broker wants. Not only to set the timer anew: connections that follow
+        # each other quickly would put it off for ever.
+        self._tick()
         self._obstacles.begin_anew(time.monotonic())
         terms = connection.terms
         self._trial.on_welcome(
