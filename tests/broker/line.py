@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -314,11 +315,7 @@ class Line:
         if asked.has_id and not self._terms.has_subscription_ids:
             raise Breach(requests.NO_SUBSCRIPTION_IDS, "SUBSCRIBE: it has a subscription identifier")
         manners = {topic: self._broker.manner(Kind.SUBSCRIBE, topic, self.protocol) for topic in topics}
-        for manner in manners.values():
-            if isinstance(manner, Closed):
-                self._close_with(manner.code)
-                return
-        if Silent() in manners.values():
+        if self._gives_no_answer(manners.values()):
             return
         session = self._broker.session
         assert session is not None
@@ -362,11 +359,7 @@ class Line:
         asked = Unsubscription.read(packet, self.protocol)
         self._note(packet, *asked.topics)
         manners = {topic: self._broker.manner(Kind.UNSUBSCRIBE, topic, self.protocol) for topic in asked.topics}
-        for manner in manners.values():
-            if isinstance(manner, Closed):
-                self._close_with(manner.code)
-                return
-        if Silent() in manners.values():
+        if self._gives_no_answer(manners.values()):
             return
         session = self._broker.session
         assert session is not None
@@ -399,6 +392,13 @@ class Line:
             case Closed(code):
                 self._close_with(code)
         return True
+
+    def _gives_no_answer(self, manners: Collection[Manner | None]) -> bool:
+        """Whether a rule for one of the topics of a packet leaves it without an answer; it may close the connection."""
+        closed = next((manner for manner in manners if isinstance(manner, Closed)), None)
+        if closed is not None:
+            self._close_with(closed.code)
+        return closed is not None or Silent() in manners
 
     def _close_with(self, code: int | None) -> None:
         if code is None:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -245,6 +245,9 @@ class DelayingLogind(FakeLogind):
     kind: str | None = None
     delay_max_us = 5_000_000
     announces_after: str | None = None
+    # Of an announcement that was begun, what is still to be sent.
+    unsaid: Sequence[Message] = ()
+    says_half = False
     ends_after: str | None = None
 
     def __init__(self, loop: Loop, address: str) -> None:
@@ -269,7 +272,10 @@ class DelayingLogind(FakeLogind):
             if self.announces_after is not None:
                 # Whoever awaits the answer goes on only when all that came with it has been handled.
                 kind, self.announces_after = self.announces_after, None
-                for signal in self._announcement(True, kind):
+                signals = self._announcement(True, kind)
+                said = 1 if self.says_half else len(signals)
+                self.unsaid = signals[said:]
+                for signal in signals[:said]:
                     self._bus.send(signal)
             return answer
         if message.body == [LOGIND[1], "InhibitDelayMaxUSec"]:
@@ -296,11 +302,22 @@ class DelayingLogind(FakeLogind):
         for signal in self._announcement(going, kind):
             self._bus.send(signal)
 
-    def appear_and_announce_in_one_breath(self, kind: str | None = None) -> None:
-        """Answers the first who asks that the host stays up, and announces the contrary right after."""
+    def appear_and_announce_in_one_breath(self, kind: str | None = None, says_half: bool = False) -> None:
+        """Answers the first who asks that the host stays up, and announces the contrary right after.
+
+        `says_half`: only the newer of the two signals comes with the answer, and the old one by `say_the_rest`.
+        """
+        self.says_half = says_half
         self.announces_after = kind
         self.preparing = False
         self.appear()
+
+    def say_the_rest(self) -> None:
+        self._loop.run(self._say_the_rest())
+
+    async def _say_the_rest(self) -> None:
+        for signal in self.unsaid:
+            self._bus.send(signal)
 
     def _announcement(self, going: bool, kind: str | None) -> list[Message]:
         self.preparing = going

@@ -390,6 +390,20 @@ def test_an_announcement_is_newer_than_the_answer_that_came_just_before_it(login
     live(test)
 
 
+def test_a_kind_that_came_with_an_answer_is_not_forgotten_for_it(logind: DelayingLogind) -> None:
+    async def test(host: SystemHost, seen: Seen) -> None:
+        await until(logind.held)
+        await asyncio.to_thread(logind.vanish)
+        await asyncio.to_thread(logind.appear_and_announce_in_one_breath, "reboot", says_half=True)
+        await until(lambda: logind.unsaid)
+        await answer(host)  # by now the host has gone on from the answer that it was given
+        await asyncio.to_thread(logind.say_the_rest)
+        await until(lambda: seen.told)
+        await seen.nothing_more(host, [Departure.REBOOTING])
+
+    live(test)
+
+
 def test_how_long_others_may_delay_is_loginds_word_of_this_moment(logind: DelayingLogind) -> None:
     async def test(host: SystemHost, seen: Seen) -> None:
         await until(logind.held)

@@ -362,6 +362,8 @@ class SystemHost:
         match member, body:
             # From systemd 255 on logind sends the newer signal first. We act on the old one, which all versions send.
             case "PrepareForShutdownWithMetadata", [True, dict() as metadata]:
+                # News, too: an answer that came with it was given before, and must not take it back.
+                self._logind_news += 1
                 kind = metadata["type"].value if "type" in metadata else ""
                 self._announced = _DEPARTURES.get(kind, Departure.OTHER)
             case "PrepareForShutdown", [True]:
