@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from infoscreen_reboot.mqtt import session
 from infoscreen_reboot.mqtt.connection import Connection
 from infoscreen_reboot.mqtt.messages import BrokerSettings, Delivery, Message, NotDelivered
 from infoscreen_reboot.mqtt.packets import Kind, Protocol, Publish, Reader
@@ -305,19 +306,42 @@ def test_two_hosts_with_one_name_are_told_apart_from_a_broker_that_goes(run: Run
     run(story())
 
 
-def test_a_broker_that_lets_us_in_and_hangs_up_again_and_again_may_have_two_clients_of_one_name(run: Run) -> None:
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.closing(writer):
-            for answer in (CONNACK, SUBACK, BIRTH_PUBACK):
-                await reader.read(4096)
-                writer.write(answer)
+async def let_in_and_hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with contextlib.closing(writer):
+        for answer in (CONNACK, SUBACK, BIRTH_PUBACK):
+            await reader.read(4096)
+            writer.write(answer)
 
+
+def test_connections_that_follow_each_other_quickly_do_not_keep_the_timer_from_running(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "back_off_s", lambda *_: 0.05)
+
+    def has_come_back(client: Client, count: int) -> bool:
+        return client.session.statistics.reconnect_count > count
+
+    async def story() -> None:
+        async with await asyncio.start_server(let_in_and_hang_up, "127.0.0.1", 0) as server:
+            client = Client(replace(at(server.sockets[0]), keep_alive_s=3))
+            async with client.running():
+                began, longest_s = time.monotonic(), 0.0
+                while client.session.statistics.reconnect_count < 60:
+                    count = client.session.statistics.reconnect_count
+                    await client.until(functools.partial(has_come_back, client, count))
+                    longest_s = max(longest_s, time.monotonic() - client.session.last_tick())
+                assert longest_s < (time.monotonic() - began) / 2, "it runs every second"
+
+    run(story())
+
+
+def test_a_broker_that_lets_us_in_and_hangs_up_again_and_again_may_have_two_clients_of_one_name(run: Run) -> None:
     def has_lost(client: Client, times: int) -> bool:
         statistics = client.session.statistics
         return statistics.is_lost and statistics.reconnect_count == times
 
     async def story() -> None:
-        async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        async with await asyncio.start_server(let_in_and_hang_up, "127.0.0.1", 0) as server:
             client = Client(at(server.sockets[0]))
             reasons: list[str | None] = []
             async with client.running():
