@@ -11,8 +11,9 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from typing import Protocol
 
 from infoscreen_reboot.contract.command import Action
 from infoscreen_reboot.contract.topics import from_client
@@ -33,7 +34,7 @@ from infoscreen_reboot.controller.lifecycle import (
 from infoscreen_reboot.controller.presence import Presence
 from infoscreen_reboot.controller.safety import Facts, ask_in_turn, first_hold, frozen
 from infoscreen_reboot.controller.store import clients, commands, facts, lease
-from infoscreen_reboot.controller.store.commands import Letter, Open
+from infoscreen_reboot.controller.store.commands import Change, Letter, Open
 from infoscreen_reboot.controller.store.database import Database, Row, Transaction
 from infoscreen_reboot.controller.store.facts import Policy
 from infoscreen_reboot.mqtt.consumer import Consumer, Puback, Received
@@ -64,6 +65,14 @@ class Orders:
     policy: Policy = field(default_factory=Policy)
     valid_for: timedelta = timedelta(minutes=4)
     accepts_all: bool = False
+    plans: tuple[Plan, ...] = ()
+
+
+class Plan(Protocol):
+    """What makes commands by itself and looks after them, as a schedule does."""
+
+    def step(self, tx: Transaction, changes: Sequence[Change]) -> None:
+        """At each step of the engine, in its transaction: `changes` are the commands that this step has moved on."""
 
 
 @dataclass(slots=True)
@@ -150,8 +159,9 @@ class Engine:
         heard = self._read(received)
         with self._database.write() as tx:
             lease.hold(tx, self._epoch)
-            self._hear(tx, heard, pubacks)
-            self._end_overdue(tx)
+            changes = [*self._hear(tx, heard, pubacks), *self._end_overdue(tx)]
+            for plan in self._orders.plans:
+                plan.step(tx, changes)
             self._ask_again(tx)
             self._hold_back(tx)
             self._release(tx)
@@ -174,7 +184,7 @@ class Engine:
                 found.append(heard)
         return found
 
-    def _hear(self, tx: Transaction, heard: Sequence[Heard], pubacks: Sequence[Puback]) -> None:
+    def _hear(self, tx: Transaction, heard: Sequence[Heard], pubacks: Sequence[Puback]) -> list[Change]:
         batch = clients.hear(tx, heard, self._orders.accepts_all)
         self.rubbish.turn_away(batch.turned_away)
         told: list[tuple[str, Fact]] = []
@@ -192,9 +202,10 @@ class Engine:
         # What is known of a client's connection tells of its command only from `execution_started` on.
         concerned = batch.seen.keys() | {change.client_uuid for change in changes if change.after.state in EXECUTED}
         if concerned:
-            self._see(tx, concerned, batch.born)
+            changes += self._see(tx, concerned, batch.born)
+        return changes
 
-    def _see(self, tx: Transaction, concerned: set[str], born: set[str]) -> None:
+    def _see(self, tx: Transaction, concerned: set[str], born: set[str]) -> list[Change]:
         """How things stand with these clients, for their open commands; who has just come is asked."""
         presences = clients.presences(tx, concerned)
         opened = commands.open_of(tx, concerned)
@@ -203,8 +214,9 @@ class Engine:
             presence = presences[each.client_uuid]
             if presence.boot_id is not None and _tells_of(presence, each.record):
                 told.append((each.command_id, Seen(tx.now, presence.is_online, presence.boot_id)))
-        commands.learn(tx, told, self._orders.limits)
+        changes = commands.learn(tx, told, self._orders.limits)
         self._ask(tx, [each for each in opened if each.client_uuid in born], presences)
+        return changes
 
     def _ask(self, tx: Transaction, opened: Sequence[Open], presences: dict[str, Presence]) -> None:
         asked = [
@@ -215,7 +227,7 @@ class Engine:
         if asked:
             commands.send_again(tx, asked, tx.now)
 
-    def _end_overdue(self, tx: Transaction) -> None:
+    def _end_overdue(self, tx: Transaction) -> list[Change]:
         is_unheard = self._hears_all_from is None or tx.now < self._hears_all_from
         told: list[tuple[str, Fact]] = []
         for row in commands.due(tx, BATCH, only_unsent=is_unheard):
@@ -223,7 +235,7 @@ class Engine:
             waits_for = deadline(commands.record_of(row), limits)
             if waits_for is not None:
                 told.append((row["id"], Overdue(tx.now, waits_for[0])))
-        commands.learn(tx, told, self._orders.limits)
+        return commands.learn(tx, told, self._orders.limits)
 
     def _ask_again(self, tx: Transaction) -> None:
         if self._asks_at is not None and tx.now < self._asks_at:
@@ -273,7 +285,9 @@ class Engine:
                 someone_is_there=someone_is_there,
                 without=ids,
             )
-            found |= {row["id"]: of_clients[row["client_uuid"]] for row in rows if row["client_uuid"] in of_clients}
+            for row in rows:
+                if row["client_uuid"] in of_clients:
+                    found[row["id"]] = replace(of_clients[row["client_uuid"]], not_before=row["not_before"])
         return found
 
     def _give_out(self, tx: Transaction, row: Row) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
@@ -192,6 +192,41 @@ def order_many(
     batches.add_members(tx, batch_id, new)
     _release(tx, [each.command_id for each in new if each.answer is None], send_at, house)
     return batch_id, True
+
+
+def order_planned(
+    tx: Transaction,
+    caller: Caller,
+    wish: Wish,
+    turns: Mapping[str, datetime | None],
+    house: House,
+) -> str:
+    """Make one command for each of these clients, to go out at its turn (None: as soon as it may); returns the batch's
+    id.
+
+    Nobody looks at a preview: whom a rule refuses has a command, too, as `blocked_safety`, so that the plan can tell
+    whom it has left out, and why. `wish.wait_until` is when the plan ends; whoever makes plans keeps their key unique.
+    Raises Refused.
+    """
+    _check_wait(tx, wish)
+    found = _facts(tx, caller, wish, list(turns), house)
+    uuids = sorted(found, key=lambda uuid: (turns[uuid] or tx.now, uuid))
+    asked = ask_in_turn([replace(found[uuid], not_before=turns[uuid]) for uuid in uuids])
+    batch_id = str(uuid4())
+    send_at = tx.now + TAKE_BACK if len(uuids) > 1 else tx.now
+    request = _request(caller, wish, None, batch_id)
+    batches.create(tx, batch_id, request, None, wish.idempotency_key, None, send_at)
+    if not uuids:
+        return batch_id
+    limits = _limits(tx, uuids, house)
+    new = [
+        New(str(uuid4()), uuid, first_hold(answers), limits.get(uuid), turns[uuid])
+        for uuid, answers in zip(uuids, asked, strict=True)
+    ]
+    commands.create(tx, request, new, house.valid_for)
+    batches.add_members(tx, batch_id, new)
+    _release(tx, [each.command_id for each in new if each.answer is None], send_at, house)
+    return batch_id
 
 
 def select_clients(tx: Transaction, selector: str) -> list[str]:

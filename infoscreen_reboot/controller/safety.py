@@ -111,7 +111,10 @@ class Reported:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """All that the rules ask for. `started` are the times at which commands of ours rebooted this client."""
+    """All that the rules ask for. `started` are the times at which commands of ours rebooted this client.
+
+    `not_before` is when a plan, which sends its commands one after the other, has put this one.
+    """
 
     now: datetime
     action: Action
@@ -125,6 +128,7 @@ class Facts:
     groups: tuple[Group, ...] = ()
     fleet_cap: int | None = None
     others_open: int = 0
+    not_before: datetime | None = None
     windows: tuple[Window, ...] = ()
     freezes: tuple[Freeze, ...] = ()
     may_shut_down: bool = True
@@ -161,6 +165,13 @@ def client_is_accepted(facts: Facts) -> Answer:
 def one_host(facts: Facts) -> Answer:
     hold = "two hosts use this client's UUID; give one of them another machine id" if facts.has_two_hosts else None
     return Answer("one_host", {"two_hosts": facts.has_two_hosts}, hold)
+
+
+def turn(facts: Facts) -> Answer:
+    inputs: dict[str, object] = {"not_before": facts.not_before}
+    if facts.not_before is None or facts.not_before <= facts.now:
+        return Answer("turn", inputs)
+    return Answer("turn", inputs, "its turn in the plan has not come", facts.not_before, can_wait=True)
 
 
 def one_open_command(facts: Facts) -> Answer:
@@ -313,6 +324,7 @@ RULES: tuple[Callable[[Facts], Answer], ...] = (
     capability,
     signature,
     can_be_woken,
+    turn,
     lockout,
     lockout_of_client,
     freeze,

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 _KEY = r"[A-Za-z0-9](?:[A-Za-z0-9._/-]{0,62}[A-Za-z0-9])?"
-_VALUE = r"[A-Za-z0-9](?:[A-Za-z0-9._ -]{0,254}[A-Za-z0-9])?"
+# `/` and `+` are for zones, as in `tz=America/New_York`.
+_VALUE = r"[A-Za-z0-9](?:[A-Za-z0-9._/+ -]{0,254}[A-Za-z0-9])?"
 _EQUALS = re.compile(rf"({_KEY})\s*(=|==|!=)\s*({_VALUE})")
 _IN = re.compile(rf"({_KEY})\s+(in|notin)\s+\(([^()]*)\)")
 _EXISTS = re.compile(rf"(!?)\s*({_KEY})")

@@ -218,3 +218,25 @@ def test_the_deadlines_of_a_label_are_those_of_its_commands(database: Database) 
             stored = tx.db.execute(select(command.c.limits).where(command.c.id == made)).scalar_one()
             assert (stored or {}) == limits
             assert commands.limits_of(stored, Limits()).back.total_seconds() == limits.get("back", 150)
+
+
+def test_a_plan_has_a_command_for_each_client_that_waits_for_its_turn_or_says_why_it_never_goes(
+    database: Database,
+) -> None:
+    later = timedelta(minutes=20)
+    with database.write() as tx:
+        first, second, third = site(tx, 3)
+        tx.db.execute(update(client).where(client.c.uuid == third).values(two_hosts_at=tx.now))
+        wish = replace(REBOOT, wait_until=tx.now + timedelta(hours=2), idempotency_key="nightly/2026-11-27")
+        turns = {first: tx.now, second: tx.now + later, third: tx.now}
+        batch_id = orders.order_planned(tx, Caller("nightly", "schedule"), wish, turns, HOUSE)
+        rows = {row.client_uuid: row for row in tx.db.execute(select(command).where(command.c.batch_id == batch_id))}
+        assert {uuid: (row.state, row.hold_rule) for uuid, row in rows.items()} == {
+            first: ("queued", None),
+            second: ("queued", "turn"),
+            third: ("blocked_safety", "one_host"),
+        }
+        assert rows[second].hold_opens_at == tx.now + later
+        later_on = replace(tx, now=tx.now + later)
+        assert commands.waiting(tx, 10) == []
+        assert [row["client_uuid"] for row in commands.waiting(later_on, 10)] == [second]

@@ -71,12 +71,12 @@ def test_a_holder_of_the_lease_writes_nothing_after_a_migration(empty: Database,
         assert lease.take(tx, "a newer version") == epoch + 2
 
 
-SECOND = """
+NEWER = """
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0002"
-down_revision = "0001"
+revision = "9999"
+down_revision = "HEAD"
 
 
 def upgrade() -> None:
@@ -91,15 +91,16 @@ def test_an_sqlite_database_is_saved_before_it_is_changed(tmp_path: Path, monkey
         tx.db.execute(insert(user).values(name="ann", role="admin", created_at=tx.now))
     migrations = tmp_path / "migrations"
     shutil.copytree(Path(schema.__file__).parent / "migrations", migrations)
-    (migrations / "versions" / "0002_second.py").write_text(SECOND)
+    (migrations / "versions" / "9999_newer.py").write_text(NEWER.replace("HEAD", schema.HEAD))
     monkeypatch.setattr(schema, "_MIGRATIONS", migrations)
-    monkeypatch.setattr(schema, "HEAD", "0002")
+    before = schema.HEAD
+    monkeypatch.setattr(schema, "HEAD", "9999")
     copy = schema.prepare(database, tmp_path / "backups")
     database.close()
     assert copy is not None and copy.stat().st_mode & 0o777 == 0o600
     with sqlite3.connect(copy) as saved:
         assert saved.execute("SELECT name FROM user_account").fetchall() == [("ann",)]
-        assert saved.execute("SELECT version_num FROM alembic_version").fetchall() == [("0001",)]
+        assert saved.execute("SELECT version_num FROM alembic_version").fetchall() == [(before,)]
         assert saved.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     with sqlite3.connect(tmp_path / "controller.sqlite3") as after:
         assert after.execute("SELECT what FROM kept").fetchall() == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -129,7 +130,9 @@ def explain_command(call: Viewer, command_id: UUID) -> models.Explanation:
             someone_is_there=row["someone_is_there"],
             without=[row["id"]],
         )
-        answers = safety.ask(asked[row["client_uuid"]]) if asked else ()
+        answers: tuple[safety.Answer, ...] = ()
+        if asked:
+            answers = safety.ask(replace(asked[row["client_uuid"]], not_before=row["not_before"]))
         told = views.events_after(tx, 0, 1000, command_id=str(command_id))
     return models.Explanation(
         command=show.command(row, call.site.limits),

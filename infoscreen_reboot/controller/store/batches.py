@@ -16,7 +16,13 @@ from infoscreen_reboot.controller.store.tables import batch, batch_member, clien
 
 
 def create(
-    tx: Transaction, batch_id: str, request: Request, seen_hash: str, key: str | None, digest: str, send_at: datetime
+    tx: Transaction,
+    batch_id: str,
+    request: Request,
+    seen_hash: str | None,
+    key: str | None,
+    digest: str | None,
+    send_at: datetime,
 ) -> None:
     values = {
         "id": batch_id,

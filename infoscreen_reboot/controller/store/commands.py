@@ -218,6 +218,7 @@ class New:
     client_uuid: str
     answer: Answer | None
     limits: Mapping[str, float] | None = None
+    not_before: datetime | None = None
 
 
 def create(tx: Transaction, request: Request, new: Sequence[New], valid_for: timedelta) -> None:
@@ -255,6 +256,7 @@ def _row(tx: Transaction, request: Request, each: New, record: Record) -> dict[s
         "idempotency_key": request.idempotency_key,
         "request_digest": request.request_digest,
         "someone_is_there": request.someone_is_there,
+        "not_before": each.not_before,
         "wait_until": request.wait_until,
         "hold_rule": each.answer.rule if each.answer else None,
         "hold_why": each.answer.hold if each.answer else None,

@@ -150,6 +150,7 @@ command = Table(
     Column("request_digest", String(64)),
     Column("someone_is_there", Boolean, nullable=False, server_default=text("false")),
     # What holds a queued command that nobody has given to the broker, and for how long it may wait.
+    Column("not_before", Moment),
     Column("wait_until", Moment),
     Column("hold_rule", String(32)),
     Column("hold_why", Text),
@@ -282,6 +283,34 @@ freeze = Table(
     Column("until", Moment),
     Column("ended_at", Moment),
     Column("ended_by", String(128)),
+)
+
+# What is known of a place, by the value of the label `site` of its clients.
+site = Table(
+    "site",
+    metadata,
+    Column("name", String(256), primary_key=True),
+    # An IANA zone; null: the fleet's.
+    Column("zone", String(64)),
+    # When people look at the screens, as a window of the settings: `mon-fri 08:00 12h`; null: always.
+    Column("opening_hours", Text),
+    Column("note", Text),
+)
+
+# What people are to be told. Whoever writes one says what happened; `notify` decides to whom it goes, and when.
+notice = Table(
+    "notice",
+    metadata,
+    Column("id", _SEQUENCE, primary_key=True),
+    Column("at", Moment, nullable=False),
+    Column("kind", String(32), nullable=False),
+    # What it is about, as `rollout/<id>` or `client/<uuid>`: of one thing each kind is told once while it stands.
+    Column("subject", String(160), nullable=False),
+    Column("words", Text, nullable=False),
+    Column("content", JSON, nullable=False),
+    Column("site", String(256)),
+    Index("notice_subject", "subject", "kind"),
+    sqlite_autoincrement=True,
 )
 
 user = Table(
