@@ -55,6 +55,9 @@ EXECUTED = (State.EXECUTION_STARTED, State.AWAITING_RECONNECT)
 # It reads all open commands. What it looks for is a minute old.
 _ASK_EVERY = timedelta(seconds=1)
 _RUBBISH_EVERY_S = 60.0
+# A client says how it is every 30 s (docs/contract.md, "Health"). Whoever has said nothing for so long while we heard
+# the broker is not there, whatever it said last: a broker that has forgotten its connection tells nobody of its end.
+SILENT, _MISS_EVERY = timedelta(minutes=3), timedelta(seconds=10)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +132,7 @@ class Engine:
         self._signer = signer
         self._awaited: dict[int, str] = {}
         self._hears_all_from: datetime | None = None
+        self._misses_from: datetime | None = None
         self._released_at: datetime | None = None
         self._released_to: tuple[datetime, str] | None = None
         self._asks_at: datetime | None = None
@@ -141,7 +145,21 @@ class Engine:
             lease.hold(tx, self._epoch)
             lease.listen(tx, self._epoch, is_heard=True)
             self._hears_all_from = tx.now + HEARING_AGAIN
+            self._misses_from = tx.now + SILENT
             commands.send_again(tx, commands.in_flight(tx), tx.now)
+            if not self._consumer.has_session:
+                self._assume_gone(tx)
+
+    def _assume_gone(self, tx: Transaction) -> None:
+        """A broker that has forgotten us has forgotten the clients, too, and tells nobody which connections are over.
+
+        Whoever was about to go down may have gone. If it has not, it says so itself (`execution_timeout`).
+        """
+        told: list[tuple[str, Fact]] = []
+        for each in commands.going_down(tx):
+            if each.record.started_boot_id is not None:
+                told.append((each.command_id, Seen(tx.now, False, each.record.started_boot_id)))
+        commands.learn(tx, told, self._orders.limits)
 
     def rest(self) -> None:
         """While the broker is not heard: keep the lease, and end what was never sent and has expired.
@@ -150,7 +168,7 @@ class Engine:
         """
         with self._database.write() as tx:
             lease.hold(tx, self._epoch)
-            self._hears_all_from = None
+            self._hears_all_from = self._misses_from = None
             self._end_overdue(tx)
 
     def step(self) -> None:
@@ -159,7 +177,7 @@ class Engine:
         heard = self._read(received)
         with self._database.write() as tx:
             lease.hold(tx, self._epoch)
-            changes = [*self._hear(tx, heard, pubacks), *self._end_overdue(tx)]
+            changes = [*self._hear(tx, heard, pubacks), *self._miss(tx), *self._end_overdue(tx)]
             for plan in self._orders.plans:
                 plan.step(tx, changes)
             self._ask_again(tx)
@@ -204,6 +222,14 @@ class Engine:
         if concerned:
             changes += self._see(tx, concerned, batch.born)
         return changes
+
+    def _miss(self, tx: Transaction) -> list[Change]:
+        """Clients that were online and are silent."""
+        if self._misses_from is None or tx.now < self._misses_from:
+            return []
+        self._misses_from = tx.now + _MISS_EVERY
+        silent = clients.fall_silent(tx, tx.now - SILENT)
+        return self._see(tx, silent, set()) if silent else []
 
     def _see(self, tx: Transaction, concerned: set[str], born: set[str]) -> list[Change]:
         """How things stand with these clients, for their open commands; who has just come is asked."""

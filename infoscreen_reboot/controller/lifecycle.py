@@ -339,7 +339,8 @@ def _deadline_of_execution(record: Record, limits: Limits) -> tuple[Step, dateti
     if record.started_at is None:
         raise ValueError(f"state {record.state} without the time of execution_started")
     if record.back_at is not None:
-        return Step.LAST_ACK, record.back_at + limits.last_ack
+        # A broker may have lost that answer, and before `expires_at` nobody may ask for it again (`dispatch.may_ask`).
+        return Step.LAST_ACK, max(record.back_at + limits.last_ack, record.expires_at + limits.first_ack)
     if record.down_at is None:
         return Step.DOWN, record.started_at + limits.down + limits.word
     if record.action is Action.SHUTDOWN_HOST:  # nobody expects it back

@@ -76,12 +76,13 @@ class PlayedClient:
         self.topics = Topics(self.uuid)
         self.link = Marked(self.broker, f"infoscreen-{self.uuid}", [self.topics.commands])
 
-    def come(self) -> None:
+    def come(self, *, owes: bool = True) -> None:
+        """`owes`: the broker has acknowledged none of what it said so far."""
         self._untaken.clear()  # it comes again
         self.link.open()
         self.session_id = str(uuid4())
         self.say(PresenceReason.CONNECTED)
-        for last in self.acks.values():  # what it owes; the broker may have forgotten it
+        for last in self.acks.values() if owes else ():
             self.give(Message(self.topics.commands_ack, last))
 
     def say(self, reason: PresenceReason) -> None:
@@ -128,6 +129,9 @@ class PlayedClient:
 
     def go_down(self) -> None:
         self.say(PresenceReason.REBOOTING)
+        self.lose_power()
+
+    def lose_power(self) -> None:
         self.link.close()
         self.boot_id = str(uuid4())
 

@@ -385,6 +385,7 @@ class PlayedConsumer:
     """The engine's side of a broker: what comes is what the machine has put there."""
 
     terms = Terms()
+    has_session = True
 
     def __init__(self, publish: Callable[[Message, int], None]) -> None:
         self.received: list[Received] = []
@@ -805,6 +806,7 @@ class InTheStore(RuleBasedStateMachine):
             for _, will in told.wills[:-1]:
                 self.step([self.of_status(will)])
         self.promises_are_kept()
+        self.speak()
         with self.database.read() as tx:
             for uuid, told in zip(CLIENTS, self.told, strict=True):
                 row = tx.db.execute(text(f"SELECT session_id, is_online FROM client WHERE uuid = '{uuid}'")).one()
@@ -815,6 +817,13 @@ class InTheStore(RuleBasedStateMachine):
             is_ended = story.seen["rank"] == VERDICT_RANK
             assert (end is not None) == is_ended, f"{command_id} is {story.seen['state']} instead of {end}"
             assert end is None or end == end_of(commands.record_of(story.seen)), story
+
+    def speak(self) -> None:
+        """Who is there says so: for hours nobody may have heard it."""
+        for uuid, told in zip(CLIENTS, self.told, strict=True):
+            if told.statuses[-1].reason.state == "online":
+                said = Ack(str(UUID(int=99)), uuid, AckStatus.ACCEPTED, self.database.now, told.statuses[-1].boot_id)
+                self.step([(Topics(uuid).commands_ack, ack.encode(said), None, "")])
 
 
 def fact_of(told: Any) -> Fact | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from datetime import timedelta
 from uuid import UUID
 
@@ -12,6 +13,7 @@ from sqlalchemy import select, update
 from infoscreen_reboot.contract.ack import AckStatus
 from infoscreen_reboot.controller import engine, ingest
 from infoscreen_reboot.controller.store import commands
+from infoscreen_reboot.controller.store.tables import client as clients
 from infoscreen_reboot.controller.store.tables import command, event
 from tests.broker.conftest import Broker
 from tests.controller.played import Controller, PlayedClient, reconnected
@@ -82,6 +84,81 @@ def test_a_broker_that_forgets_changes_no_verdict(
     with controller.database.read() as tx:
         verdicts = tx.db.execute(select(event.c.kind).where(event.c.kind == "completed")).all()
         assert len(verdicts) == 1
+
+
+def test_a_host_that_went_down_while_the_broker_forgot_it_may_take_as_long_as_any_other(
+    controller: Controller, client: PlayedClient, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody tells that it is gone: its farewell is lost, and its will."""
+    monkeypatch.setattr(engine, "HEARING_AGAIN", timedelta(0))
+    controller.settle()
+    command_id = controller.order(client.uuid)
+    controller.until(command_id, "published")
+    client.hear()
+    client.execute(command_id)
+    controller.until(command_id, "execution_started")
+    client.lose_power()
+    broker.restart(forgetful=True)
+    reconnected(controller.connect)
+    controller.age(timedelta(seconds=140))
+    controller.settle()
+    assert controller.state(command_id) == "awaiting_reconnect"
+    client.come()
+    client.answer(command_id, AckStatus.COMPLETED)
+    controller.until(command_id, "completed")
+
+
+def test_an_ack_that_a_broker_has_lost_is_asked_for_before_the_verdict(
+    controller: Controller, client: PlayedClient, broker: Broker
+) -> None:
+    """The broker had it, and told the client so, while we were not subscribed there. The client was back at once."""
+    controller.settle()
+    command_id = controller.order(client.uuid)
+    controller.until(command_id, "published")
+    client.hear()
+    client.execute(command_id)
+    controller.until(command_id, "execution_started")
+    client.lose_power()
+    broker.restart(forgetful=True)
+    reconnected(lambda: client.come(owes=False))
+    client.answer(command_id, AckStatus.COMPLETED)
+    reconnected(controller.connect)
+    controller.settle()
+    assert controller.state(command_id) == "awaiting_reconnect"
+    controller.age(timedelta(seconds=185))
+    controller.settle()
+    assert client.hear() == [], "before it expires it is not sent again"
+    assert controller.state(command_id) == "awaiting_reconnect"
+    controller.age(timedelta(seconds=60))
+    controller.settle()
+    assert client.hear() == [], "it knows the command, and answers"
+    controller.until(command_id, "completed")
+    assert client.executed == [command_id]
+
+
+def test_a_client_that_a_broker_has_forgotten_and_that_says_nothing_is_offline_after_three_minutes(
+    controller: Controller, client: PlayedClient, broker: Broker
+) -> None:
+    controller.settle()
+    broker.restart(forgetful=True)
+    reconnected(controller.connect)
+
+    def presence(minutes: int) -> tuple[bool, str, list[str]]:
+        """After so long without a word."""
+        with controller.database.write() as tx:
+            controller.engine._miss(replace(tx, now=tx.now + timedelta(minutes=minutes)))
+            row = tx.db.execute(select(clients.c.is_online, clients.c.presence_reason)).one()
+            kinds = tx.db.execute(select(event.c.kind).where(event.c.kind.like("client_o%")).order_by(event.c.seq))
+            return row.is_online, row.presence_reason, list(kinds.scalars())
+
+    online, offline = "client_online", "client_offline"
+    assert presence(2) == (True, "connected", [online])
+    assert presence(4) == (False, "silent", [online, offline])
+    # It was there all the time, and its session has not ended.
+    client.link.open()
+    client.answer(str(UUID(int=7)), AckStatus.ACCEPTED)
+    controller.settle()
+    assert presence(0) == (True, "connected", [online, offline, online])
 
 
 def test_what_was_marked_and_did_not_go_out_goes_out_at_the_next_start(

@@ -215,7 +215,9 @@ def test_a_client_that_is_back_before_we_heard_that_it_went_was_down() -> None:
         (COURSE[:3], Step.START, EXPIRES + timedelta(seconds=10)),
         (COURSE[:4], Step.DOWN, at(4 + 75)),
         (COURSE[:5], Step.BACK, at(8 + 150)),
-        (COURSE[:6], Step.LAST_ACK, at(50 + 180)),
+        # Until it expires nobody may ask for an ack that was lost.
+        (COURSE[:6], Step.LAST_ACK, EXPIRES + timedelta(seconds=60)),
+        ((*COURSE[:5], Seen(EXPIRES, True, NEW)), Step.LAST_ACK, EXPIRES + timedelta(seconds=180)),
     ],
 )
 def test_each_step_has_its_deadline(facts: tuple[Fact, ...], step: Step, due: datetime) -> None:

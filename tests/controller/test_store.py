@@ -194,6 +194,19 @@ def test_the_open_command_and_the_reboots_of_a_client_are_facts_for_the_rules(da
         assert gathered() == (None, 0), "a mock reboots nothing"
 
 
+@pytest.mark.parametrize(("code", "counted"), [(ErrorCode.INHIBITED, 0), (ErrorCode.EXECUTION_TIMEOUT, 1)])
+def test_a_reboot_that_the_client_was_refused_is_none(database: Database, code: ErrorCode, counted: int) -> None:
+    """Its helper counts it neither. After a timeout the host may still go down."""
+    with database.write() as tx:
+        clients.hear(tx, [a_status("connected")], accepts_all=True)
+        make(tx)
+        commands.mark_sent(tx, commands.to_send(tx, 1), LIMITS)
+        commands.learn(tx, [(COMMAND, Acked(tx.now, AckStatus.EXECUTION_STARTED, OLD))], LIMITS)
+        commands.learn(tx, [(COMMAND, Acked(tx.now, AckStatus.FAILED, OLD, code, "no"))], LIMITS)
+        of = facts.gather(tx, [CLIENT], Action.REBOOT_HOST, Policy(), may_shut_down=False, someone_is_there=False)
+        assert len(of[CLIENT].started) == counted
+
+
 def test_a_client_is_listed_when_it_is_first_heard_and_not_without_bound(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -33,6 +33,8 @@ _TWO_HOSTS_WITHIN = timedelta(minutes=30)
 _WARN_EVERY = timedelta(hours=1)
 # When a client was heard is known to within this: a client that says much at once costs one write.
 _HEARD_EVERY = timedelta(seconds=5)
+# The reason of a presence that no client has told: it was online, and says nothing any more.
+SILENT = "silent"
 _PRESENCE = (
     "is_online",
     "presence_reason",
@@ -64,15 +66,37 @@ def hear(tx: Transaction, heard: Sequence[Heard], accepts_all: bool) -> Batch:
     heard = [each for each in heard if each.client_uuid in rows]
     _warn_of_retired(tx, heard, rows)
     heard = [each for each in heard if not _is_left_out(each, rows[each.client_uuid]["standing"])]
-    _touch(
-        tx, {each.client_uuid for each in heard if not each.is_retained and _is_new_sign(tx, rows[each.client_uuid])}
-    )
+    speaking = {each.client_uuid for each in heard if not each.is_retained}
+    _touch(tx, {uuid for uuid in speaking if _is_new_sign(tx, rows[uuid])})
+    _hear_again(tx, {uuid for uuid in speaking if rows[uuid]["presence_reason"] == SILENT})
     _hear_statuses(tx, [each.said for each in heard if isinstance(each.said, Status)], batch)
     _hear_boots(tx, [each.said for each in heard if isinstance(each.said, BootReport)])
     _hear_health(tx, [each.said for each in heard if isinstance(each.said, Health)])
     _hear_alerts(tx, [each.said for each in heard if isinstance(each.said, FailureAlert | Cleared)])
     batch.acks = [(each.client_uuid, each.said) for each in heard if isinstance(each.said, Ack)]
     return batch
+
+
+def fall_silent(tx: Transaction, since: datetime) -> set[str]:
+    """Clients that were online and have said nothing since then are offline from now on; returns who they are."""
+    # What the broker has retained is no sign of life: such a client may never have been heard.
+    silent = and_(client.c.is_online, func.coalesce(client.c.heard_at, client.c.presence_at) < since)
+    uuids = set(tx.db.execute(select(client.c.uuid).where(silent)).scalars())
+    _change_presence(tx, uuids, "client_offline", is_online=False, reason=SILENT)
+    return uuids
+
+
+def _hear_again(tx: Transaction, uuids: set[str]) -> None:
+    """Their connection was never lost: else they would have said a new status."""
+    _change_presence(tx, uuids, "client_online", is_online=True, reason=str(PresenceReason.CONNECTED))
+
+
+def _change_presence(tx: Transaction, uuids: set[str], kind: str, *, is_online: bool, reason: str) -> None:
+    """As we conclude it, and not as the client has told it."""
+    if uuids:
+        values = {"is_online": is_online, "presence_reason": reason, "presence_at": tx.now}
+        tx.db.execute(update(client).where(among(tx, client.c.uuid, uuids)).values(**values))
+        _tell(tx, [(uuid, kind, {"reason": reason}) for uuid in sorted(uuids)])
 
 
 def presences(tx: Transaction, uuids: Iterable[str]) -> dict[str, Presence]:
@@ -83,7 +107,7 @@ def presences(tx: Transaction, uuids: Iterable[str]) -> dict[str, Presence]:
 def presence_of(row: RowMapping) -> Presence:
     return Presence(
         is_online=row["is_online"],
-        reason=None if row["presence_reason"] is None else PresenceReason(row["presence_reason"]),
+        reason=None if row["presence_reason"] in (None, SILENT) else PresenceReason(row["presence_reason"]),
         session_id=row["session_id"],
         boot_id=row["boot_id"],
         at=row["presence_at"],
@@ -104,7 +128,7 @@ def upsert(
 
 
 def _rows(tx: Transaction, uuids: set[str]) -> dict[str, RowMapping]:
-    columns = client.c.uuid, client.c.standing, client.c.heard_at, client.c.retired_at
+    columns = client.c.uuid, client.c.standing, client.c.heard_at, client.c.retired_at, client.c.presence_reason
     found = tx.db.execute(select(*columns).where(among(tx, client.c.uuid, uuids))).mappings().all()
     return {row["uuid"]: row for row in found}
 

@@ -385,6 +385,11 @@ def open_of(tx: Transaction, clients: Iterable[str]) -> list[Open]:
     return _open(tx, among(tx, command.c.client_uuid, clients))
 
 
+def going_down(tx: Transaction) -> list[Open]:
+    """Commands that are executed, of clients that have not gone down so far."""
+    return _open(tx, command.c.state == State.EXECUTION_STARTED)
+
+
 def unanswered(tx: Transaction, since: datetime, most: int) -> list[Open]:
     """Open commands of clients that are online, that were last sent before `since` and may go out again."""
     last = func.coalesce(command.c.asked_at, command.c.sent_at)

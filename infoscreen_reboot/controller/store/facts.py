@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import and_, func, or_, select
 
 from infoscreen_reboot.contract import wire
+from infoscreen_reboot.contract.ack import ErrorCode
 from infoscreen_reboot.contract.command import Action
 from infoscreen_reboot.contract.telemetry import Executor
 from infoscreen_reboot.controller.lifecycle import VERDICT_RANK
@@ -30,6 +31,8 @@ from infoscreen_reboot.controller.store.tables import client, command, freeze, h
 from infoscreen_reboot.controller.windows import Window
 
 _LEAVING = timedelta(minutes=3)
+# With these the client's helper, or logind, has said no: it counts such a reboot neither.
+_REFUSED = (ErrorCode.LOCKOUT, ErrorCode.NOT_AUTHORIZED, ErrorCode.INHIBITED, ErrorCode.HELPER_UNAVAILABLE)
 # A command waits for a day at most. There is an index on the time of its making.
 _OLDEST_SHUTDOWN = timedelta(hours=25)
 
@@ -164,14 +167,15 @@ def _leaving(tx: Transaction) -> set[str]:
 
 
 def _started(tx: Transaction, uuids: Sequence[str], without: Sequence[str]) -> dict[str, tuple[datetime, ...]]:
-    """Reboots that were begun lately, by our commands. A mock reboots nothing."""
+    """Reboots that were begun lately, by our commands: not those of a mock, nor those that the client was refused."""
     is_mock = and_(command.c.state == "completed", command.c.ended_boot_id == command.c.started_boot_id)
+    is_refused = and_(command.c.state == "failed", command.c.error_code.in_(_REFUSED))
     where = and_(
         among(tx, command.c.client_uuid, uuids),
         command.c.action == Action.REBOOT_HOST,
         command.c.started_at > tx.now - LOCKOUT_WINDOW,
         ~among(tx, command.c.id, without),
-        ~func.coalesce(is_mock, False),
+        ~func.coalesce(or_(is_mock, is_refused), False),
     )
     found: dict[str, list[datetime]] = {}
     for row in tx.db.execute(select(command.c.client_uuid, command.c.started_at).where(where)):
