@@ -19,7 +19,8 @@ from infoscreen_reboot.controller.store import commands
 from infoscreen_reboot.controller.store.tables import client, command, label, token
 from tests.controller.web import Web, serving
 
-TEXT = (Path(__file__).parents[2] / "docs/api.md").read_text("utf-8")
+EXAMPLES = Path(__file__).parents[2] / "docs/examples"
+TEXT = (EXAMPLES.parent / "api.md").read_text("utf-8")
 BEFORE, AFTER = "5f0d7c8e-2b1a-4c3d-8e9f-0a1b2c3d4e5f", "c4c3a1f0-7d56-4d0f-9d8e-1f1c2d3e4f50"
 
 
@@ -39,6 +40,9 @@ def test_every_metric_stands_in_the_table(web: Web) -> None:
     told = re.findall(r"^# TYPE (\w+)", web.call("GET", "/metrics", Role.VIEWER).text, re.MULTILINE)
     table = TEXT.partition("| metric | is |")[2]
     assert sorted(set(re.findall(r"`(infoscreen_\w+)`", table))) == sorted(told)
+    for file in ("rules.yml", "dashboard.json"):
+        asked = set(re.findall(r"\binfoscreen_\w+", (EXAMPLES / "prometheus" / file).read_text("utf-8")))
+        assert asked and asked <= set(told), file
 
 
 def test_the_refusal_that_is_shown_is_one() -> None:

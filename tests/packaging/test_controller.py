@@ -12,6 +12,7 @@ from tests.system.conftest import MACHINES
 from tests.system.hands import unit
 from tests.system.server import PASSWORD, SETTINGS, UNIT, Server
 from tools.lab import tree
+from tools.lab.debian import Bench
 from tools.lab.machine import AGENT, Machine, layers_of_server
 
 STATE = "/var/lib/infoscreen-reboot-controller"
@@ -96,3 +97,17 @@ def test_a_socket_is_for_its_group_and_a_bad_value_stops_the_start(server: Serve
     assert unit(machine, UNIT, "ExecMainStatus") == "78"
     assert unit(machine, UNIT, "NRestarts") == "0"
     assert "FLEET_CAP is 'many'" in machine.run("systemctl", "status", UNIT, check=False)
+
+
+WATCHING = tree.TREE / "docs/examples/prometheus"
+
+
+def test_the_rules_for_prometheus_speak_when_something_is_wrong_and_only_then(bench: Bench) -> None:
+    """By Prometheus' own tool, which also reads what the dashboard asks for."""
+    told = bench.run_as_root("promtool", "test", "rules", "tests/packaging/rules_test.yml")
+    assert "SUCCESS" in told and "FAILED" not in told, told
+    panels = json.loads((WATCHING / "dashboard.json").read_text())["panels"]
+    asked = [target["expr"] for panel in panels for target in panel["targets"]]
+    rules = [{"record": f"asked:{number}", "expr": expression} for number, expression in enumerate(asked)]
+    (bench.source / "asked.json").write_text(json.dumps({"groups": [{"name": "dashboard", "rules": rules}]}))
+    assert f"{len(asked)} rules found" in bench.run_as_root("promtool", "check", "rules", "asked.json")

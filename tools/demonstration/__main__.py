@@ -15,7 +15,7 @@ from typing import Any
 
 from tools.demonstration.narrative import Event, Story
 from tools.demonstration.recording import record
-from tools.demonstration.site import CTL, NAME, SIMULATED, URL, Site
+from tools.demonstration.site import CTL, NAME, URL, Site
 from tools.lab import tree
 from tools.lab.machine import AGENT, HELPER, POWERED_OFF, Machine
 from tools.lab.scratch import LabError
@@ -57,14 +57,7 @@ def play(suite: str, action: str, keep: bool) -> bool:
     say(f"infoscreen-reboot: {action} on Debian {suite}\n", BOLD)
     with ExitStack() as stack:
         site = Site(stack, suite)
-        for title, work in (
-            ("building both packages (the first time: and the workshop, a minute)", site.build),
-            ("getting what they depend on (the first time: and a plain Debian)", site.fetch),
-            ("booting the server: Debian with the controller, and mosquitto", site.start_server),
-            (f"{SIMULATED} simulated clients: the real agent, on hosts that are not there", site.start_simulated),
-            ("booting a plain Debian; apt-get install of the client; its settings", site.start_client),
-            (f"{CTL} import: names for all, and they are accepted", site.take_in),
-        ):
+        for title, work in site.steps():
             with step(title):
                 work()
         say()

@@ -6,13 +6,14 @@ import json
 import os
 import subprocess
 import threading
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
 from tools.demonstration import narrative
 from tools.lab import tree
 from tools.lab.container import connect
 from tools.lab.machine import AGENT, Machine, bare_machine, layers_of_server
-from tools.lab.patience import Patience
+from tools.lab.patience import MOST, Patience
 from tools.lab.roots import larder, workshop_root
 from tools.lab.scratch import LabError
 
@@ -33,6 +34,22 @@ URL = "http://127.0.0.1:8480"
 CLIENTS = "/root/clients.csv"
 
 
+class Simulated:
+    """The real agent many times in one process, in the network of the server."""
+
+    def __init__(self, shop: tree.Workshop, server: Machine, count: int, options: Sequence[str]) -> None:
+        inside = shop.nspawn("--as-pid2", f"--network-namespace-path=/run/netns/{server.name}", "--chdir=/build/src")
+        words = "/usr/bin/python3", "-B", "-m", "tools.simulated", "--state=/build/state", f"--count={count}"
+        told = subprocess.run([*inside, *words, "--list"], capture_output=True, text=True, check=True)
+        self.uuids = told.stdout.split()
+        with (shop.directory / "simulated.log").open("wb") as log:
+            self._process = shop.popen(*inside, *words, *options, output=log)
+
+    def stop(self) -> None:
+        self._process.terminate()
+        self._process.wait(10 * MOST)
+
+
 class Site:
     """Everything on it ends with `stack`."""
 
@@ -40,6 +57,17 @@ class Site:
         self._stack = stack
         self._suite = suite
         self.token = ""
+
+    def steps(self) -> Sequence[tuple[str, Callable[[], None]]]:
+        """What has to be done until all are there, in this order, each with its title."""
+        return (
+            ("building both packages (the first time: and the workshop, a minute)", self.build),
+            ("getting what they depend on (the first time: and a plain Debian)", self.fetch),
+            ("booting the server: Debian with the controller, and mosquitto", self.start_server),
+            (f"{SIMULATED} simulated clients: the real agent, on hosts that are not there", self.start_simulated),
+            ("booting a plain Debian; apt-get install of the client; its settings", self.start_client),
+            (f"{CTL} import: names for all, and they are accepted", self.take_in),
+        )
 
     def build(self) -> None:
         self.debs = tree.build_all(SUITE)
@@ -66,18 +94,12 @@ class Site:
 
     def start_simulated(self) -> None:
         """The real agent twenty times in one process, in the network of the broker."""
-        shop = self._stack.enter_context(tree.Workshop(SUITE, tree.sources()))
-        inside = shop.nspawn(
-            "--as-pid2", f"--network-namespace-path=/run/netns/{self.server.name}", "--chdir=/build/src"
-        )
-        simulated = *inside, "/usr/bin/python3", "-B", "-m", "tools.simulated", f"--count={SIMULATED}"
-        told = subprocess.run(
-            [*simulated, "--state=/build/state", "--list"], capture_output=True, text=True, check=True
-        )
-        self._uuids = told.stdout.split()
         manners = [f"{option}={number}" for number, (option, _) in MANNERS.items()]
-        with (shop.directory / "simulated.log").open("wb") as log:
-            shop.popen(*simulated, "--state=/build/state", *manners, output=log)
+        self.uuids = self.simulate(SIMULATED, *manners).uuids
+
+    def simulate(self, count: int, *options: str) -> Simulated:
+        """Clients 1 to `count`; whoever does it twice has two hosts with one identity."""
+        return Simulated(self._stack.enter_context(tree.Workshop(SUITE, tree.sources())), self.server, count, options)
 
     def start_client(self) -> None:
         self.client = self._stack.enter_context(bare_machine(self._suite, self.client_deb))
@@ -94,7 +116,7 @@ class Site:
     def take_in(self) -> None:
         """All clients get names and are accepted, by the file that an administrator would have; then all are online."""
         rows = [f"{self.client.uuid},{NAME},the real one,accepted,lobby"]
-        for number, uuid in enumerate(self._uuids, 1):
+        for number, uuid in enumerate(self.uuids, 1):
             _, note = MANNERS.get(number, ("", ""))
             rows.append(f"{uuid},screen-{number:02},{note},accepted,{'hall' if number <= 10 else 'stairs'}")
         self.server.write(CLIENTS, "\n".join(["uuid,name,note,standing,label:site", *rows, ""]))

@@ -68,7 +68,7 @@ MACHINE_HOOKS = (
     'mkdir -p "$1/var/log/journal"',
 )
 INSTALL = "apt-get -qy --no-install-recommends install"
-BENCH_PACKAGES = "ansible-core autopkgtest cloud-init faketime openssh-client piuparts reprotest"
+BENCH_PACKAGES = "ansible-core autopkgtest cloud-init faketime openssh-client piuparts prometheus reprotest"
 # python3-apt is what Ansible wants, apt-utils and dpkg-dev what autopkgtest wants; our tests want mosquitto.
 TESTBED = f"""\
 {INSTALL} apt-utils dpkg-dev openssh-server python3 python3-apt
