@@ -3,6 +3,9 @@
 lifecycle     every state of a command and what moves it on     pure
 safety        may it go out now? each rule a function           pure
 windows       when a maintenance window is open                 pure
+recurrence    on which days a schedule runs                     pure
+calendar      when its nights are, and what becomes of one      pure
+report        how a night ended, client by client               pure
 selection     selectors, and the hash of a preview              pure
 presence      who is online, whatever the order of statuses     pure
 dispatch      the bytes of a command, and when to ask again     pure
