@@ -50,5 +50,5 @@ def zone_named(name: str) -> ZoneInfo:
 
 
 def start_on(day: date, at: time, zone: ZoneInfo) -> datetime:
-    """In UTC. A time that a night skips counts as that much later; of one that comes twice the first counts: PEP 495."""
+    """In UTC. A time that a night skips counts as that much later; of one that comes twice the first (PEP 495)."""
     return datetime.combine(day, at, zone).astimezone(UTC)
