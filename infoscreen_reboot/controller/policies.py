@@ -44,6 +44,13 @@ def window(entry: str) -> tuple[Selector, Window]:
     return selection.parse(found[1] or ""), Window(_days(found[2]), start, duration, found[6])
 
 
+def opening_hours(entry: str, zone: str = "UTC") -> Window:
+    """`mon-fri 08:00 12h`, in the zone of its site. Raises ValueError."""
+    if entry.count(" ") != 2 or _WINDOW.fullmatch(f"{entry} UTC") is None:
+        raise ValueError("allowed is as in `mon-fri 08:00 12h`")
+    return window(f"{entry} {zone}")[1]
+
+
 def deadline(entry: str) -> tuple[Selector, dict[str, float]]:
     """`site=alpine back=300 last_ack=300`: other limits of steps, in seconds. Raises ValueError."""
     found = _DEADLINE.fullmatch(entry)

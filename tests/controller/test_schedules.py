@@ -343,10 +343,10 @@ def test_pause_and_skip_leave_nights_out_and_say_who_it_was(world: World) -> Non
     world.look("2026-06-02T01:00")
     with world.database.write() as tx:
         assert store.unskip(tx, made, date(2026, 6, 2)) and not store.unskip(tx, made, date(2026, 6, 2))
-        store.change(world.write(tx), made, {"paused_at": world.now, "paused_by": "ann"}, "ann")
+        store.pause(world.write(tx), made, "ann")
     world.look("2026-06-03T01:00")
     with world.database.write() as tx:
-        store.change(world.write(tx), made, {"paused_at": None, "paused_by": None}, "ann")
+        store.pause(world.write(tx), made, None)
     world.look("2026-06-03T01:30")
     assert [(row["occurrence"], row["state"], row["words"]) for row in world.rows(schedule_night)] == [
         ("2026-06-02", "skipped", "skipped by bob"),

@@ -65,6 +65,14 @@ def change(tx: Transaction, schedule_id: str, values: Mapping[str, Any], by: str
     tx.db.execute(update(schedule).where(schedule.c.id == schedule_id).values(**values, **known))
 
 
+def pause(tx: Transaction, schedule_id: str, by: str | None) -> None:
+    """None: it goes on, and what was to begin before now is none of it."""
+    values: dict[str, Any] = {"paused_at": None, "paused_by": None, "changed_at": tx.now}
+    if by is not None:
+        values = {"paused_at": tx.now, "paused_by": by}
+    tx.db.execute(update(schedule).where(schedule.c.id == schedule_id).values(**values))
+
+
 def remove(tx: Transaction, schedule_id: str, by: str) -> None:
     values = {"deleted_at": tx.now, "deleted_by": by}
     tx.db.execute(update(schedule).where(schedule.c.id == schedule_id).values(**values))
@@ -167,12 +175,13 @@ def night_of_batch(tx: Transaction, batch_id: str) -> RowMapping | None:
 
 
 def nights_page(
-    tx: Transaction, schedule_id: str, limit: int, cursor: str | None
+    tx: Transaction, schedule_id: str | None, limit: int, cursor: str | None
 ) -> tuple[list[RowMapping], str | None]:
     """The newest first, without their reports. Raises ValueError for a cursor that is none of ours."""
     columns = [column for column in schedule_night.c if column.name != "report"]
     query = select(*columns, schedule.c.name).join(schedule, schedule.c.id == schedule_night.c.schedule_id)
-    query = query.where(schedule_night.c.schedule_id == schedule_id)
+    if schedule_id is not None:
+        query = query.where(schedule_night.c.schedule_id == schedule_id)
     if cursor is not None:
         number, _, last = cursor.partition(".")
         if not number.isascii() or not number.isdigit() or len(number) > 18 or len(last) != 36:
