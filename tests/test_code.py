@@ -37,6 +37,7 @@ PURE = (
     *("client.doctor.judgement", "client.doctor.finding", "client.doctor.tuning", "client.doctor.firmware"),
     *("controller.lifecycle", "controller.safety", "controller.windows", "controller.selection"),
     *("controller.presence", "controller.dispatch", "controller.text", "controller.inventory"),
+    *("controller.recurrence", "controller.calendar", "controller.report"),
 )
 # What puts things together, and is imported by nobody.
 ASSEMBLY = "client.agent.app", "client.cli"
@@ -53,6 +54,7 @@ DOORS = {
     "starlette": "controller.api",
     "pydantic": "controller.api",
     "prometheus_client": "controller.api.metrics",
+    "dateutil": "controller.recurrence",
     "httpx": "controller.ctl.connection",
     "rich": "controller.ctl",
 }
@@ -147,6 +149,7 @@ def test_no_import_goes_through_a_wall() -> None:
         ("controller/ctl/act.py", "from infoscreen_reboot.contract import command"),
         ("controller/ctl/act.py", "import httpx"),
         ("controller/engine.py", "import rich"),
+        ("controller/calendar.py", "from dateutil import rrule"),
         ("another.py", "from infoscreen_reboot.contract import ack"),
     ],
 )

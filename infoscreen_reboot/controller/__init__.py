@@ -3,6 +3,9 @@
 lifecycle     every state of a command and what moves it on     pure
 safety        may it go out now? each rule a function           pure
 windows       when a maintenance window is open                 pure
+recurrence    on which days a schedule runs                     pure
+calendar      when its nights are, and what becomes of one      pure
+report        how a night ended, client by client               pure
 selection     selectors, and the hash of a preview              pure
 presence      who is online, whatever the order of statuses     pure
 dispatch      the bytes of a command, and when to ask again     pure
@@ -13,6 +16,7 @@ ingest        bytes from clients become facts
 engine        what is heard and what goes out, in one transaction after the other
 leader        takes the lease, and keeps the engine at work while it holds it
 orders        makes commands for whoever asks
+schedules     opens the nights of schedules, and ends them with a report
 auth          roles and tokens
 config        the settings, from environment variables
 app           the program: API, leader, systemd's watchdog

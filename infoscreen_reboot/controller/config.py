@@ -18,7 +18,7 @@ from infoscreen_reboot.controller.dispatch import Signs
 from infoscreen_reboot.controller.lifecycle import Limits
 from infoscreen_reboot.controller.safety import Budget
 from infoscreen_reboot.controller.selection import Selector
-from infoscreen_reboot.controller.windows import Window
+from infoscreen_reboot.controller.windows import Window, zone_named
 from infoscreen_reboot.mqtt.messages import BrokerSettings
 from infoscreen_reboot.mqtt.settings import Reader
 from infoscreen_reboot.mqtt.tls import tls_trouble
@@ -31,7 +31,7 @@ _NAMES = (
     *("DATABASE_URL", "LISTEN", "LISTEN_TLS_CERT", "LISTEN_TLS_KEY", "TRUSTED_PROXIES"),
     *("ACCEPT_CLIENTS", "COMMAND_SIGNING_KEY", "COMMAND_SIGNING_KEY_ID", "COMMAND_VALID_S"),
     *("DEADLINE_DOWN_S", "DEADLINE_BACK_S", "DEADLINE_LAST_ACK_S", "DEADLINES"),
-    *("FLEET_CAP", "BUDGETS", "WINDOWS", "KEEP_DAYS"),
+    *("FLEET_CAP", "BUDGETS", "WINDOWS", "FLEET_ZONE", "KEEP_DAYS"),
 )
 _OUR_PREFIXES = (
     *("MQTT_", "DATABASE_", "LISTEN", "TRUSTED_", "ACCEPT_", "COMMAND_", "DEADLINE", "FLEET_", "BUDGET", "WINDOW"),
@@ -99,6 +99,7 @@ class Settings:
     fleet_cap: int | None
     budgets: tuple[Budget, ...]
     windows: tuple[tuple[Selector, Window], ...]
+    zone: str
     keep: timedelta
 
 
@@ -148,6 +149,7 @@ def load(environment: Mapping[str, str]) -> Settings:
         fleet_cap=reader.number("FLEET_CAP", default=0, low=1, high=1_000_000) or None,
         budgets=_entries(reader, "BUDGETS", policies.budget),
         windows=_entries(reader, "WINDOWS", policies.window),
+        zone=_zone(reader),
         keep=timedelta(days=reader.number("KEEP_DAYS", default=400, low=1, high=36_500)),
     )
     if reader.problems:
@@ -246,6 +248,15 @@ def _accepts_all(reader: Reader) -> bool:
     if text not in ("ask", "auto"):
         reader.problems.append(f"ACCEPT_CLIENTS is {text!r}; allowed are ask and auto")
     return text == "auto"
+
+
+def _zone(reader: Reader) -> str:
+    name = reader.text("FLEET_ZONE") or "UTC"
+    try:
+        return zone_named(name).key
+    except ValueError as error:
+        reader.problems.append(f"FLEET_ZONE: {error}; allowed is as in Europe/Berlin")
+        return "UTC"
 
 
 def _entries(reader: Reader, name: str, read: Callable[[str], T]) -> tuple[T, ...]:

@@ -231,11 +231,12 @@ def write_csv(clients: Iterable[tuple[str, Known]]) -> str:
     writer.writerow([*_COLUMNS, *(f"{_LABEL}{key}" for key in keys)])
     for uuid, client in listed:
         cells = [uuid, client.name, client.note, str(client.standing), *(client.labels.get(key) for key in keys)]
-        writer.writerow([_guarded(cell or "") for cell in cells])
+        writer.writerow([guarded(cell or "") for cell in cells])
     return target.getvalue()
 
 
-def _guarded(cell: str) -> str:
+def guarded(cell: str) -> str:
+    """A cell that no spreadsheet takes for a formula."""
     return f"'{cell}" if _FORMULA.match(cell) else cell
 
 

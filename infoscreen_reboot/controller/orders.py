@@ -75,12 +75,13 @@ class Wish:
 
 @dataclass(frozen=True, slots=True)
 class House:
-    """The site's settings that commands are made by."""
+    """The site's settings that commands are made by. `zone` is that of clients that have none, nor a site with one."""
 
     policy: Policy = field(default_factory=Policy)
     valid_for: timedelta = timedelta(minutes=4)
     signer: Signs | None = None
     deadlines: tuple[tuple[Selector, Mapping[str, float]], ...] = ()
+    zone: str = "UTC"
 
     def limits_for(self, labels: Mapping[str, str]) -> dict[str, float]:
         """The limits of steps that the client's labels set, in seconds; the last entry that fits counts."""

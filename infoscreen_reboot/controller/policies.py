@@ -2,12 +2,11 @@
 
 import re
 from datetime import time, timedelta
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from infoscreen_reboot.controller import selection
 from infoscreen_reboot.controller.safety import Amount, Budget
 from infoscreen_reboot.controller.selection import Selector
-from infoscreen_reboot.controller.windows import DAYS, Window
+from infoscreen_reboot.controller.windows import DAYS, Window, zone_named
 
 _AMOUNT = re.compile(r"(\d{1,6})(%?)", re.ASCII)
 _BUDGET = re.compile(r"(\S+)\s+((?:max_unavailable|min_available)=\S+(?:\s+(?:max_unavailable|min_available)=\S+)?)")
@@ -40,12 +39,16 @@ def window(entry: str) -> tuple[Selector, Window]:
         raise ValueError("allowed is as in `site=alpine mon-fri 22:00 6h Europe/Berlin`")
     if not 0 < int(found[5]) <= _LONGEST_WINDOW_H:
         raise ValueError(f"a window is open for 1 to {_LONGEST_WINDOW_H} h")
-    try:
-        ZoneInfo(found[6])
-    except (ZoneInfoNotFoundError, ValueError) as error:
-        raise ValueError(str(error)) from None
+    zone_named(found[6])
     start, duration = time(int(found[3]), int(found[4])), timedelta(hours=int(found[5]))
     return selection.parse(found[1] or ""), Window(_days(found[2]), start, duration, found[6])
+
+
+def opening_hours(entry: str, zone: str = "UTC") -> Window:
+    """`mon-fri 08:00 12h`, in the zone of its site. Raises ValueError."""
+    if entry.count(" ") != 2 or _WINDOW.fullmatch(f"{entry} UTC") is None:
+        raise ValueError("allowed is as in `mon-fri 08:00 12h`")
+    return window(f"{entry} {zone}")[1]
 
 
 def deadline(entry: str) -> tuple[Selector, dict[str, float]]:

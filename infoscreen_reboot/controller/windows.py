@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 
@@ -37,10 +37,18 @@ def _near(window: Window, now: datetime) -> list[tuple[datetime, datetime]]:
     today = now.astimezone(zone).date()
     # A week before, for what is still open; a week after, for a window of a single day; a day more for the zone.
     days = [today + timedelta(days=offset) for offset in range(-8, 9)]
-    starts = [_start(day, window.start, zone) for day in days if day.weekday() in window.days]
+    starts = [start_on(day, window.start, zone) for day in days if day.weekday() in window.days]
     return [(start, start + window.duration) for start in starts]
 
 
-def _start(day: date, at: time, zone: ZoneInfo) -> datetime:
-    """A time that a night skips counts as that much later; of a time that comes twice the first counts (PEP 495)."""
+def zone_named(name: str) -> ZoneInfo:
+    """Raises ValueError for a zone that the system's tzdata does not have."""
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, OSError, ValueError):  # OSError: a folder of zones, or a name too long for a file
+        raise ValueError(f"there is no time zone {name[:64]!r} in the system's tzdata") from None
+
+
+def start_on(day: date, at: time, zone: ZoneInfo) -> datetime:
+    """In UTC. A time that a night skips counts as that much later; of one that comes twice the first (PEP 495)."""
     return datetime.combine(day, at, zone).astimezone(UTC)

@@ -47,6 +47,26 @@ MATRIX: dict[tuple[str, str], Role] = {
     ("GET", "/batches"): Role.VIEWER,
     ("POST", "/batches/{batch_id}/retry"): Role.OPERATOR,
     ("GET", "/holds"): Role.VIEWER,
+    ("GET", "/sites"): Role.VIEWER,
+    ("PUT", "/sites/{site_name}"): Role.OPERATOR,
+    ("DELETE", "/sites/{site_name}"): Role.OPERATOR,
+    ("GET", "/schedules"): Role.VIEWER,
+    ("POST", "/schedules"): Role.OPERATOR,
+    ("POST", "/schedules/preview"): Role.OPERATOR,
+    ("GET", "/schedules/{schedule_id}"): Role.VIEWER,
+    ("PATCH", "/schedules/{schedule_id}"): Role.OPERATOR,
+    ("DELETE", "/schedules/{schedule_id}"): Role.OPERATOR,
+    ("POST", "/schedules/{schedule_id}/pause"): Role.OPERATOR,
+    ("POST", "/schedules/{schedule_id}/resume"): Role.OPERATOR,
+    ("POST", "/schedules/{schedule_id}/skip"): Role.OPERATOR,
+    ("POST", "/schedules/{schedule_id}/unskip"): Role.OPERATOR,
+    ("GET", "/schedules/{schedule_id}/preview"): Role.VIEWER,
+    ("POST", "/schedules/{schedule_id}/run/preview"): Role.OPERATOR,
+    ("POST", "/schedules/{schedule_id}/run"): Role.OPERATOR,
+    ("GET", "/schedules/{schedule_id}/nights"): Role.VIEWER,
+    ("GET", "/nights"): Role.VIEWER,
+    ("GET", "/nights/{night_id}"): Role.VIEWER,
+    ("GET", "/nights/{night_id}/report"): Role.VIEWER,
     ("GET", "/users"): Role.ADMIN,
     ("POST", "/users"): Role.ADMIN,
     ("PATCH", "/users/{name}"): Role.ADMIN,
@@ -76,7 +96,7 @@ def test_every_route_stands_in_the_matrix_and_each_role_gets_what_it_may(web: We
         if path == "/events":
             continue
         address = path.replace("{freeze_id}", "1").replace("{name}", "nobody")
-        for name in ("command_id", "batch_id", "client_uuid", "token_id"):
+        for name in ("command_id", "batch_id", "client_uuid", "token_id", "schedule_id", "night_id", "site_name"):
             address = address.replace(f"{{{name}}}", str(uuid4()))
         assert kind(web.call(method, address, None)) == (401, "not_authenticated")
         for role in Role:
@@ -90,7 +110,7 @@ def test_a_command_is_made_read_and_explained(web: Web) -> None:
     command_id = made.json()["id"]
     assert web.call("GET", f"/commands/{command_id}", Role.VIEWER).json() == made.json()
     told = web.call("GET", f"/commands/{command_id}/explain").json()
-    assert all(rule["is_yes"] for rule in told["rules"]) and len(told["rules"]) == 17
+    assert all(rule["is_yes"] for rule in told["rules"]) and len(told["rules"]) == 18
     assert [event["kind"] for event in told["events"]] == ["queued"]
     assert told["command"]["waits_for"] == "to be sent"
 

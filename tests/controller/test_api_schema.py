@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -21,11 +22,15 @@ from infoscreen_reboot.controller import orders
 from infoscreen_reboot.controller.api import models, problems
 from infoscreen_reboot.controller.api.app import PREFIX
 from infoscreen_reboot.controller.auth import Role
+from infoscreen_reboot.controller.calendar import Night, NightState
 from infoscreen_reboot.controller.lifecycle import Limits, Overdue, Step
 from infoscreen_reboot.controller.orders import Caller, House, Wish
-from infoscreen_reboot.controller.store import commands, people
+from infoscreen_reboot.controller.store import commands, people, sites
+from infoscreen_reboot.controller.store import schedules as store
 from infoscreen_reboot.controller.store.database import Database
+from infoscreen_reboot.controller.store.schedules import Made
 from infoscreen_reboot.controller.store.tables import client, command
+from tests.controller.test_schedules import NIGHTLY
 from tests.controller.web import Web, serving
 
 # Of PyPI, for the Python that runs this: tools/lab/roots.py puts it there.
@@ -39,11 +44,11 @@ EXAMPLES = 5
 _VALID = "--phases=coverage", "--mode=positive"
 HOW = {Role.VIEWER: _VALID, Role.OPERATOR: _VALID, Role.ADMIN: ("--phases=examples,coverage,fuzzing", "--mode=all")}
 # With these it takes its own token away (it uses what it has read), or freezes the fleet: so they come last.
-LAST = "revoke_token", "change_user", "begin_freeze", "end_freeze"
+LAST = "revoke_token", "change_user", "begin_freeze", "end_freeze", "delete_schedule", "delete_site"
 # A stream that does not end.
 STREAM = "follow_events"
 # Their success hangs on an answer that was given before: tests of their own show it.
-NEVER_WELL = {"create_batch"}
+NEVER_WELL = {"create_batch", "run_schedule"}
 
 
 def operations(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -112,7 +117,15 @@ def fill(database: Database) -> dict[str, str]:
         tx.db.execute(insert(client).values(uuid=third, standing="accepted", is_online=True))
         open_id, _ = orders.order(tx, ann, Wish(Action.REBOOT_HOST), third, None, House())
         token = people.add_token(tx, "ann", "old", Role.OPERATOR, False, None)
+        made = store.create(tx, NIGHTLY | {"name": "weekly", "selector": ""}, "ann")
+        night = Night(tx.now.date(), "UTC", tx.now, tx.now + timedelta(hours=1), tx.now + timedelta(hours=2))
+        night_id = store.add_night(tx, Made(made, "2026-11-26", night, NightState.RUNNING, batch_id=batch))
+        store.add_members(tx, made, "2026-11-26", night_id, batch, {})
+        sites.put(tx, "alpine", {"zone": "Europe/Vienna"})
     return {
+        "schedule_id": made,
+        "night_id": night_id,
+        "site_name": "alpine",
         "client_uuid": uuids[0],
         "batch_id": batch,
         "command_id": open_id,

@@ -23,7 +23,7 @@ def test_a_broker_is_all_that_is_needed() -> None:
     assert (settings.listen.address, settings.accepts_all) == ("http://127.0.0.1:8480", False)
     assert (settings.fleet_cap, settings.keep, settings.deadlines) == (None, timedelta(days=400), ())
     assert settings.valid_for == timedelta(minutes=4) and settings.limits.back == timedelta(seconds=150)
-    assert (settings.budgets, settings.windows) == ((), ())
+    assert (settings.budgets, settings.windows, settings.zone) == ((), (), "UTC")
 
 
 def test_budgets_and_windows() -> None:
@@ -67,6 +67,8 @@ def test_budgets_and_windows() -> None:
         ("WINDOWS", "mon 22:00 1h Mars/Base", "Mars/Base"),
         ("WINDOWS", "may 22:00 1h UTC", "'may' is no day"),
         ("WINDOWS", "site=< mon 22:00 1h UTC", "site=<"),
+        ("FLEET_ZONE", "Mars/Base", "Mars/Base"),
+        ("FLEET_ZONE", "Europe", "Europe/Berlin"),
         ("LISTEN", "8480", "127.0.0.1:8480"),
         ("LISTEN", "127.0.0.1:99999", "127.0.0.1:8480"),
         ("LISTEN_TLS_CERT", "/etc/hostname", "go together"),

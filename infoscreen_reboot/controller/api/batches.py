@@ -40,10 +40,11 @@ def preview_batch(call: Operator, content: models.PreviewRequest) -> models.Prev
             uuids = orders.select_clients(tx, content.selector)
         else:
             uuids = [str(uuid) for uuid in content.clients or []]
-        return _preview(tx, call, wish_of(content, None), uuids)
+        return previewed(tx, call, wish_of(content, None), uuids)
 
 
-def _preview(tx: Transaction, call: Call, wish: orders.Wish, uuids: Sequence[str]) -> models.Preview:
+def previewed(tx: Transaction, call: Call, wish: orders.Wish, uuids: Sequence[str]) -> models.Preview:
+    """What would come of it now. Raises orders.Refused."""
     caller = Caller(call.who.name, call.via, call.address, call.who.may_shut_down)
     shown = orders.preview(tx, caller, wish, uuids, call.site.house)
     return models.Preview(
@@ -149,7 +150,7 @@ def retry_batch(call: Operator, batch_id: UUID, content: models.Retry | None = N
         uuids = [each["client_uuid"] for each in views.members(tx, str(batch_id), None) if each["state"] in TO_RETRY]
         if not uuids:
             raise Problem("nothing_eligible", "no member of this batch has failed so far")
-        return _preview(tx, call, wish, uuids)
+        return previewed(tx, call, wish, uuids)
 
 
 def _found(tx: Transaction, batch_id: str) -> Row:

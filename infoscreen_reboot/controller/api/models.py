@@ -18,10 +18,12 @@ from pydantic import (
 )
 
 from infoscreen_reboot.contract.command import Action
-from infoscreen_reboot.controller import text
+from infoscreen_reboot.controller import recurrence, text
 from infoscreen_reboot.controller.auth import Role
+from infoscreen_reboot.controller.calendar import NightState
 from infoscreen_reboot.controller.inventory import Outcome
 from infoscreen_reboot.controller.lifecycle import Proof, State, Step
+from infoscreen_reboot.controller.report import Outcome as NightOutcome
 from infoscreen_reboot.controller.safety import Standing
 
 
@@ -601,3 +603,253 @@ class AuditPage(Model):
 
     items: list[AuditLine]
     next: int | None
+
+
+# --- Schedules and sites
+
+ScheduleName = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=text.LINE)]
+SelectorText = Annotated[str, StringConstraints(max_length=1000)]
+RuleText = Annotated[str, StringConstraints(min_length=1, max_length=recurrence.MOST)]
+Clock = Annotated[str, StringConstraints(pattern="^([01][0-9]|2[0-3]):[0-5][0-9]$")]
+Zone = Annotated[str, StringConstraints(min_length=1, max_length=64)]
+Day = Annotated[str, StringConstraints(pattern="^[0-9]{4}-[0-9]{2}-[0-9]{2}$")]
+_DAY_MIN = 24 * 60
+
+_NEW_SCHEDULE: dict[str, Any] = {
+    "name": "nightly",
+    "selector": "site=alpine,room!=bar",
+    "action": "reboot_host",
+    "rule": "FREQ=WEEKLY;BYDAY=MO,TH",
+    "start": "03:30",
+    "zone": None,
+    "window_min": 120,
+    "spread_min": 60,
+    "back_by_min": 150,
+}
+
+
+class NewSchedule(Model):
+    """Commands go out from `start` on for `window_min`, or for as long as a client can still be back in time, if that
+    is shorter."""
+
+    model_config = _example(_NEW_SCHEDULE)
+
+    name: ScheduleName
+    selector: SelectorText = Field(description="Whom it means is looked at when a night begins.")
+    action: Literal[Action.REBOOT_HOST] = Action.REBOOT_HOST
+    rule: RuleText = Field(description="RFC 5545: FREQ=DAILY, WEEKLY or MONTHLY; INTERVAL, BYDAY, BYMONTHDAY, UNTIL.")
+    start: Clock
+    zone: Zone | None = Field(None, description="Null: each client's own (its label tz, its site's, or the fleet's).")
+    window_min: StrictInt = Field(120, ge=1, le=_DAY_MIN)
+    spread_min: StrictInt = Field(0, ge=0, le=_DAY_MIN, description="Over how long the clients are spread.")
+    back_by_min: StrictInt | None = Field(
+        None, ge=5, le=2 * _DAY_MIN, description="All back by so long after `start`. Null: a quarter of an hour later."
+    )
+
+
+class ScheduleChange(Model):
+    """What is not named stays. `version` is that of the schedule that was looked at."""
+
+    model_config = _example({"version": 1, "start": "04:00"})
+
+    version: StrictInt = Field(ge=1, le=2**31 - 1)
+    name: ScheduleName | None = None
+    selector: SelectorText | None = None
+    rule: RuleText | None = None
+    start: Clock | None = None
+    zone: Zone | None = None
+    window_min: StrictInt | None = Field(None, ge=1, le=_DAY_MIN)
+    spread_min: StrictInt | None = Field(None, ge=0, le=_DAY_MIN)
+    back_by_min: StrictInt | None = Field(None, ge=5, le=2 * _DAY_MIN)
+
+
+class Skip(Model):
+    model_config = _example({"day": "2026-12-24"})
+
+    day: Day = Field(description="The local day by which the night is called: the one on which it begins.")
+
+
+_SCHEDULE = _NEW_SCHEDULE | {
+    "id": _BATCH,
+    "version": 1,
+    "created_at": _at("14:00:00"),
+    "created_by": "ann",
+    "changed_at": _at("14:00:00"),
+    "changed_by": "ann",
+    "paused_at": None,
+    "paused_by": None,
+    "skips": ["2026-12-24"],
+}
+
+
+class Schedule(Model):
+    model_config = _example(_SCHEDULE)
+
+    id: UUID
+    version: int
+    name: str
+    selector: str
+    action: Action
+    rule: str
+    start: str
+    zone: str | None
+    window_min: int
+    spread_min: int
+    back_by_min: int
+    created_at: datetime
+    created_by: str
+    changed_at: datetime
+    changed_by: str
+    paused_at: datetime | None
+    paused_by: str | None
+    skips: list[str] = Field(description="Local days that were taken out, from a week ago on.")
+
+
+class ComingNight(Model):
+    day: str
+    starts_at: datetime
+    starts_local: str = Field(description="The same in its own zone.")
+    ends_at: datetime = Field(description="No command goes out from then on.")
+    back_by: datetime
+    clocks: str | None = Field(description="How the clocks change in this night, or in the 12 hours before it.")
+    skipped_by: str | None
+
+
+class Forecast(Model):
+    """The next nights in one zone."""
+
+    model_config = _example(
+        {
+            "zone": "Europe/Berlin",
+            "clients": 38,
+            "fault": None,
+            "nights": [
+                {
+                    "day": "2027-03-28",
+                    "starts_at": "2027-03-28T01:30:00Z",
+                    "starts_local": "2027-03-28T03:30:00+02:00",
+                    "ends_at": "2027-03-28T03:30:00Z",
+                    "back_by": "2027-03-28T04:00:00Z",
+                    "clocks": "clocks go forward by 60 min at 02:00",
+                    "skipped_by": None,
+                }
+            ],
+        }
+    )
+
+    zone: str
+    clients: int
+    fault: str | None = Field(description="Why there are none: the server knows no such zone.")
+    nights: list[ComingNight]
+
+
+class RunSchedule(Model):
+    """What the preview of the run has shown."""
+
+    model_config = _example({"clients": [_CLIENT, _BATCH], "hash": _HASH, "count": 2})
+
+    clients: list[UUID] = Field(min_length=1, max_length=20_000)
+    hash: str = Field(min_length=64, max_length=64)
+    count: StrictInt | None = None
+
+
+_NIGHT = {
+    "id": _CLIENT,
+    "schedule_id": _BATCH,
+    "schedule": "nightly",
+    "occurrence": "2026-11-26",
+    "zone": "Europe/Berlin",
+    "state": "ended",
+    "starts_at": "2026-11-26T02:30:00Z",
+    "ends_at": "2026-11-26T04:30:00Z",
+    "back_by": "2026-11-26T05:00:00Z",
+    "batch_id": _BATCH,
+    "words": "1 not back, 37 back",
+    "ended_at": "2026-11-26T05:00:00Z",
+}
+
+
+class Night(Model):
+    """One occurrence in one zone."""
+
+    model_config = _example(_NIGHT)
+
+    id: UUID
+    schedule_id: UUID
+    schedule: str
+    occurrence: str = Field(description="A local day; or `run` and a time, where a person began it.")
+    zone: str
+    state: NightState
+    starts_at: datetime
+    ends_at: datetime
+    back_by: datetime
+    batch_id: UUID | None
+    words: str | None = Field(description="How it ended, or why it did not run.")
+    ended_at: datetime | None
+
+
+class NightPage(Model):
+    """`next` is the cursor of the next page; null on the last one."""
+
+    model_config = _example({"items": [_NIGHT], "next": None})
+
+    items: list[Night]
+    next: str | None
+
+
+class ReportLine(Model):
+    client_uuid: UUID
+    name: str | None
+    site: str | None
+    outcome: NightOutcome
+    why: str | None
+    back_at: datetime | None
+    command_id: UUID | None
+
+
+class Report(Model):
+    """How a night ended, client by client. What is heard later changes no report that is final."""
+
+    model_config = _example(
+        {
+            "night": _NIGHT,
+            "is_final": True,
+            "counts": {"not_back": 1, "back_late": 0, "skipped": 0, "mock": 0, "back": 37},
+            "lines": [
+                {
+                    "client_uuid": _CLIENT,
+                    "name": "Bar left",
+                    "site": "alpine",
+                    "outcome": "not_back",
+                    "why": "too late: client back on MQTT",
+                    "back_at": None,
+                    "command_id": _COMMAND,
+                }
+            ],
+        }
+    )
+
+    night: Night
+    is_final: bool
+    counts: dict[str, int]
+    lines: list[ReportLine]
+
+
+class SiteContent(Model):
+    """What is not named is removed."""
+
+    model_config = _example({"zone": "Europe/Vienna", "opening_hours": "mon-fri 08:00 12h", "note": "key at the desk"})
+
+    zone: Zone | None = Field(None, description="An IANA name. Null: the fleet's.")
+    opening_hours: Annotated[str, StringConstraints(max_length=80)] | None = Field(
+        None, description="Days, start and duration, in the site's zone. Null: always."
+    )
+    note: Note | None = None
+
+
+class Site(SiteContent):
+    model_config = _example(
+        {"name": "alpine", "zone": "Europe/Vienna", "opening_hours": "mon-fri 08:00 12h", "note": None}
+    )
+
+    name: str

@@ -31,6 +31,7 @@ KINDS: dict[str, tuple[int, str]] = {
     Kind.BAD_WAIT: (422, "A wait has to end within 24 hours"),
     Kind.KEY_USED_OTHERWISE: (409, "This id or key was used for another request"),
     Kind.PREVIEW_CHANGED: (412, "Something has moved since the preview"),
+    "changed_meanwhile": (412, "Somebody has changed it meanwhile"),
     Kind.COUNT_DIFFERS: (412, "The count is another one"),
     Kind.NOTHING_ELIGIBLE: (409, "No client can get this command now"),
 }

@@ -9,6 +9,8 @@ clients     what clients say of themselves
 batches     many commands from one preview
 facts       what the rules ask for
 fleet       what people change
+schedules   rules for nights, what became of each night, and its members
+sites       places, with their zones and opening hours
 notices     what people are to be told
 people      users, tokens, the audit
 lease       who may speak with the broker

@@ -67,11 +67,17 @@ def known(tx: Transaction, by: str, key: str | None) -> Row | None:
 
 def selected(tx: Transaction, wanted: Selector) -> list[str]:
     """The accepted clients that a selector means."""
+    return list(selected_labels(tx, wanted))
+
+
+def selected_labels(tx: Transaction, wanted: Selector) -> dict[str, dict[str, str]]:
+    """The same with the labels of each."""
     labels: dict[str, dict[str, str]] = {}
     for row in tx.db.execute(select(label)):
         labels.setdefault(row.client_uuid, {})[row.key] = row.value
     accepted = select(client.c.uuid).where(client.c.standing == Standing.ACCEPTED).order_by(client.c.uuid)
-    return [uuid for uuid in tx.db.execute(accepted).scalars() if wanted.matches(labels.get(uuid, {}))]
+    found = {uuid: labels.get(uuid, {}) for uuid in tx.db.execute(accepted).scalars()}
+    return {uuid: of_client for uuid, of_client in found.items() if wanted.matches(of_client)}
 
 
 def commands_by_id(tx: Transaction, ids: Sequence[str]) -> list[Row]:

@@ -20,6 +20,9 @@ from infoscreen_reboot.controller.store.tables import (
     freeze,
     notice,
     preview,
+    schedule,
+    schedule_member,
+    schedule_night,
 )
 
 # Of each table in one transaction: nobody waits long for the lock of the writers.
@@ -29,7 +32,8 @@ _MOST = 500
 def forget(tx: Transaction, before: datetime) -> int:
     """Returns how many rows are gone; 0 when nothing is left that is so old."""
     return (
-        _forget_commands(tx, before)
+        _forget_nights(tx, before)
+        + _forget_commands(tx, before)
         + _forget_events(tx, before)
         + sum(
             _delete(tx, table, which)
@@ -55,6 +59,17 @@ def _forget_commands(tx: Transaction, before: datetime) -> int:
         tx.db.execute(delete(batch_member).where(batch_member.c.command_id.in_(ids)))
         tx.db.execute(delete(command).where(command.c.id.in_(ids)))
     return len(ids)
+
+
+def _forget_nights(tx: Transaction, before: datetime) -> int:
+    """With their members and reports; and schedules that were deleted, when none of their nights is left."""
+    old = and_(schedule_night.c.ends_at < before, schedule_night.c.state != "running")
+    ids = list(tx.db.execute(select(schedule_night.c.id).where(old).limit(_MOST)).scalars())
+    if ids:
+        tx.db.execute(delete(schedule_member).where(schedule_member.c.night_id.in_(ids)))
+        tx.db.execute(delete(schedule_night).where(schedule_night.c.id.in_(ids)))
+    is_empty = ~exists().where(schedule_night.c.schedule_id == schedule.c.id)
+    return len(ids) + _delete(tx, schedule, and_(schedule.c.deleted_at < before, is_empty))
 
 
 def _forget_events(tx: Transaction, before: datetime) -> int:

@@ -313,6 +313,94 @@ notice = Table(
     sqlite_autoincrement=True,
 )
 
+# --- Schedules
+
+# A rule that makes commands night after night. Those that were deleted stay, for what they have done.
+schedule = Table(
+    "schedule",
+    metadata,
+    Column("id", _UUID, primary_key=True),
+    Column("name", String(64), nullable=False),
+    Column("selector", Text, nullable=False),
+    Column("action", String(16), nullable=False),
+    Column("rule", String(256), nullable=False),
+    # Local time, as `04:00`, in `zone`; null: in each client's own.
+    Column("start", String(5), nullable=False),
+    Column("zone", String(64)),
+    Column("window_min", Integer, nullable=False),
+    Column("spread_min", Integer, nullable=False),
+    Column("back_by_min", Integer, nullable=False),
+    # The day from which intervals count.
+    Column("anchor", String(10), nullable=False),
+    Column("created_at", Moment, nullable=False),
+    Column("created_by", String(128), nullable=False),
+    # No night that began before this is one of it as it now is.
+    Column("changed_at", Moment, nullable=False),
+    Column("changed_by", String(128), nullable=False),
+    Column("version", Integer, nullable=False, server_default=text("1")),
+    # Until when nights were looked for, within a minute.
+    Column("looked_at", Moment, nullable=False),
+    Column("paused_at", Moment),
+    Column("paused_by", String(128)),
+    Column("deleted_at", Moment),
+    Column("deleted_by", String(128)),
+    Index(
+        "schedule_name",
+        "name",
+        unique=True,
+        postgresql_where=text("deleted_at IS NULL"),
+        sqlite_where=text("deleted_at IS NULL"),
+    ),
+)
+
+# Nights that somebody has taken out, by their local day.
+schedule_skip = Table(
+    "schedule_skip",
+    metadata,
+    Column("schedule_id", _UUID, ForeignKey("schedule.id", ondelete="CASCADE"), primary_key=True),
+    Column("day", String(10), primary_key=True),
+    Column("made_by", String(128), nullable=False),
+    Column("made_at", Moment, nullable=False),
+)
+
+# What became of an occurrence in one zone. One that is still to come has no row.
+schedule_night = Table(
+    "schedule_night",
+    metadata,
+    Column("id", _UUID, primary_key=True),
+    Column("schedule_id", _UUID, ForeignKey("schedule.id"), nullable=False),
+    # A local day, or `run` and the moment at which a person has said so.
+    Column("occurrence", String(40), nullable=False),
+    Column("zone", String(256), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("starts_at", Moment, nullable=False),
+    Column("ends_at", Moment, nullable=False),
+    Column("back_by", Moment, nullable=False),
+    Column("batch_id", _UUID),
+    Column("words", Text),
+    Column("made_at", Moment, nullable=False),
+    Column("ended_at", Moment),
+    Column("report", JSON),
+    UniqueConstraint("schedule_id", "occurrence", "zone", name="schedule_night_key"),
+    Index("schedule_night_time", "ends_at"),
+    Index("schedule_night_state", "state"),
+)
+
+# Its key makes one command of each occurrence for each client, whatever happens: also if the client moves to another
+# zone in between.
+schedule_member = Table(
+    "schedule_member",
+    metadata,
+    Column("schedule_id", _UUID, ForeignKey("schedule.id"), primary_key=True),
+    Column("occurrence", String(40), primary_key=True),
+    Column("client_uuid", _UUID, primary_key=True),
+    Column("night_id", _UUID, ForeignKey("schedule_night.id", ondelete="CASCADE"), nullable=False),
+    # Null: it was left out, and `skipped` says why.
+    Column("command_id", _UUID),
+    Column("skipped", Text),
+    Index("schedule_member_night", "night_id"),
+)
+
 user = Table(
     "user_account",  # `user` is a word of PostgreSQL's
     metadata,
