@@ -12,6 +12,7 @@ inventory     lists of clients, as CSV and from Ansible         pure
 text          what may stand in a name, a reason, a note        pure
 ingest        bytes from clients become facts
 engine        what is heard and what goes out, in one transaction after the other
+recoveries    looks after clients that do not come back
 leader        takes the lease, and keeps the engine at work while it holds it
 orders        makes commands for whoever asks
 auth          roles and tokens

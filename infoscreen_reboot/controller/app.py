@@ -23,6 +23,7 @@ from infoscreen_reboot.controller.config import Settings
 from infoscreen_reboot.controller.engine import Orders
 from infoscreen_reboot.controller.leader import Leader
 from infoscreen_reboot.controller.orders import House
+from infoscreen_reboot.controller.recoveries import Recoveries
 from infoscreen_reboot.controller.store import lease, schema
 from infoscreen_reboot.controller.store.database import Database, StoreError
 from infoscreen_reboot.controller.store.facts import Policy
@@ -118,7 +119,8 @@ def _serve(environment: Mapping[str, str]) -> int:
         log.error("cannot start: %s", error)
         _notify(f"STATUS=cannot start: {error}")
         return os.EX_CONFIG if isinstance(error, SchemaTooNew) else 1
-    orders = Orders(settings.limits, _policy(settings), settings.valid_for, settings.accepts_all)
+    plans = (Recoveries(settings.recovery, settings.limits),)
+    orders = Orders(settings.limits, _policy(settings), settings.valid_for, settings.accepts_all, plans)
     # Two containers may have the same name, and the same process number.
     holder = f"{socket.gethostname()}/{secrets.token_hex(3)}"
     where = settings.listen.address

@@ -15,9 +15,8 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 COOLDOWN = timedelta(seconds=60)
-# systemd feeds a hardware watchdog for 10 minutes while a host goes down, if nobody sets less (RebootWatchdogSec). With
-# the 150 s that are over already and the cooldown, a host that was reset by it has had a minute to boot.
-WATCHDOG_WAIT = timedelta(minutes=8)
+# For so long the first step may wait for the command to expire.
+LONGEST_COOLDOWN = timedelta(minutes=4)
 # A switch that cannot be reached is tried again and again; a person is told meanwhile.
 POWER_WAIT = timedelta(minutes=10)
 
@@ -31,7 +30,7 @@ class Step(StrEnum):
 
 
 ORDER = tuple(Step)
-DEFAULT = (Step.ASK, Step.WATCHDOG)
+DEFAULT: tuple[Step, ...] = (Step.ASK, Step.WATCHDOG)
 _DOES = {
     Step.ASK: "ask the client again",
     Step.WATCHDOG: "wait for its hardware watchdog",
@@ -75,18 +74,19 @@ class Tried:
 class Record:
     """`left` are the steps that are still to come; `since` is when the state was entered.
 
-    `boots_within` is how long the client may take to be back once it has power. `held` is why the next step has to
-    wait. `cycle_id` is that of the power cycle. `words` is the newest of what happened, as one sentence.
+    `boots_within` is how long the client may take to be back, once it has power or is reset. `asks_from` is when the
+    command has expired: before that, a client that has lost its records would execute it again. `cycle_id` is that of
+    the power cycle. `words` is the newest of what happened, as one sentence.
     """
 
     began_at: datetime
     since: datetime
     left: tuple[Step, ...]
     boots_within: timedelta
+    asks_from: datetime
     state: State = State.COOLING
     tried: tuple[Tried, ...] = ()
     cycle_id: int | None = None
-    held: str | None = None
     words: str = ""
     ended_at: datetime | None = None
 
@@ -106,14 +106,6 @@ class Due:
 @dataclass(frozen=True, slots=True)
 class Skipped:
     """The next step can do nothing for this client."""
-
-    at: datetime
-    why: str
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """A rule does not let the next step be done now."""
 
     at: datetime
     why: str
@@ -160,7 +152,7 @@ class Stopped:
     why: str
 
 
-Fact = Due | Skipped | Held | AskedAgain | PowerDone | Locked | Back | Stopped
+Fact = Due | Skipped | AskedAgain | PowerDone | Locked | Back | Stopped
 Guard = Callable[[Record, Fact], bool]
 
 
@@ -211,24 +203,29 @@ TABLE: tuple[Row, ...] = (
 )
 
 
-def begin(at: datetime, steps: Sequence[Step], has_watchdog: bool, boots_within: timedelta) -> Record:
-    """The ladder of a client whose site allows `steps`."""
-    tried: tuple[Tried, ...] = ()
-    if Step.WATCHDOG in steps and not has_watchdog:
-        tried = (Tried(at, Step.WATCHDOG, "left out: the client has reported none"),)
-    left = tuple(step for step in ORDER if step in steps and (step is not Step.WATCHDOG or has_watchdog))
-    record = Record(at, at, left, boots_within, tried=tried)
+def begin(
+    at: datetime, steps: Sequence[Step], has_watchdog: bool, boots_within: timedelta, expires_at: datetime
+) -> Record:
+    """The ladder of a client whose site allows `steps`; its command expires at `expires_at`."""
+    useless: dict[Step, str] = {}
+    if not has_watchdog:
+        useless[Step.WATCHDOG] = "left out: the client has reported none"
+    if expires_at > at + LONGEST_COOLDOWN:
+        useless[Step.ASK] = "left out: the command can still be executed"
+    left = tuple(step for step in ORDER if step in steps and step not in useless)
+    tried = tuple(Tried(at, step, useless[step]) for step in ORDER if step in steps and step in useless)
+    record = Record(at, at, left, boots_within, expires_at, tried=tried)
     return replace(record, words=f"the client did not come back; next: {_next_words(record)}")
 
 
 def learn(record: Record, fact: Fact) -> Record:
     """The record after `fact`; the same one if the fact does not concern its state."""
-    if isinstance(fact, Skipped | Held):
-        return _noted(record, fact)
+    if isinstance(fact, Skipped):
+        return _without_next_step(record, fact)
     row = next((row for row in TABLE if _fits(row, record, fact)), None)
     if row is None:
         return record
-    record = replace(record, tried=_with_outcome(record, fact), held=None)
+    record = replace(record, tried=_with_outcome(record, fact))
     record = replace(record, state=row.to, since=fact.at)
     if isinstance(fact, Due) and row.to in _STATE_OF.values():
         record = _begun(record, fact)
@@ -240,11 +237,9 @@ def _fits(row: Row, record: Record, fact: Fact) -> bool:
     return row.state is record.state and isinstance(fact, row.fact) and (row.guard is None or row.guard(record, fact))
 
 
-def _noted(record: Record, fact: Skipped | Held) -> Record:
+def _without_next_step(record: Record, fact: Skipped) -> Record:
     if record.state not in _BEFORE_A_STEP or record.next_step is None:
         return record
-    if isinstance(fact, Held):
-        return replace(record, held=fact.why)
     tried = (*record.tried, Tried(fact.at, record.next_step, f"left out: {fact.why}"))
     return replace(record, left=record.left[1:], tried=tried)
 
@@ -314,13 +309,13 @@ def _minutes(span: timedelta) -> str:
 def deadline(record: Record) -> datetime | None:
     """When the time of this state is over; None if it waits for a person, or is over."""
     match record.state:
+        case State.COOLING if record.next_step is Step.ASK:
+            return max(record.since + COOLDOWN, record.asks_from)
         case State.COOLING | State.ASKING:
             return record.since + COOLDOWN
-        case State.WATCHDOG:
-            return record.since + WATCHDOG_WAIT
         case State.POWER:
             return record.since + POWER_WAIT
-        case State.BOOTING:
+        case State.WATCHDOG | State.BOOTING:
             return record.since + record.boots_within
     return None
 
@@ -336,9 +331,9 @@ class Subject:
     heard_at: datetime | None
     boot_id: str | None
     command_id: str
-    ordered_at: datetime
-    ordered_by: str
-    reason: str | None
+    ordered_at: datetime | None = None
+    ordered_by: str | None = None
+    reason: str | None = None
 
     @property
     def title(self) -> str:
@@ -357,8 +352,9 @@ def ticket(record: Record, subject: Subject) -> str:
     if subject.note:
         lines.append(f"Note: {subject.note}")
     reason = f" ({subject.reason})" if subject.reason else ""
+    ordered = f"ordered by {subject.ordered_by} at {_time(subject.ordered_at)}{reason}, " if subject.ordered_at else ""
     lines += [
-        f"Reboot: ordered by {subject.ordered_by} at {_time(subject.ordered_at)}{reason}, command {subject.command_id}",
+        f"Reboot: {ordered}command {subject.command_id}",
         f"Last heard: {_time(subject.heard_at) if subject.heard_at else 'never'}, boot {subject.boot_id or 'unknown'}",
         "Tried:" if record.tried else "Tried: nothing",
         *(f"- {_time(one.at)} {_DOES[one.step]}: {one.outcome or 'under way'}" for one in in_order(record.tried)),

@@ -10,6 +10,7 @@ batches     many commands from one preview
 facts       what the rules ask for
 fleet       what people change
 notices     what people are to be told
+recoveries  what is done about clients that do not come back
 people      users, tokens, the audit
 lease       who may speak with the broker
 views       what the faces read
