@@ -38,6 +38,7 @@ PURE = (
     *("controller.lifecycle", "controller.safety", "controller.windows", "controller.selection"),
     *("controller.presence", "controller.dispatch", "controller.text", "controller.inventory"),
     *("controller.recurrence", "controller.calendar", "controller.report"),
+    "controller.recovery",
 )
 # What puts things together, and is imported by nobody.
 ASSEMBLY = "client.agent.app", "client.cli"

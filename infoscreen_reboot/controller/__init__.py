@@ -9,11 +9,13 @@ report        how a night ended, client by client               pure
 selection     selectors, and the hash of a preview              pure
 presence      who is online, whatever the order of statuses     pure
 dispatch      the bytes of a command, and when to ask again     pure
-policies      budgets, windows and deadlines as a site writes them    pure
+recovery      what is done about a client that does not come back     pure
+policies      budgets, windows, deadlines and recovery as a site writes them    pure
 inventory     lists of clients, as CSV and from Ansible         pure
 text          what may stand in a name, a reason, a note        pure
 ingest        bytes from clients become facts
 engine        what is heard and what goes out, in one transaction after the other
+recoveries    looks after clients that do not come back
 leader        takes the lease, and keeps the engine at work while it holds it
 orders        makes commands for whoever asks
 schedules     opens the nights of schedules, and ends them with a report

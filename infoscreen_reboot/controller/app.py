@@ -23,6 +23,7 @@ from infoscreen_reboot.controller.config import Settings
 from infoscreen_reboot.controller.engine import Orders
 from infoscreen_reboot.controller.leader import Leader
 from infoscreen_reboot.controller.orders import House
+from infoscreen_reboot.controller.recoveries import Recoveries
 from infoscreen_reboot.controller.schedules import Schedules
 from infoscreen_reboot.controller.store import lease, schema
 from infoscreen_reboot.controller.store.database import Database, StoreError
@@ -120,7 +121,7 @@ def _serve(environment: Mapping[str, str]) -> int:
         _notify(f"STATUS=cannot start: {error}")
         return os.EX_CONFIG if isinstance(error, SchemaTooNew) else 1
     house = House(_policy(settings), settings.valid_for, signer, settings.deadlines, settings.zone)
-    plans = (Schedules(house, settings.limits),)
+    plans = (Schedules(house, settings.limits), Recoveries(settings.recovery, settings.limits))
     orders = Orders(settings.limits, _policy(settings), settings.valid_for, settings.accepts_all, plans)
     # Two containers may have the same name, and the same process number.
     holder = f"{socket.gethostname()}/{secrets.token_hex(3)}"

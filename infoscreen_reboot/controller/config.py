@@ -16,6 +16,7 @@ from infoscreen_reboot.contract.signature import is_key_id
 from infoscreen_reboot.controller import policies
 from infoscreen_reboot.controller.dispatch import Signs
 from infoscreen_reboot.controller.lifecycle import Limits
+from infoscreen_reboot.controller.recovery import Step as RecoveryStep
 from infoscreen_reboot.controller.safety import Budget
 from infoscreen_reboot.controller.selection import Selector
 from infoscreen_reboot.controller.windows import Window, zone_named
@@ -31,11 +32,11 @@ _NAMES = (
     *("DATABASE_URL", "LISTEN", "LISTEN_TLS_CERT", "LISTEN_TLS_KEY", "TRUSTED_PROXIES"),
     *("ACCEPT_CLIENTS", "COMMAND_SIGNING_KEY", "COMMAND_SIGNING_KEY_ID", "COMMAND_VALID_S"),
     *("DEADLINE_DOWN_S", "DEADLINE_BACK_S", "DEADLINE_LAST_ACK_S", "DEADLINES"),
-    *("FLEET_CAP", "BUDGETS", "WINDOWS", "FLEET_ZONE", "KEEP_DAYS"),
+    *("FLEET_CAP", "BUDGETS", "WINDOWS", "FLEET_ZONE", "RECOVERY", "KEEP_DAYS"),
 )
 _OUR_PREFIXES = (
     *("MQTT_", "DATABASE_", "LISTEN", "TRUSTED_", "ACCEPT_", "COMMAND_", "DEADLINE", "FLEET_", "BUDGET", "WINDOW"),
-    "KEEP_",
+    *("RECOVER", "KEEP_"),
 )
 # LSB's code for "program is not configured". The unit takes it as skipped, not as failed.
 EX_NOT_CONFIGURED = 6
@@ -86,7 +87,10 @@ class SigningKey:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """`deadlines` are limits of steps, in seconds, for the clients that a selector means; the last that fits counts."""
+    """`deadlines` are limits of steps, in seconds, for the clients that a selector means; the last that fits counts.
+
+    In the same way, `recovery` are the steps that are tried for clients that do not come back.
+    """
 
     broker: BrokerSettings
     database_url: str
@@ -100,6 +104,7 @@ class Settings:
     budgets: tuple[Budget, ...]
     windows: tuple[tuple[Selector, Window], ...]
     zone: str
+    recovery: tuple[tuple[Selector, tuple[RecoveryStep, ...]], ...]
     keep: timedelta
 
 
@@ -150,6 +155,7 @@ def load(environment: Mapping[str, str]) -> Settings:
         budgets=_entries(reader, "BUDGETS", policies.budget),
         windows=_entries(reader, "WINDOWS", policies.window),
         zone=_zone(reader),
+        recovery=_entries(reader, "RECOVERY", policies.recovery),
         keep=timedelta(days=reader.number("KEEP_DAYS", default=400, low=1, high=36_500)),
     )
     if reader.problems:

@@ -1,9 +1,10 @@
-"""Reads what a site writes in its settings about budgets, maintenance windows and deadlines, one entry at a time."""
+"""Reads what a site writes in its settings about budgets, windows, deadlines and recovery, one entry at a time."""
 
 import re
 from datetime import time, timedelta
 
 from infoscreen_reboot.controller import selection
+from infoscreen_reboot.controller.recovery import ORDER, Step
 from infoscreen_reboot.controller.safety import Amount, Budget
 from infoscreen_reboot.controller.selection import Selector
 from infoscreen_reboot.controller.windows import DAYS, Window, zone_named
@@ -14,6 +15,7 @@ _WINDOW = re.compile(r"(?:(\S+)\s+)?([a-z,-]+)\s+(\d{2}):(\d{2})\s+(\d{1,3})h\s+
 _DEADLINE = re.compile(r"(\S+)((?:\s+[a-z_]+=\d{1,5})+)", re.ASCII)
 # In seconds. The least are what the client itself promises (docs/contract.md, "Operational defaults").
 _LIMITS = {"down": (60, 3600), "back": (60, 7200), "last_ack": (60, 7200)}
+_RECOVERY = re.compile(r"(?:(\S+)\s+)?(\S+)", re.ASCII)
 _LONGEST_WINDOW_H = 168
 
 
@@ -66,6 +68,19 @@ def deadline(entry: str) -> tuple[Selector, dict[str, float]]:
             raise ValueError(f"{name} takes {low} to {high} s")
         limits[name] = int(text)
     return selection.parse(found[1]), limits
+
+
+def recovery(entry: str) -> tuple[Selector, tuple[Step, ...]]:
+    """`site=alpine ask,watchdog,power`, or `person` for no step at all; without a selector it is for all.
+
+    Raises ValueError.
+    """
+    found = _RECOVERY.fullmatch(entry)
+    names = found[2].split(",") if found else []
+    known = [step for step in ORDER if step in names]
+    if found is None or (names != ["person"] and names != known):
+        raise ValueError("allowed is as in `site=alpine ask,watchdog,power`, in this order, or `site=alpine person`")
+    return selection.parse(found[1] or ""), tuple(known)
 
 
 def _days(text: str) -> frozenset[int]:

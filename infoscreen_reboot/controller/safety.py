@@ -107,6 +107,7 @@ class Reported:
     unlocks_at: datetime | None
     is_disk_full: bool
     agent_version: str
+    has_watchdog: bool = False
 
 
 @dataclass(frozen=True, slots=True)

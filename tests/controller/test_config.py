@@ -24,6 +24,7 @@ def test_a_broker_is_all_that_is_needed() -> None:
     assert (settings.fleet_cap, settings.keep, settings.deadlines) == (None, timedelta(days=400), ())
     assert settings.valid_for == timedelta(minutes=4) and settings.limits.back == timedelta(seconds=150)
     assert (settings.budgets, settings.windows, settings.zone) == ((), (), "UTC")
+    assert settings.recovery == ()
 
 
 def test_budgets_and_windows() -> None:
@@ -77,6 +78,8 @@ def test_budgets_and_windows() -> None:
         ("DEADLINES", "site=alpine back=1", "60 to 7200"),
         ("DEADLINES", "site=alpine up=100", "allowed are down, back, last_ack"),
         ("DEADLINES", "site=< back=100", "site=<"),
+        ("RECOVERY", "power,ask", "in this order"),
+        ("RECOVERY", "ask; site=< person", "site=<"),
         ("KEEP_DAYS", "0", "from 1"),
     ],
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime, timedelta
 from enum import Enum
 from typing import Any, get_args
@@ -50,16 +50,6 @@ _TOLD = {kind: tuple(field.name for field in fields(kind) if field.name != "at")
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
-    """A command that a fact has moved on, or of which it has told something new."""
-
-    command_id: str
-    client_uuid: str
-    before: Record
-    after: Record
-
-
-@dataclass(frozen=True, slots=True)
 class Letter:
     """The exact bytes of a command on their topic, with the user properties that sign them."""
 
@@ -68,6 +58,24 @@ class Letter:
     topic: str
     payload: bytes
     properties: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A command that a fact has moved on, or of which it has told something new.
+
+    `letter` are its bytes, if this has made it time out: they leave the outbox, and a recovery may ask with them.
+    """
+
+    command_id: str
+    client_uuid: str
+    before: Record
+    after: Record
+    letter: Letter | None = None
+
+    @property
+    def has_timed_out(self) -> bool:
+        return self.after.state is State.TIMED_OUT and self.before.state is not State.TIMED_OUT
 
 
 def record_of(row: RowMapping | Mapping[str, Any]) -> Record:
@@ -116,9 +124,22 @@ def learn(
         write(tx, [(stored[command_id], records[command_id], rows[command_id]) for command_id in moved], fleet)
         insert_many(tx, event, events)
     ended = [command_id for command_id in moved if records[command_id].state.is_verdict]
-    if ended:
-        tx.db.execute(delete(outbox).where(among(tx, outbox.c.command_id, ended)))
-    return changes
+    if not ended:
+        return changes
+    late = [change.command_id for change in changes if change.has_timed_out]
+    letters = _letters(tx, among(tx, outbox.c.command_id, late)) if late else {}
+    tx.db.execute(delete(outbox).where(among(tx, outbox.c.command_id, ended)))
+    return [
+        replace(change, letter=letters.get(change.command_id)) if change.has_timed_out else change for change in changes
+    ]
+
+
+def _letters(tx: Transaction, which: ColumnElement[bool]) -> dict[str, Letter]:
+    return {row.command_id: _letter(row) for row in tx.db.execute(select(outbox).where(which))}
+
+
+def _letter(row: Any) -> Letter:
+    return Letter(row.command_id, row.client_uuid, row.topic, row.payload, tuple(map(tuple, row.properties)))
 
 
 def write(tx: Transaction, moved: Sequence[tuple[Record, Record, RowMapping]], fleet: Limits) -> None:
@@ -323,11 +344,7 @@ def to_send(tx: Transaction, most: int) -> list[Letter]:
     is_again = and_(command.c.sent_at.is_not(None), _may_go_again(tx))
     query = select(outbox).join(command, command.c.id == outbox.c.command_id)
     query = query.where(outbox.c.send_at <= tx.now, or_(is_first, is_again)).order_by(outbox.c.send_at).limit(most)
-    rows = tx.db.execute(query)
-    return [
-        Letter(row.command_id, row.client_uuid, row.topic, row.payload, tuple(map(tuple, row.properties)))
-        for row in rows
-    ]
+    return [_letter(row) for row in tx.db.execute(query)]
 
 
 def _may_go_again(tx: Transaction) -> ColumnElement[bool]:

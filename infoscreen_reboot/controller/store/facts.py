@@ -202,6 +202,7 @@ def _read(content: dict[str, Any], at: datetime) -> Reported:
         unlocks_at=None if unlocks_at is None else wire.parse_time(unlocks_at, "lockout.unlocks_at"),
         is_disk_full=content["state"]["disk_full"],
         agent_version=content["agent_version"],
+        has_watchdog=content["capabilities"]["hardware_watchdog"],
     )
 
 

@@ -401,6 +401,41 @@ schedule_member = Table(
     Index("schedule_member_night", "night_id"),
 )
 
+# What is done about a client that did not come back from its reboot; the record of `recovery`.
+recovery = Table(
+    "recovery",
+    metadata,
+    Column("id", _SEQUENCE, primary_key=True),
+    Column("client_uuid", _UUID, nullable=False),
+    Column("command_id", _UUID, nullable=False),
+    Column("state", String(32), nullable=False),
+    Column("began_at", Moment, nullable=False),
+    Column("since", Moment, nullable=False),
+    Column("due_at", Moment),
+    Column("ended_at", Moment),
+    Column("steps_left", JSON, nullable=False),
+    Column("tried", JSON, nullable=False),
+    Column("boots_within_s", Integer, nullable=False),
+    Column("asks_from", Moment, nullable=False),
+    Column("cycle_id", BigInteger),
+    Column("words", Text, nullable=False),
+    # What can be pasted into a ticket, once a person is needed.
+    Column("ticket", Text),
+    # The bytes of the command, to ask with.
+    Column("topic", Text),
+    Column("payload", LargeBinary),
+    Column("properties", JSON),
+    Index("recovery_client", "client_uuid", "id"),
+    Index(
+        "recovery_open",
+        "client_uuid",
+        unique=True,
+        postgresql_where=text("ended_at IS NULL"),
+        sqlite_where=text("ended_at IS NULL"),
+    ),
+    sqlite_autoincrement=True,
+)
+
 user = Table(
     "user_account",  # `user` is a word of PostgreSQL's
     metadata,
