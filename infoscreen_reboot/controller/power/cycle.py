@@ -122,7 +122,7 @@ def fault_before_off(reading: Reading) -> str | None:
     """Why this port must not be switched off, by how it is; None if it may be."""
     if not reading.is_on:
         return "this port is off already, and not by us: somebody wants it so"
-    if not reading.delivers:
+    if reading.delivers is False:
         return f"this port delivers no power ({reading.words}): it may be an uplink, or the wrong port"
     return None
 
