@@ -15,18 +15,32 @@ from enum import StrEnum
 
 from infoscreen_reboot.controller.power.port import Port, Reading
 
-# For how long a port stays off. A host's power supply is empty after some seconds.
-OFF_FOR = timedelta(seconds=10)
-# What a switch may take to answer, twice, and to be asked once more.
-GRACE = timedelta(seconds=15)
 # A cycle that nobody takes up in this time does not happen any more: nobody would expect it.
 TAKEN_WITHIN = timedelta(minutes=2)
-# After "on", the switch looks for a device before it delivers power.
-DELIVERS_WITHIN = timedelta(seconds=45)
 # As for reboots: if three did not help, a fourth does not help either.
 MOST_CYCLES, CYCLES_WITHIN = 3, timedelta(hours=1)
 # In the whole fleet, at the same time.
 MOST_AT_ONCE = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How long each step takes.
+
+    `off_for`: after some seconds a host's power supply is empty. `grace` is what the switch may take to answer, twice.
+    `sent_within`: "off" is sent so soon after it was written down that the port is owed, or not at all. `closed_after`:
+    until then "off" may still come from a process that nobody sees, so nobody else believes that the port stays on.
+    `delivers_within`: after "on", the switch looks for a device before it delivers power.
+    """
+
+    off_for: timedelta = timedelta(seconds=10)
+    grace: timedelta = timedelta(seconds=15)
+    sent_within: timedelta = timedelta(seconds=3)
+    closed_after: timedelta = timedelta(seconds=25)
+    delivers_within: timedelta = timedelta(seconds=45)
+    looks_every: timedelta = timedelta(seconds=1)
+    asks_every: timedelta = timedelta(seconds=2)
+    retries_every: timedelta = timedelta(seconds=10)
 
 
 class State(StrEnum):
@@ -81,6 +95,11 @@ def before(step: Step) -> tuple[State, ...]:
 def is_held_off(state: State, must_be_on_by: datetime | None, now: datetime) -> bool:
     """Whether the port may be off for longer than anybody wanted."""
     return state in MAY_BE_OFF and must_be_on_by is not None and must_be_on_by < now
+
+
+def may_close(state: State, owed_at: datetime, now: datetime, pace: Pace) -> bool:
+    """Whether a port that is on again stays on: nobody can send an "off" for this cycle any more."""
+    return state is State.OFF or now >= owed_at + pace.closed_after
 
 
 @dataclass(frozen=True, slots=True)

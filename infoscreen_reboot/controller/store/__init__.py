@@ -10,6 +10,7 @@ batches     many commands from one preview
 facts       what the rules ask for
 fleet       what people change
 notices     what people are to be told
+power       ports that feed clients, and their power cycles
 people      users, tokens, the audit
 lease       who may speak with the broker
 views       what the faces read
