@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import and_, delete, insert, or_, select, update
+from sqlalchemy import and_, delete, insert, inspect, or_, select, update
 
 from infoscreen_reboot.controller.lifecycle import VERDICT_RANK
 from infoscreen_reboot.controller.power import cycle
@@ -20,6 +20,11 @@ from infoscreen_reboot.controller.store.tables import client, command, event, la
 
 # When a state was entered.
 _ENTERED = {State.OWED: "owed_at", State.OFF: "off_at", State.ON: "on_at"}
+
+
+def is_there(tx: Transaction) -> bool:
+    """Whether the database knows of ports: one of an older version does not."""
+    return inspect(tx.db).has_table(power_cycle.name)
 
 
 # --- Ports
