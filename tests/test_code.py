@@ -39,6 +39,7 @@ PURE = (
     *("controller.presence", "controller.dispatch", "controller.text", "controller.inventory"),
     *("controller.recurrence", "controller.calendar", "controller.report"),
     "controller.recovery",
+    *("controller.power.port", "controller.power.cycle"),
 )
 # What puts things together, and is imported by nobody.
 ASSEMBLY = "client.agent.app", "client.cli"

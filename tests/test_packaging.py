@@ -30,6 +30,7 @@ AGENT, HELPER = "infoscreen-simclient.service", "infoscreen-reboot-helper.servic
 NOTIFIER = "infoscreen-notify-failure@.service"
 CLOCK = "infoscreen-reboot-clock.service"
 SERVER = "infoscreen-reboot-controller.service"
+POWER = "infoscreen-reboot-controller-power.service"
 # A folder of the tree, and where its files lie on the target, in the package that their name tells.
 SHIPPED = {
     "dbus/system-services": "usr/share/dbus-1/system-services",
@@ -69,7 +70,7 @@ ENVIRONMENT = {
     "LC_ALL": "C.UTF-8",
     "DEB_BUILD_OPTIONS": "nocheck",
 }
-OURS = AGENT, HELPER, NOTIFIER, CLOCK, SERVER
+OURS = AGENT, HELPER, NOTIFIER, CLOCK, SERVER, POWER
 CLIENT_UUID = "9b8d1856-ff34-4864-a726-12de072d0f77"
 
 
@@ -408,7 +409,9 @@ def test_systemd_understands_every_line_of_the_units(debs: dict[str, Deb], tmp_p
     assert run("systemd-analyze", "verify", "--man=no", f"--root={tmp_path}", *OURS, *tuned) == ""
 
 
-@pytest.mark.parametrize(("unit", "tenths"), [(AGENT, 12), (NOTIFIER, 12), (HELPER, 6), (CLOCK, 10), (SERVER, 12)])
+@pytest.mark.parametrize(
+    ("unit", "tenths"), [(AGENT, 12), (NOTIFIER, 12), (HELPER, 6), (CLOCK, 10), (SERVER, 12), (POWER, 12)]
+)
 def test_units_are_confined(unit: str, tenths: int) -> None:
     path = TREE / "systemd/system" / unit
     run("systemd-analyze", "security", "--offline=true", f"--threshold={tenths}", path)
@@ -416,7 +419,7 @@ def test_units_are_confined(unit: str, tenths: int) -> None:
 
 @pytest.mark.parametrize(
     ("unit", "megabytes", "tasks"),
-    [(AGENT, 256, 64), (NOTIFIER, 128, 16), (HELPER, 128, 16), (SERVER, 512, 128)],
+    [(AGENT, 256, 64), (NOTIFIER, 128, 16), (HELPER, 128, 16), (SERVER, 512, 128), (POWER, 256, 128)],
 )
 def test_units_are_bounded(unit: str, megabytes: int, tasks: int) -> None:
     lines = (TREE / "systemd/system" / unit).read_text("utf-8").splitlines()

@@ -24,6 +24,7 @@ config        the settings, from environment variables
 app           the program: API, leader, systemd's watchdog
 doctor        what is wrong on this server, and what to do
 hands         what an administrator does on the server itself
+power/        ports of switches, by which clients lose their power and get it back
 store/        the database
 api/          HTTP
 ctl/          the command line, which knows the controller by its API only

@@ -23,9 +23,13 @@ from infoscreen_reboot.controller.config import Settings
 from infoscreen_reboot.controller.engine import Orders
 from infoscreen_reboot.controller.leader import Leader
 from infoscreen_reboot.controller.orders import House
+from infoscreen_reboot.controller.power.cycle import Pace
+from infoscreen_reboot.controller.power.outlet import Outlets
+from infoscreen_reboot.controller.power.snmp import Snmp
+from infoscreen_reboot.controller.power.worker import Worker
 from infoscreen_reboot.controller.recoveries import Recoveries
 from infoscreen_reboot.controller.schedules import Schedules
-from infoscreen_reboot.controller.store import lease, schema
+from infoscreen_reboot.controller.store import lease, power, schema
 from infoscreen_reboot.controller.store.database import Database, StoreError
 from infoscreen_reboot.controller.store.facts import Policy
 from infoscreen_reboot.controller.store.schema import SchemaTooNew
@@ -56,6 +60,7 @@ def main(argv: Sequence[str], environment: Mapping[str, str]) -> int:
     admin.add_argument("name")
     saved = does.add_parser("backup", help="copy the SQLite database while the controller runs")
     saved.add_argument("file", type=Path)
+    does.add_parser("power-restore", help="switch on all ports that a power cycle has left off")
     options = parser.parse_args(argv)
     if options.does == "serve":
         return _serve(environment)
@@ -68,6 +73,9 @@ def main(argv: Sequence[str], environment: Mapping[str, str]) -> int:
             return hands.doctor(environment, options.json)
         case "admin":
             return hands.admin(environment, options.name)
+        case "power-restore":
+            _set_up_log(environment)
+            return hands.power_restore(environment)
     return hands.backup(environment, options.file)
 
 
@@ -121,19 +129,30 @@ def _serve(environment: Mapping[str, str]) -> int:
         _notify(f"STATUS=cannot start: {error}")
         return os.EX_CONFIG if isinstance(error, SchemaTooNew) else 1
     house = House(_policy(settings), settings.valid_for, signer, settings.deadlines, settings.zone)
-    plans = (Schedules(house, settings.limits), Recoveries(settings.recovery, settings.limits))
+    plans = (Schedules(house, settings.limits), Recoveries(settings.recovery, settings.limits, power))
     orders = Orders(settings.limits, _policy(settings), settings.valid_for, settings.accepts_all, plans)
     # Two containers may have the same name, and the same process number.
     holder = f"{socket.gethostname()}/{secrets.token_hex(3)}"
     where = settings.listen.address
     log.info("infoscreen-reboot-controller %s at %s as %s, %s", __version__, where, holder, database.address)
-    leader = Leader(database, settings.broker, orders, signer, holder, settings.keep)
+    outlets = Outlets(Snmp(config.credentials(environment)))
+    pace = Pace(off_for=settings.power_off)
+
+    def work(epoch: int) -> Worker:
+        return Worker(database, outlets, epoch, pace)
+
+    leader = Leader(database, settings.broker, orders, signer, holder, settings.keep, work)
     with lock or contextlib.nullcontext():
-        return asyncio.run(_run(settings, database, house, leader, listener))
+        return asyncio.run(_run(settings, database, house, leader, outlets, listener))
 
 
 async def _run(
-    settings: Settings, database: Database, house: House, leader: Leader, listener: socket.socket | None
+    settings: Settings,
+    database: Database,
+    house: House,
+    leader: Leader,
+    outlets: Outlets,
+    listener: socket.socket | None,
 ) -> int:
     # Both take half a second: what cannot start says so before.
     import uvicorn
@@ -141,7 +160,7 @@ async def _run(
     from infoscreen_reboot.controller.api.access import Site
     from infoscreen_reboot.controller.api.app import create_app
 
-    app = create_app(Site(database, house, settings.limits, leader.wake, leader.ignored))
+    app = create_app(Site(database, house, settings.limits, leader.wake, leader.ignored, outlets))
     where = settings.listen
     server = _new_server(
         uvicorn.Config(

@@ -16,6 +16,7 @@ from infoscreen_reboot.contract.signature import is_key_id
 from infoscreen_reboot.controller import policies
 from infoscreen_reboot.controller.dispatch import Signs
 from infoscreen_reboot.controller.lifecycle import Limits
+from infoscreen_reboot.controller.power.cycle import Pace
 from infoscreen_reboot.controller.recovery import Step as RecoveryStep
 from infoscreen_reboot.controller.safety import Budget
 from infoscreen_reboot.controller.selection import Selector
@@ -32,11 +33,11 @@ _NAMES = (
     *("DATABASE_URL", "LISTEN", "LISTEN_TLS_CERT", "LISTEN_TLS_KEY", "TRUSTED_PROXIES"),
     *("ACCEPT_CLIENTS", "COMMAND_SIGNING_KEY", "COMMAND_SIGNING_KEY_ID", "COMMAND_VALID_S"),
     *("DEADLINE_DOWN_S", "DEADLINE_BACK_S", "DEADLINE_LAST_ACK_S", "DEADLINES"),
-    *("FLEET_CAP", "BUDGETS", "WINDOWS", "FLEET_ZONE", "RECOVERY", "KEEP_DAYS"),
+    *("FLEET_CAP", "BUDGETS", "WINDOWS", "FLEET_ZONE", "RECOVERY", "POWER_OFF_S", "KEEP_DAYS"),
 )
 _OUR_PREFIXES = (
     *("MQTT_", "DATABASE_", "LISTEN", "TRUSTED_", "ACCEPT_", "COMMAND_", "DEADLINE", "FLEET_", "BUDGET", "WINDOW"),
-    *("RECOVER", "KEEP_"),
+    *("RECOVER", "POWER_", "KEEP_"),
 )
 # LSB's code for "program is not configured". The unit takes it as skipped, not as failed.
 EX_NOT_CONFIGURED = 6
@@ -105,6 +106,7 @@ class Settings:
     windows: tuple[tuple[Selector, Window], ...]
     zone: str
     recovery: tuple[tuple[Selector, tuple[RecoveryStep, ...]], ...]
+    power_off: timedelta
     keep: timedelta
 
 
@@ -139,8 +141,7 @@ def load(environment: Mapping[str, str]) -> Settings:
     fleet = Limits()
     settings = Settings(
         broker=reader.broker(),
-        database_url=_secret(reader, environment, "DATABASE_URL", DATABASE_CREDENTIAL)
-        or f"sqlite:///{state_directory(environment)}/controller.sqlite3",
+        database_url=_database_url(reader, environment),
         listen=_listen(reader),
         accepts_all=_accepts_all(reader),
         signing_key=_signing_key(reader, environment),
@@ -156,11 +157,32 @@ def load(environment: Mapping[str, str]) -> Settings:
         windows=_entries(reader, "WINDOWS", policies.window),
         zone=_zone(reader),
         recovery=_entries(reader, "RECOVERY", policies.recovery),
+        power_off=_seconds(reader, "POWER_OFF_S", Pace().off_for, low=2, high=60),
         keep=timedelta(days=reader.number("KEEP_DAYS", default=400, low=1, high=36_500)),
     )
     if reader.problems:
         raise ConfigError(reader.problems)
     return settings
+
+
+def database_url(environment: Mapping[str, str]) -> str:
+    """All that is needed to switch ports on again, whatever is wrong with the other settings. Raises ConfigError."""
+    reader = Reader(environment)
+    found = _database_url(reader, environment)
+    if reader.problems:
+        raise ConfigError(reader.problems)
+    return found
+
+
+def _database_url(reader: Reader, environment: Mapping[str, str]) -> str:
+    default = f"sqlite:///{state_directory(environment)}/controller.sqlite3"
+    return _secret(reader, environment, "DATABASE_URL", DATABASE_CREDENTIAL) or default
+
+
+def credentials(environment: Mapping[str, str]) -> Path | None:
+    """The folder of systemd's credentials, in which the profiles of SNMP are, too."""
+    folder = environment.get("CREDENTIALS_DIRECTORY")
+    return Path(folder) if folder else None
 
 
 def signer_of(settings: Settings) -> Signs | None:
@@ -195,8 +217,8 @@ def _secret(reader: Reader, environment: Mapping[str, str], name: str, credentia
 
 
 def _credential(environment: Mapping[str, str], name: str) -> Path | None:
-    directory = environment.get("CREDENTIALS_DIRECTORY")
-    file = Path(directory, name) if directory else None
+    directory = credentials(environment)
+    file = directory / name if directory else None
     return file if file is not None and file.exists() else None
 
 

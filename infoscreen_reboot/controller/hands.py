@@ -1,4 +1,4 @@
-"""What an administrator does on the server itself, as the controller's user: doctor, admin, backup."""
+"""What is done on the server itself, as the controller's user: doctor, admin, backup, power-restore."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ from infoscreen_reboot.controller import config
 from infoscreen_reboot.controller.auth import Role
 from infoscreen_reboot.controller.config import Settings
 from infoscreen_reboot.controller.doctor import Verdict, diagnose
-from infoscreen_reboot.controller.store import people, schema
+from infoscreen_reboot.controller.power.cycle import Pace
+from infoscreen_reboot.controller.power.outlet import Outlets
+from infoscreen_reboot.controller.power.snmp import Snmp
+from infoscreen_reboot.controller.power.worker import restore_all
+from infoscreen_reboot.controller.store import people, power, schema
 from infoscreen_reboot.controller.store.database import Database, StoreError
 from infoscreen_reboot.controller.store.schema import SchemaTooNew
 
@@ -69,6 +73,31 @@ def doctor(environment: Mapping[str, str], as_json: bool) -> int:
     if as_json:
         print(json.dumps({"verdict": verdict, "findings": [asdict(finding) for finding in found]}, indent=2))
     return int(verdict is Verdict.PROBLEM)
+
+
+def power_restore(environment: Mapping[str, str]) -> int:
+    """Switch on what a power cycle has left off, straight from the database; 1 if it is not known to be on.
+
+    The unit that systemd starts when the controller has stopped asks again then. It needs no other setting than the
+    database's: those may be what the controller stumbles over.
+    """
+    try:
+        database = Database(config.database_url(environment))
+        if database.file is not None and not database.file.exists():
+            return 0
+        with database.read() as tx:
+            if not power.is_there(tx):
+                return 0
+        found = restore_all(database, Outlets(Snmp(config.credentials(environment))), Pace())
+    except config.ConfigError as error:
+        print(f"problem: {error}", file=sys.stderr)
+        return os.EX_CONFIG
+    except StoreError as error:
+        print(f"cannot read which ports are off: {error}", file=sys.stderr)
+        return 1
+    for row, why in found:
+        print(f"{power.port_in(row)}: {why or 'on again'}")
+    return int(any(why is not None for _, why in found))
 
 
 def _settings(environment: Mapping[str, str]) -> Settings | None:

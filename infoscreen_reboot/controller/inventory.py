@@ -4,7 +4,7 @@ import csv
 import io
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -68,6 +68,11 @@ class Row:
 
 def read_csv(content: bytes) -> list[Entry]:
     """The first line names the columns: `uuid`, and any of `name`, `note`, `standing`, `label:KEY`."""
+    return [_entry(line, said) for line, said in read_rows(content, _check_header)]
+
+
+def read_rows(content: bytes, check_header: Callable[[Sequence[str]], None]) -> list[tuple[int, dict[str, str]]]:
+    """The line in which each row begins, and its cells by the names in the first line. Raises InventoryError."""
     try:
         whole = content.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -78,17 +83,23 @@ def read_csv(content: bytes) -> list[Entry]:
     reader = csv.reader(io.StringIO(whole, newline=""), delimiter=delimiter, strict=True)
     try:
         header = [name.strip() for name in next(reader, [])]
-        _check_header(header)
-        entries = []
+        check_header(header)
+        rows: list[tuple[int, dict[str, str]]] = []
         begins_at = reader.line_num + 1
         for cells in reader:
             if cells:
-                entries.append(_entry(begins_at, header, cells))
+                rows.append((begins_at, _by_name(begins_at, header, cells)))
             begins_at = reader.line_num + 1
-            _check_size(entries)
+            check_size(rows)
     except csv.Error as error:
         raise InventoryError(f"line {reader.line_num}: {error}") from None
-    return entries
+    return rows
+
+
+def _by_name(line: int, header: Sequence[str], cells: Sequence[str]) -> dict[str, str]:
+    if len(cells) != len(header):
+        raise InventoryError(f"line {line} has {len(cells)} cells, and the first line {len(header)}")
+    return {name: _unguarded(cell) for name, cell in zip(header, cells, strict=True)}
 
 
 def _check_header(header: Sequence[str]) -> None:
@@ -105,10 +116,7 @@ def _check_header(header: Sequence[str]) -> None:
             raise InventoryError(f"the column {name} is there more than once")
 
 
-def _entry(line: int, header: Sequence[str], cells: Sequence[str]) -> Entry:
-    if len(cells) != len(header):
-        raise InventoryError(f"line {line} has {len(cells)} cells, and the first line {len(header)}")
-    said = {name: _unguarded(cell) for name, cell in zip(header, cells, strict=True)}
+def _entry(line: int, said: Mapping[str, str]) -> Entry:
     columns = {name: said[name] or None for name in _COLUMNS[1:] if name in said}
     if columns.get("standing", "") is None:
         del columns["standing"]
@@ -120,10 +128,7 @@ def _entry(line: int, header: Sequence[str], cells: Sequence[str]) -> Entry:
 
 def read_ansible(content: Any) -> list[Entry]:
     """What `ansible-inventory --list` prints: a client's name is that of its host, each of its groups is a label."""
-    meta = content.get("_meta") if isinstance(content, dict) else None
-    hosts = meta.get("hostvars") if isinstance(meta, dict) else None
-    if not isinstance(hosts, dict):
-        raise InventoryError("this is not what `ansible-inventory --list` prints: there is no _meta.hostvars")
+    hosts = ansible_hosts(content)
     groups = {name: _hosts_of(content, name) for name in content if name not in _NO_GROUPS}
     entries: list[Entry] = []
     for number, (host, variables) in enumerate(hosts.items(), 1):
@@ -132,10 +137,19 @@ def read_ansible(content: Any) -> list[Entry]:
             continue
         labels = {f"{ANSIBLE_LABEL}{name}": "yes" if host in of else None for name, of in groups.items()}
         entries.append(Entry(number, str(uuid).lower(), {"name": host}, labels))
-        _check_size(entries)
+        check_size(entries)
     if not entries:
         raise InventoryError(f"no host has the variable {ANSIBLE_UUID}")
     return entries
+
+
+def ansible_hosts(content: Any) -> Mapping[str, Any]:
+    """The variables of each host, by its name. Raises InventoryError."""
+    meta = content.get("_meta") if isinstance(content, dict) else None
+    hosts = meta.get("hostvars") if isinstance(meta, dict) else None
+    if not isinstance(hosts, dict):
+        raise InventoryError("this is not what `ansible-inventory --list` prints: there is no _meta.hostvars")
+    return hosts
 
 
 def _hosts_of(content: Mapping[str, Any], name: str) -> set[str]:
@@ -161,7 +175,8 @@ def _names(group: Mapping[str, Any], kind: str) -> list[str]:
     return [name for name in listed if isinstance(name, str)] if isinstance(listed, list) else []
 
 
-def _check_size(entries: Sequence[Entry]) -> None:
+def check_size(entries: Sequence[object]) -> None:
+    """Raises InventoryError."""
     if len(entries) > MOST_ROWS:
         raise InventoryError(f"there are more than {MOST_ROWS} rows")
 

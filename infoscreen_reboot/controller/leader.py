@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from datetime import timedelta
 
 from infoscreen_reboot.controller import ingest
@@ -28,6 +31,10 @@ _DEAF_S, _OTHERS_FIRST_S = 30.0, 3.0
 _FORGET_EVERY_S = 3600.0
 
 
+# What else only the holder of the lease may do, by its epoch.
+Beside = Callable[[int], AbstractContextManager[object]]
+
+
 class Leader(threading.Thread):
     """`words` says what it does, for `systemctl status`; `failed` is the error that ended it.
 
@@ -42,6 +49,7 @@ class Leader(threading.Thread):
         signer: Signs | None,
         holder: str,
         keep: timedelta,
+        beside: Beside | None = None,
     ) -> None:
         super().__init__(name="leader", daemon=True)
         self._database = database
@@ -51,6 +59,7 @@ class Leader(threading.Thread):
         self._signer = signer
         self._holder = holder
         self._keep = keep
+        self._beside = beside
         self._stopping = threading.Event()
         self._forgets_at_s = time.monotonic()
         self.words = "starting"
@@ -99,6 +108,10 @@ class Leader(threading.Thread):
             self._consumer.close()  # what it has in hand comes again
 
     def _lead(self, epoch: int) -> None:
+        with self._beside(epoch) if self._beside is not None else contextlib.nullcontext():
+            self._speak(epoch)
+
+    def _speak(self, epoch: int) -> None:
         engine = Engine(self._database, self._consumer, self._orders, epoch, self._signer, self._rubbish)
         heard_at_s = time.monotonic()
         pause_s = _RETRY_S

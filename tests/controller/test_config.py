@@ -25,6 +25,7 @@ def test_a_broker_is_all_that_is_needed() -> None:
     assert settings.valid_for == timedelta(minutes=4) and settings.limits.back == timedelta(seconds=150)
     assert (settings.budgets, settings.windows, settings.zone) == ((), (), "UTC")
     assert settings.recovery == ()
+    assert settings.power_off == timedelta(seconds=10)
 
 
 def test_budgets_and_windows() -> None:
@@ -55,6 +56,7 @@ def test_budgets_and_windows() -> None:
     [
         ("ACCEPT_CLIENTS", "all", "ask and auto"),
         ("FLEET_CAP", "0", "from 1"),
+        ("POWER_OFF_S", "1", "from 2"),
         ("COMMAND_VALID_S", "5", "from 30"),
         ("MQTT_PROTOCOL", "4", "auto, 5, 3.1.1"),
         ("COMMAND_SIGNING_KEY", "/nowhere", "cannot be read"),

@@ -14,6 +14,7 @@ from infoscreen_reboot.controller.api.problems import Problem
 from infoscreen_reboot.controller.auth import Identity, Role
 from infoscreen_reboot.controller.lifecycle import Limits
 from infoscreen_reboot.controller.orders import Caller, House
+from infoscreen_reboot.controller.power.outlet import Outlets
 from infoscreen_reboot.controller.store import people
 from infoscreen_reboot.controller.store.database import Database, StoreError, Transaction
 
@@ -27,7 +28,7 @@ class Site:
     """What the routes work on.
 
     `wake` tells the engine that there is something to do. `rubbish` says how many messages this process could not use,
-    and what they were.
+    and what they were. `outlets` read ports, and switch them on.
     """
 
     database: Database
@@ -35,6 +36,7 @@ class Site:
     limits: Limits
     wake: Callable[[], None]
     rubbish: Callable[[], Mapping[str, int]] = field(default=dict)
+    outlets: Outlets = field(default_factory=Outlets)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ schedules   rules for nights, what became of each night, and its members
 sites       places, with their zones and opening hours
 notices     what people are to be told
 recoveries  what is done about clients that do not come back
+power       ports that feed clients, and their power cycles
 people      users, tokens, the audit
 lease       who may speak with the broker
 views       what the faces read

@@ -15,6 +15,7 @@ from infoscreen_reboot.contract.ack import ErrorCode
 from infoscreen_reboot.contract.command import Action
 from infoscreen_reboot.contract.telemetry import Executor
 from infoscreen_reboot.controller.lifecycle import VERDICT_RANK
+from infoscreen_reboot.controller.power.port import Backend
 from infoscreen_reboot.controller.safety import (
     LOCKOUT_WINDOW,
     Budget,
@@ -27,7 +28,7 @@ from infoscreen_reboot.controller.safety import (
 from infoscreen_reboot.controller.selection import Selector
 from infoscreen_reboot.controller.store.bulk import among
 from infoscreen_reboot.controller.store.database import Transaction
-from infoscreen_reboot.controller.store.tables import client, command, freeze, health, label
+from infoscreen_reboot.controller.store.tables import client, command, freeze, health, label, power_port
 from infoscreen_reboot.controller.windows import Window
 
 _LEAVING = timedelta(minutes=3)
@@ -68,6 +69,7 @@ def gather(
         for uuid in group.members & found.keys():
             groups.setdefault(uuid, []).append(group)
     started, reported, standing = _started(tx, uuids, without), _reported(tx, uuids), freezes(tx)
+    fed = _fed(tx, uuids)
     return {
         uuid: Facts(
             now=tx.now,
@@ -85,7 +87,7 @@ def gather(
             windows=tuple(window for selector, window in policy.windows if selector.matches(labels.get(uuid, {}))),
             freezes=standing,
             may_shut_down=may_shut_down,
-            can_be_woken=row["can_be_woken"],
+            can_be_woken=uuid in fed,
             someone_is_there=someone_is_there,
             has_signing_key=policy.has_signing_key,
         )
@@ -181,6 +183,13 @@ def _started(tx: Transaction, uuids: Sequence[str], without: Sequence[str]) -> d
     for row in tx.db.execute(select(command.c.client_uuid, command.c.started_at).where(where)):
         found.setdefault(row.client_uuid, []).append(row.started_at)
     return {uuid: tuple(times) for uuid, times in found.items()}
+
+
+def _fed(tx: Transaction, uuids: Sequence[str]) -> set[str]:
+    """Clients whose power we can switch off and on: that starts a host that was shut down."""
+    is_real = power_port.c.backend != Backend.DRY_RUN
+    query = select(power_port.c.client_uuid).where(among(tx, power_port.c.client_uuid, uuids), is_real)
+    return set(tx.db.execute(query).scalars())
 
 
 def _reported(tx: Transaction, uuids: Sequence[str]) -> dict[str, Reported]:

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import and_, case, func, select
 
 from infoscreen_reboot.controller.lifecycle import VERDICT_RANK, Proof, State
+from infoscreen_reboot.controller.store import power
 from infoscreen_reboot.controller.store.database import Transaction
 from infoscreen_reboot.controller.store.tables import alert, client, command, lease
 
@@ -22,6 +23,7 @@ class Figures:
     alerts: int
     is_lease_held: bool
     is_broker_heard: bool
+    ports_held_off: int
 
 
 def count(tx: Transaction) -> Figures:
@@ -34,6 +36,7 @@ def count(tx: Transaction) -> Figures:
         alerts=_alerts(tx),
         is_lease_held=is_lease_held,
         is_broker_heard=held is not None and is_lease_held and held.listening_since is not None,
+        ports_held_off=len(power.held_off(tx)),
     )
 
 

@@ -91,7 +91,6 @@ client = Table(
     Column("ended_sessions", JSON, nullable=False, server_default=text("'[]'")),
     Column("boot_id", _UUID),
     Column("two_hosts_at", Moment),
-    Column("can_be_woken", Boolean, nullable=False, server_default=text("false")),
     Column("retired_at", Moment),
     Index("client_name", "name"),
     Index("client_standing", "standing"),
@@ -496,4 +495,58 @@ migration = Table(
     Column("revision", String(32), primary_key=True),
     Column("version", String(32), nullable=False),
     Column("at", Moment, nullable=False),
+)
+
+# Which port feeds a client: what `power.port` says of it.
+power_port = Table(
+    "power_port",
+    metadata,
+    Column("client_uuid", _UUID, ForeignKey("client.uuid", ondelete="CASCADE"), primary_key=True),
+    Column("switch", String(128), nullable=False),
+    Column("address", String(270)),
+    Column("port", String(64), nullable=False),
+    Column("profile", String(64)),
+    Column("backend", String(16), nullable=False),
+    # `Port.place`: however it is written, a port feeds one client.
+    Column("place", String(400), nullable=False, unique=True),
+    Column("changed_at", Moment, nullable=False),
+    Column("changed_by", String(128), nullable=False),
+)
+
+# What `power.cycle` is about. A row in `owed` or `off` says: this port has to be on again.
+power_cycle = Table(
+    "power_cycle",
+    metadata,
+    Column("id", _SEQUENCE, primary_key=True),
+    # No foreign key, and a copy of the port: the one that went off is the one that goes on, whatever is changed.
+    Column("client_uuid", _UUID, nullable=False),
+    Column("switch", String(128), nullable=False),
+    Column("address", String(270)),
+    Column("port", String(64), nullable=False),
+    Column("profile", String(64)),
+    Column("backend", String(16), nullable=False),
+    Column("requested_at", Moment, nullable=False),
+    Column("requested_by", String(128), nullable=False),
+    Column("why", Text),
+    Column("is_online_anyway", Boolean, nullable=False, server_default=text("false")),
+    Column("state", String(16), nullable=False),
+    Column("owed_at", Moment),
+    Column("must_be_on_by", Moment),
+    Column("off_at", Moment),
+    Column("on_at", Moment),
+    Column("ended_at", Moment),
+    # How often it could not be switched on again, and what was said last.
+    Column("attempts", Integer, nullable=False, server_default=text("0")),
+    Column("words", Text),
+    # When people were told that the port is held off.
+    Column("told_at", Moment),
+    Index("power_cycle_client", "client_uuid", "id"),
+    Index(
+        "power_cycle_open",
+        "client_uuid",
+        unique=True,
+        postgresql_where=text("ended_at IS NULL"),
+        sqlite_where=text("ended_at IS NULL"),
+    ),
+    sqlite_autoincrement=True,
 )
