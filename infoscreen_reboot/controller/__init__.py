@@ -8,6 +8,8 @@ presence      who is online, whatever the order of statuses     pure
 dispatch      the bytes of a command, and when to ask again     pure
 policies      budgets, windows and deadlines as a site writes them    pure
 inventory     lists of clients, as CSV and from Ansible         pure
+notifying     which notices become which message, and when      pure
+targets       whom to tell, as root writes it in a file         pure
 text          what may stand in a name, a reason, a note        pure
 ingest        bytes from clients become facts
 engine        what is heard and what goes out, in one transaction after the other

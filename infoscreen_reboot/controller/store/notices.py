@@ -3,28 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import insert
 
+from infoscreen_reboot.controller.notifying import Kind as Kind  # whoever tells something takes it from here
 from infoscreen_reboot.controller.store.commands import shown
 from infoscreen_reboot.controller.store.database import Transaction
 from infoscreen_reboot.controller.store.tables import notice
-
-
-class Kind(StrEnum):
-    """What happened. `BACK` is told only where `NEEDS_PERSON` was."""
-
-    STARTED = "started"
-    STOPPED = "stopped"
-    FINISHED = "finished"
-    MISSED = "missed"
-    NEEDS_PERSON = "needs_person"
-    BACK = "back"
-    UNKNOWN_CLIENT = "unknown_client"
-    TWO_HOSTS = "two_hosts"
-    PORTS_OFF = "ports_off"
 
 
 def tell(
