@@ -54,6 +54,7 @@ DOORS = {
     "starlette": "controller.api",
     "pydantic": "controller.api",
     "prometheus_client": "controller.api.metrics",
+    "apprise": "controller.apprised",
     "httpx": "controller.ctl.connection",
     "rich": "controller.ctl",
 }

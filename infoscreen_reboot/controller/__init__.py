@@ -13,6 +13,10 @@ targets       whom to tell, as root writes it in a file         pure
 text          what may stand in a name, a reason, a note        pure
 ingest        bytes from clients become facts
 engine        what is heard and what goes out, in one transaction after the other
+notifier      tells people: messages of notices, and their way to each target
+outlets       sends one message to one target
+webhook       a signed message over HTTP
+apprised      mail, ntfy, Teams, Slack, Matrix: the door to apprise
 leader        takes the lease, and keeps the engine at work while it holds it
 orders        makes commands for whoever asks
 auth          roles and tokens

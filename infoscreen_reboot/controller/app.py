@@ -22,6 +22,7 @@ from infoscreen_reboot.controller import config
 from infoscreen_reboot.controller.config import Settings
 from infoscreen_reboot.controller.engine import Orders
 from infoscreen_reboot.controller.leader import Leader
+from infoscreen_reboot.controller.notifier import Notifier
 from infoscreen_reboot.controller.orders import House
 from infoscreen_reboot.controller.store import lease, schema
 from infoscreen_reboot.controller.store.database import Database, StoreError
@@ -83,10 +84,27 @@ def _check_config(environment: Mapping[str, str]) -> int:
         for problem in error.problems:
             print(f"problem: {problem}")
         return os.EX_CONFIG
+    faults = _faults_of_notify(settings)
+    for fault in faults:
+        print(f"problem: {fault}")
+    if faults:
+        return os.EX_CONFIG
     broker = settings.broker
     transport = "TLS" if broker.tls else "plain TCP"
     print(f"ok: {settings.listen.address}, broker {broker.host}:{broker.port} over {transport}")
     return 0
+
+
+def _faults_of_notify(settings: Settings) -> list[str]:
+    """What keeps somebody from being told. The controller runs without."""
+    from infoscreen_reboot.controller import apprised  # which loads a library if a target needs it
+
+    found = list(settings.notify.faults)
+    for target in settings.notify.targets:
+        fault = None if target.is_webhook else apprised.fault_of(target)
+        if fault is not None:
+            found.append(f"{settings.notify.file}: {target.name}: {fault}")
+    return found
 
 
 def _serve(environment: Mapping[str, str]) -> int:
@@ -118,12 +136,16 @@ def _serve(environment: Mapping[str, str]) -> int:
         log.error("cannot start: %s", error)
         _notify(f"STATUS=cannot start: {error}")
         return os.EX_CONFIG if isinstance(error, SchemaTooNew) else 1
+    for fault in settings.notify.faults:
+        log.error("%s", fault)
     orders = Orders(settings.limits, _policy(settings), settings.valid_for, settings.accepts_all)
     # Two containers may have the same name, and the same process number.
     holder = f"{socket.gethostname()}/{secrets.token_hex(3)}"
     where = settings.listen.address
     log.info("infoscreen-reboot-controller %s at %s as %s, %s", __version__, where, holder, database.address)
-    leader = Leader(database, settings.broker, orders, signer, holder, settings.keep)
+    notify = settings.notify
+    workers = [Notifier(database, notify.targets, settings.fleet_zone, notify.grace)]
+    leader = Leader(database, settings.broker, orders, signer, holder, settings.keep, workers)
     house = House(_policy(settings), settings.valid_for, signer, settings.deadlines)
     with lock or contextlib.nullcontext():
         return asyncio.run(_run(settings, database, house, leader, listener))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 import ssl
 from collections.abc import Callable, Mapping
@@ -11,13 +12,17 @@ from datetime import timedelta
 from ipaddress import ip_network
 from pathlib import Path
 from typing import TypeVar
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from infoscreen_reboot.contract.signature import is_key_id
 from infoscreen_reboot.controller import policies
 from infoscreen_reboot.controller.dispatch import Signs
 from infoscreen_reboot.controller.lifecycle import Limits
+from infoscreen_reboot.controller.notifying import GRACE
 from infoscreen_reboot.controller.safety import Budget
 from infoscreen_reboot.controller.selection import Selector
+from infoscreen_reboot.controller.targets import Target
+from infoscreen_reboot.controller.targets import parse as parse_targets
 from infoscreen_reboot.controller.windows import Window
 from infoscreen_reboot.mqtt.messages import BrokerSettings
 from infoscreen_reboot.mqtt.settings import Reader
@@ -31,11 +36,12 @@ _NAMES = (
     *("DATABASE_URL", "LISTEN", "LISTEN_TLS_CERT", "LISTEN_TLS_KEY", "TRUSTED_PROXIES"),
     *("ACCEPT_CLIENTS", "COMMAND_SIGNING_KEY", "COMMAND_SIGNING_KEY_ID", "COMMAND_VALID_S"),
     *("DEADLINE_DOWN_S", "DEADLINE_BACK_S", "DEADLINE_LAST_ACK_S", "DEADLINES"),
-    *("FLEET_CAP", "BUDGETS", "WINDOWS", "KEEP_DAYS"),
+    *("FLEET_CAP", "BUDGETS", "WINDOWS", "KEEP_DAYS", "FLEET_ZONE"),
+    *("NOTIFY_FILE", "NOTIFY_GRACE_S", "FREEZE_CALENDAR"),
 )
 _OUR_PREFIXES = (
     *("MQTT_", "DATABASE_", "LISTEN", "TRUSTED_", "ACCEPT_", "COMMAND_", "DEADLINE", "FLEET_", "BUDGET", "WINDOW"),
-    "KEEP_",
+    *("KEEP_", "NOTIFY_", "FREEZE_"),
 )
 # LSB's code for "program is not configured". The unit takes it as skipped, not as failed.
 EX_NOT_CONFIGURED = 6
@@ -43,6 +49,9 @@ NOT_CONFIGURED = (
     "not configured: set MQTT_BROKER in /etc/infoscreen-reboot-controller/controller.env, then restart this unit"
 )
 DATABASE_CREDENTIAL, KEY_CREDENTIAL = "database-url", "command-signing-key"
+NOTIFY_CREDENTIAL = "notify"
+NOTIFY_FILE = Path("/etc/infoscreen-reboot-controller/notify.conf")
+_MOST_NOTIFY = 64 << 10
 _PORT = re.compile(r"(.+):(\d{1,5})", re.ASCII)
 
 
@@ -85,8 +94,23 @@ class SigningKey:
 
 
 @dataclass(frozen=True, slots=True)
+class Notify:
+    """Whom to tell, out of `file`. It has `faults` if some of it cannot be used: the rest is, and clients are rebooted
+    whether or not anybody can be told.
+    """
+
+    file: Path
+    grace: timedelta
+    targets: tuple[Target, ...] = ()
+    faults: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
-    """`deadlines` are limits of steps, in seconds, for the clients that a selector means; the last that fits counts."""
+    """`deadlines` are limits of steps, in seconds, for the clients that a selector means; the last that fits counts.
+
+    `fleet_zone` is where clients and sites are that have no zone of their own.
+    """
 
     broker: BrokerSettings
     database_url: str
@@ -100,6 +124,9 @@ class Settings:
     budgets: tuple[Budget, ...]
     windows: tuple[tuple[Selector, Window], ...]
     keep: timedelta
+    fleet_zone: str
+    notify: Notify
+    freeze_calendar: Path | None
 
 
 def is_configured(environment: Mapping[str, str]) -> bool:
@@ -149,6 +176,9 @@ def load(environment: Mapping[str, str]) -> Settings:
         budgets=_entries(reader, "BUDGETS", policies.budget),
         windows=_entries(reader, "WINDOWS", policies.window),
         keep=timedelta(days=reader.number("KEEP_DAYS", default=400, low=1, high=36_500)),
+        fleet_zone=_zone(reader),
+        notify=_notify(reader, environment),
+        freeze_calendar=_calendar(reader),
     )
     if reader.problems:
         raise ConfigError(reader.problems)
@@ -239,6 +269,51 @@ def _signing_key(reader: Reader, environment: Mapping[str, str]) -> SigningKey |
     if not is_key_id(key_id):
         reader.problems.append(f"{key_id[:80]!r} is no id of a key; set COMMAND_SIGNING_KEY_ID")
     return SigningKey(key_id, found)
+
+
+def _zone(reader: Reader) -> str:
+    zone = reader.text("FLEET_ZONE") or "UTC"
+    try:
+        ZoneInfo(zone)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        reader.problems.append(f"FLEET_ZONE is {zone[:80]!r}; allowed is a zone as in Europe/Berlin")
+    return zone
+
+
+def _calendar(reader: Reader) -> Path | None:
+    """That it cannot be read now is no fault of the settings: the last good one counts then."""
+    text = reader.text("FREEZE_CALENDAR")
+    if text is not None and not text.startswith("/"):
+        reader.problems.append(f"FREEZE_CALENDAR is {text[:80]!r}; allowed is the path of a file, from / on")
+    return None if text is None else Path(text)
+
+
+def _notify(reader: Reader, environment: Mapping[str, str]) -> Notify:
+    grace = _seconds(reader, "NOTIFY_GRACE_S", GRACE, low=5, high=3600)
+    text, credential = reader.text("NOTIFY_FILE"), _credential(environment, NOTIFY_CREDENTIAL)
+    if text is not None and credential is not None:
+        reader.problems.append(f"NOTIFY_FILE and the credential {NOTIFY_CREDENTIAL} are both set; keep one")
+    file = credential or (NOTIFY_FILE if text is None else Path(text))
+    try:
+        with file.open("rb") as opened:
+            status = os.fstat(opened.fileno())
+            content = opened.read(_MOST_NOTIFY).decode("utf-8")
+    except FileNotFoundError:
+        return Notify(file, grace, faults=() if text is None else (f"there is no {file}",))
+    except OSError as error:
+        advice = "give it the group infoscreen-controller and the mode 640"
+        return Notify(file, grace, faults=(f"{file} cannot be read: {error.strerror}; {advice}",))
+    except UnicodeDecodeError:
+        return Notify(file, grace, faults=(f"{file} is no text in UTF-8",))
+    if status.st_uid not in (0, os.geteuid()) or status.st_mode & 0o022:
+        return Notify(
+            file, grace, faults=(f"{file} is not used: others than root may write it; chmod 640, chown root",)
+        )
+    targets, faults = parse_targets(content)
+    found = [f"{file}: {fault}" for fault in faults]
+    if status.st_mode & 0o004:
+        found.append(f"{file} holds secrets, and everybody may read it; chmod 640")
+    return Notify(file, grace, targets, tuple(found))
 
 
 def _accepts_all(reader: Reader) -> bool:

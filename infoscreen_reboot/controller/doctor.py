@@ -14,10 +14,10 @@ from pathlib import Path
 from uuid import UUID
 
 from infoscreen_reboot.contract.topics import Topics
-from infoscreen_reboot.controller import config, ingest
+from infoscreen_reboot.controller import apprised, config, ingest
 from infoscreen_reboot.controller.config import Settings
 from infoscreen_reboot.controller.leader import CLIENT_ID
-from infoscreen_reboot.controller.store import lease, schema
+from infoscreen_reboot.controller.store import deliveries, lease, schema
 from infoscreen_reboot.controller.store.database import Database, StoreError
 from infoscreen_reboot.controller.store.schema import SchemaTooNew
 from infoscreen_reboot.mqtt.consumer import Consumer, Lost, Terms
@@ -65,6 +65,7 @@ def diagnose(environment: Mapping[str, str]) -> Iterator[Finding]:
     yield Finding("configuration", Verdict.OK, f"good; the API is at {settings.listen.address}")
     yield from _database(settings)
     yield from _broker(settings)
+    yield from _notify(settings)
     yield _clock()
     yield _disk(config.state_directory(environment))
     yield _api(settings)
@@ -167,6 +168,36 @@ def _judge_publish(is_refused: bool) -> Finding:
         advice = "give this login the right to write to infoscreen/+/commands"
         return Finding("publish", Verdict.PROBLEM, "the broker refuses a command", advice)
     return Finding("publish", Verdict.OK, "the broker takes a command")
+
+
+def _notify(settings: Settings) -> Iterator[Finding]:
+    """Whether anybody hears when something is wrong."""
+    notify = settings.notify
+    for fault in notify.faults:
+        yield Finding("notify", Verdict.PROBLEM, fault, f"correct it, then: systemctl restart {_UNIT}")
+    for target in notify.targets:
+        fault_of_target = None if target.is_webhook else apprised.fault_of(target)
+        if fault_of_target is not None:
+            advice = f"correct its line in {notify.file}, then: systemctl restart {_UNIT}"
+            yield Finding("notify", Verdict.PROBLEM, f"{target.name}: {fault_of_target}", advice)
+    if not (notify.targets or notify.faults):
+        text = f"nobody is told when a client needs a person: {notify.file} names no target"
+        yield Finding("notify", Verdict.OK, text)
+    try:
+        database = Database(settings.database_url)
+        if database.file is not None and not database.file.exists():
+            return
+        with database.read() as tx:
+            undelivered = deliveries.undelivered(tx) if schema.check(tx) else []
+    except (StoreError, SchemaTooNew):
+        return  # the check of the database has said so
+    for row in undelivered:
+        text = (
+            f"{row['target']} has not taken {row['waiting'] + row['failed']} messages of the last day: {row['words']}"
+        )
+        yield Finding("notify", Verdict.PROBLEM, text, f"infoscreen-rebootctl notify test {row['target']}")
+    if notify.targets and not undelivered and not notify.faults:
+        yield Finding("notify", Verdict.OK, f"who is told: {', '.join(target.name for target in notify.targets)}")
 
 
 def _clock() -> Finding:

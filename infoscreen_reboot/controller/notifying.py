@@ -85,6 +85,23 @@ class Message:
 
 
 @dataclass(frozen=True, slots=True)
+class Post:
+    """A message on its way: as it is stored, with its number."""
+
+    id: int
+    made_at: datetime
+    kind: str
+    title: str
+    body: str
+    is_loud: bool
+    content: dict[str, Any]
+
+
+class NotSent(Exception):
+    """A target has not taken a message. The sentence says why, and holds no address and no secret."""
+
+
+@dataclass(frozen=True, slots=True)
 class Digest:
     """`dropped` are notices that no message will tell."""
 

@@ -9,7 +9,8 @@ clients     what clients say of themselves
 batches     many commands from one preview
 facts       what the rules ask for
 fleet       what people change
-notices     what people are to be told
+notices     what people are to be told, and the messages that tell it
+deliveries  the outbox of these messages
 people      users, tokens, the audit
 lease       who may speak with the broker
 views       what the faces read

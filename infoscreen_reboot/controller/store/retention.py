@@ -18,6 +18,7 @@ from infoscreen_reboot.controller.store.tables import (
     command,
     event,
     freeze,
+    message,
     notice,
     preview,
 )
@@ -37,6 +38,7 @@ def forget(tx: Transaction, before: datetime) -> int:
                 (alert, alert.c.cleared_at < before),
                 (audit, audit.c.at < before),
                 (notice, notice.c.at < before),
+                (message, message.c.made_at < before),
                 (preview, preview.c.made_at < before),
                 (freeze, or_(freeze.c.ended_at < before, freeze.c.until < before)),
                 (boot, and_(boot.c.heard_at < before, ~_is_present(boot.c.client_uuid, boot.c.boot_id))),
