@@ -37,7 +37,7 @@ PURE = (
     *("client.doctor.judgement", "client.doctor.finding", "client.doctor.tuning", "client.doctor.firmware"),
     *("controller.lifecycle", "controller.safety", "controller.windows", "controller.selection"),
     *("controller.presence", "controller.dispatch", "controller.text", "controller.inventory"),
-    *("controller.notifying", "controller.targets"),
+    *("controller.notifying", "controller.targets", "controller.freezing"),
 )
 # What puts things together, and is imported by nobody.
 ASSEMBLY = "client.agent.app", "client.cli"
@@ -55,6 +55,8 @@ DOORS = {
     "pydantic": "controller.api",
     "prometheus_client": "controller.api.metrics",
     "apprise": "controller.apprised",
+    "icalendar": "controller.ics",
+    "recurring_ical_events": "controller.ics",
     "httpx": "controller.ctl.connection",
     "rich": "controller.ctl",
 }

@@ -9,6 +9,7 @@ dispatch      the bytes of a command, and when to ask again     pure
 policies      budgets, windows and deadlines as a site writes them    pure
 inventory     lists of clients, as CSV and from Ansible         pure
 notifying     which notices become which message, and when      pure
+freezing      events of a calendar as freezes                   pure
 targets       whom to tell, as root writes it in a file         pure
 text          what may stand in a name, a reason, a note        pure
 ingest        bytes from clients become facts
@@ -17,6 +18,8 @@ notifier      tells people: messages of notices, and their way to each target
 outlets       sends one message to one target
 webhook       a signed message over HTTP
 apprised      mail, ntfy, Teams, Slack, Matrix: the door to apprise
+ics           the events of a calendar file: the door to icalendar
+calendars     reads that file each day
 leader        takes the lease, and keeps the engine at work while it holds it
 orders        makes commands for whoever asks
 auth          roles and tokens

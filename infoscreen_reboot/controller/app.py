@@ -19,9 +19,10 @@ from typing import IO, TYPE_CHECKING
 
 from infoscreen_reboot import __version__
 from infoscreen_reboot.controller import config
+from infoscreen_reboot.controller.calendars import Calendars
 from infoscreen_reboot.controller.config import Settings
 from infoscreen_reboot.controller.engine import Orders
-from infoscreen_reboot.controller.leader import Leader
+from infoscreen_reboot.controller.leader import Leader, Worker
 from infoscreen_reboot.controller.notifier import Notifier
 from infoscreen_reboot.controller.orders import House
 from infoscreen_reboot.controller.store import lease, schema
@@ -144,7 +145,10 @@ def _serve(environment: Mapping[str, str]) -> int:
     where = settings.listen.address
     log.info("infoscreen-reboot-controller %s at %s as %s, %s", __version__, where, holder, database.address)
     notify = settings.notify
-    workers = [Notifier(database, notify.targets, settings.fleet_zone, notify.grace)]
+    workers: list[Worker] = [
+        Notifier(database, notify.targets, settings.fleet_zone, notify.grace),
+        Calendars(database, settings.freeze_calendar, settings.fleet_zone),
+    ]
     leader = Leader(database, settings.broker, orders, signer, holder, settings.keep, workers)
     house = House(_policy(settings), settings.valid_for, signer, settings.deadlines)
     with lock or contextlib.nullcontext():
@@ -160,7 +164,12 @@ async def _run(
     from infoscreen_reboot.controller.api.access import Site
     from infoscreen_reboot.controller.api.app import create_app
 
-    app = create_app(Site(database, house, settings.limits, leader.wake, leader.ignored))
+    notify = settings.notify
+    site = Site(
+        *(database, house, settings.limits, leader.wake, leader.ignored),
+        *(settings.fleet_zone, notify.targets, notify.faults),
+    )
+    app = create_app(site)
     where = settings.listen
     server = _new_server(
         uvicorn.Config(

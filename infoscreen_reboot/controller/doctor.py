@@ -9,13 +9,17 @@ import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from uuid import UUID
 
 from infoscreen_reboot.contract.topics import Topics
-from infoscreen_reboot.controller import apprised, config, ingest
+from infoscreen_reboot.controller import apprised, config, ics, ingest
+from infoscreen_reboot.controller.calendars import content_of
 from infoscreen_reboot.controller.config import Settings
+from infoscreen_reboot.controller.freezing import merged
+from infoscreen_reboot.controller.ics import Unreadable
 from infoscreen_reboot.controller.leader import CLIENT_ID
 from infoscreen_reboot.controller.store import deliveries, lease, schema
 from infoscreen_reboot.controller.store.database import Database, StoreError
@@ -66,6 +70,7 @@ def diagnose(environment: Mapping[str, str]) -> Iterator[Finding]:
     yield from _database(settings)
     yield from _broker(settings)
     yield from _notify(settings)
+    yield from _calendar(settings)
     yield _clock()
     yield _disk(config.state_directory(environment))
     yield _api(settings)
@@ -198,6 +203,23 @@ def _notify(settings: Settings) -> Iterator[Finding]:
         yield Finding("notify", Verdict.PROBLEM, text, f"infoscreen-rebootctl notify test {row['target']}")
     if notify.targets and not undelivered and not notify.faults:
         yield Finding("notify", Verdict.OK, f"who is told: {', '.join(target.name for target in notify.targets)}")
+
+
+def _calendar(settings: Settings) -> Iterator[Finding]:
+    """Read here and now: the controller says in its log, and in `status`, how it fared."""
+    file = settings.freeze_calendar
+    if file is None:
+        return
+    try:
+        events = merged(ics.read(content_of(file), settings.fleet_zone, datetime.now(UTC)))
+    except Unreadable as error:
+        text = f"{file} cannot be read, the last good one counts: {error}"
+        yield Finding("calendar", Verdict.WARNING, text, f"ls -l {file}; the file has to be an .ics")
+        return
+    text = f"{file} has {len(events)} freezes in the next 400 days"
+    for event in events[:1]:
+        text += f", the next from {event.begins_at:%Y-%m-%d %H:%M} to {event.until:%Y-%m-%d %H:%M} UTC"
+    yield Finding("calendar", Verdict.OK, text)
 
 
 def _clock() -> Finding:

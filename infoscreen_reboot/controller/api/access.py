@@ -10,12 +10,15 @@ from typing import Annotated, Any
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
+from infoscreen_reboot.controller import outlets
 from infoscreen_reboot.controller.api.problems import Problem
 from infoscreen_reboot.controller.auth import Identity, Role
 from infoscreen_reboot.controller.lifecycle import Limits
 from infoscreen_reboot.controller.orders import Caller, House
+from infoscreen_reboot.controller.outlets import Deliver
 from infoscreen_reboot.controller.store import people
 from infoscreen_reboot.controller.store.database import Database, StoreError, Transaction
+from infoscreen_reboot.controller.targets import Target
 
 _bearer = HTTPBearer(auto_error=False, description="A token of `infoscreen-rebootctl token`")
 _NO_TOKEN = "this token is unknown, has expired or was revoked"
@@ -24,7 +27,7 @@ _WAYS = ("api", "cli", "console")
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """What the routes work on.
+    """What the routes work on. `targets` are those who are told; of their file there may be faults.
 
     `wake` tells the engine that there is something to do. `rubbish` says how many messages this process could not use,
     and what they were.
@@ -35,6 +38,10 @@ class Site:
     limits: Limits
     wake: Callable[[], None]
     rubbish: Callable[[], Mapping[str, int]] = field(default=dict)
+    fleet_zone: str = "UTC"
+    targets: tuple[Target, ...] = ()
+    notify_faults: tuple[str, ...] = ()
+    deliver: Deliver = outlets.deliver
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,11 +9,13 @@ clients     what clients say of themselves
 batches     many commands from one preview
 facts       what the rules ask for
 fleet       what people change
+calendars   freezes out of a calendar
 notices     what people are to be told, and the messages that tell it
 deliveries  the outbox of these messages
 people      users, tokens, the audit
 lease       who may speak with the broker
 views       what the faces read
+zones       in which time zone a client is
 figures     numbers that are watched
 retention   what is deleted when it is old
 """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -139,3 +139,8 @@ def page(tx: Transaction, limit: int, before: int | None) -> list[RowMapping]:
     if before is not None:
         query = query.where(notice.c.id < before)
     return list(tx.db.execute(query).mappings())
+
+
+def messages(tx: Transaction, ids: Collection[int]) -> dict[int, RowMapping]:
+    rows = tx.db.execute(select(message).where(message.c.id.in_(list(ids)))).mappings()
+    return {row["id"]: row for row in rows}
