@@ -8,6 +8,7 @@ import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -51,6 +52,19 @@ def test_a_webhook_gets_a_message_that_it_can_check() -> None:
         "count": 1,
         "notices": [{}],
     }
+
+
+def test_the_receiver_of_the_documents_believes_what_is_signed_and_new() -> None:
+    text = (Path(__file__).resolve().parents[2] / "docs/controller.md").read_text("utf-8")
+    found: dict[str, Any] = {}
+    exec(text.partition("```python\n")[2].partition("```")[0], found)
+    with receiving() as receiver:
+        outlets.deliver(target(receiver.line()), POST, NOW)
+        [(_, headers, body)] = receiver.got
+    is_ours, secret, now = found["is_ours"], SECRET.encode(), NOW.timestamp()
+    assert is_ours(headers, body, secret, now + 100)
+    assert not is_ours(headers, body, secret, now + 400) and not is_ours(headers, body, b"another", now)
+    assert not is_ours(headers | {"Infoscreen-Timestamp": str(int(now) + 400)}, body, secret, now + 400)
 
 
 def test_a_message_that_is_too_long_goes_without_its_single_notices() -> None:
