@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -25,6 +26,8 @@ log = logging.getLogger(__name__)
 _LOOK_EVERY_S = 1.0
 # What is of a closed site is pending for hours.
 _DIGEST_EVERY = timedelta(seconds=5)
+# After an error of ours. Clients are rebooted whether or not anybody can be told, so it does not end the controller.
+_REST_S = 60.0
 # At a stop, what is on its way is waited for: it would else be sent twice.
 _LAST_S = 2.0
 # A message that comes later than this says so.
@@ -59,9 +62,11 @@ class Notifier:
         self._thread: threading.Thread | None = None
         self._digests_at: datetime | None = None
         self._busy: set[str] = set()
+        self._unwritten: list[tuple[Attempt, str | None]] = []
         self._ended: queue.SimpleQueue[tuple[Attempt, str | None]] = queue.SimpleQueue()
 
     def start(self, epoch: int) -> None:
+        self._digests_at = None
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, args=(epoch, self._stopping), name="notifier", daemon=True)
         self._thread.start()
@@ -74,34 +79,35 @@ class Notifier:
     def _run(self, epoch: int, stopping: threading.Event) -> None:
         try:
             while not stopping.wait(_LOOK_EVERY_S):
-                self._try_to_work(epoch)
+                try:
+                    self.work(epoch)
+                except StoreError as error:
+                    log.warning("cannot tell anybody now: %s", error)
+                except LeaseLost:
+                    raise
+                except Exception:
+                    log.exception("cannot tell anybody now, for an error of ours")
+                    stopping.wait(_REST_S)
             self.finish(epoch, _LAST_S)
         except (LeaseLost, StoreError) as error:
             log.info("the notifier stops: %s", error)
 
-    def _try_to_work(self, epoch: int) -> None:
-        """Raises LeaseLost."""
-        try:
-            self.work(epoch)
-        except StoreError as error:
-            log.warning("cannot tell anybody now: %s", error)
-
     def work(self, epoch: int) -> None:
         """One round. Raises LeaseLost or StoreError."""
-        ended = self._take()
+        self._take()
         with self._database.read() as tx:
-            is_digest_due = self._digests_at is None or tx.now >= self._digests_at
-            is_digest_due = is_digest_due and notices.is_something_pending(tx)
-            is_idle = not (ended or is_digest_due or deliveries.is_something_due(tx))
+            is_digest_due = self._may_digest(tx.now) and notices.is_something_pending(tx)
+            is_idle = not (self._unwritten or is_digest_due or deliveries.is_something_due(tx))
         if is_idle:
             return
         with self._database.write() as tx:
             lease.hold(tx, epoch)
-            self._write_down(tx, ended)
+            self._write_down(tx)
             if is_digest_due:
                 self._digest(tx)
             given_up = deliveries.give_up(tx, list(self._targets))
             attempts = deliveries.claim(tx, self._targets.keys() - self._busy)
+        self._unwritten.clear()
         if given_up:
             log.error("%d messages to people were given up: infoscreen-reboot-controller doctor says which", given_up)
         for attempt in attempts:
@@ -109,32 +115,38 @@ class Notifier:
 
     def finish(self, epoch: int, seconds: float) -> None:
         """Wait so long for what is on its way, and write down what came of it. Raises LeaseLost or StoreError."""
-        ended = self._take()
-        while self._busy:
-            try:
-                ended.append(self._ended.get(timeout=seconds))
-            except queue.Empty:
-                break
-            self._busy.discard(ended[-1][0].target)
-        if ended:
+        until_s = time.monotonic() + seconds
+        while self._busy and (left_s := until_s - time.monotonic()) > 0:
+            self._take(left_s)
+        self._take()
+        if self._unwritten:
             with self._database.write() as tx:
                 lease.hold(tx, epoch)
-                self._write_down(tx, ended)
+                self._write_down(tx)
+            self._unwritten.clear()
 
-    def _take(self) -> list[tuple[Attempt, str | None]]:
-        found = []
-        while not self._ended.empty():
-            found.append(self._ended.get())
-            self._busy.discard(found[-1][0].target)
-        return found
+    def _take(self, wait_s: float = 0.0) -> None:
+        """What attempts have ended. It is kept until it is committed."""
+        while True:
+            try:
+                ended = self._ended.get(timeout=wait_s) if wait_s > 0 else self._ended.get_nowait()
+            except queue.Empty:
+                return
+            wait_s = 0.0
+            self._unwritten.append(ended)
+            self._busy.discard(ended[0].target)
 
-    def _write_down(self, tx: Transaction, ended: Sequence[tuple[Attempt, str | None]]) -> None:
-        for attempt, fault in ended:
+    def _write_down(self, tx: Transaction) -> None:
+        for attempt, fault in self._unwritten:
             deliveries.end(tx, attempt, fault)
             if fault is not None and attempt.number == 1:
                 log.warning(
                     "%s has not taken message %d, it is tried again: %s", attempt.target, attempt.post.id, fault
                 )
+
+    def _may_digest(self, now: datetime) -> bool:
+        """Not more often than that; and also if the clock was put back."""
+        return self._digests_at is None or not self._digests_at - _DIGEST_EVERY <= now < self._digests_at
 
     def _digest(self, tx: Transaction) -> None:
         self._digests_at = tx.now + _DIGEST_EVERY

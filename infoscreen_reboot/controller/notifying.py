@@ -124,15 +124,13 @@ def digest(
     last message of a kind was made.
     """
     dropped = _dropped(pending, told)
+    closed = {site for site, windows in hours.items() if not _is_open(windows, now)}
+    ready = [notice for notice in pending if notice.id not in dropped and notice.site not in closed]
     messages = []
     for kind in Kind:
-        ready = [
-            notice
-            for notice in pending
-            if notice.kind is kind and notice.id not in dropped and _is_open(hours.get(notice.site or "", ()), now)
-        ]
-        if ready and _is_due(kind, ready, now, last.get(kind), grace):
-            messages.append(_message(kind, ready))
+        of_kind = [notice for notice in ready if notice.kind is kind]
+        if of_kind and _is_due(kind, of_kind, now, last.get(kind), grace):
+            messages.append(_message(kind, of_kind))
     return Digest(tuple(messages), dropped)
 
 

@@ -238,15 +238,17 @@ def test_what_happens_is_told_and_the_doctor_says_what_has_not_arrived(
         file.write_text(f"{receiver.line()}\n{down.line('down')}\n")
         assert program.does("check-config").returncode == 0
         program.start()
-        PlayedClient(broker, str(UUID(int=1))).come()
+        client = PlayedClient(broker, str(UUID(int=1)))
+        client.come()
         eventually(lambda: bool(receiver.got and down.got), 60)
         assert is_signed(*receiver.got[0][1:]) and json.loads(receiver.got[0][2])["kind"] == "unknown_client"
         with api(program) as http:
             eventually(lambda: [each["why"] for each in http.get("/freezes").json()] == ["fair"], 60)
             eventually(lambda: http.get("/notify/targets").json()["targets"][1]["waiting"] == 1, 60)
+        client.link.end()
     told = json.loads(program.does("doctor", "--json").stdout)["findings"]
     found = {line["check"]: (line["verdict"], line["text"]) for line in told}
-    assert found["notify"] == ("problem", "down has not taken 1 messages of the last day: it answers 500")
+    assert found["notify"] == ("problem", "down has not taken 1 message of the last day: it answers 500")
     assert found["calendar"][0] == "ok"
 
 

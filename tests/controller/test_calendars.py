@@ -11,7 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from infoscreen_reboot.controller import ics, safety
@@ -116,6 +116,7 @@ def test_what_a_title_holds_steers_no_terminal() -> None:
 hours = st.integers(0, 60)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(hours, hours), max_size=12))
 def test_merged_events_freeze_the_same_hours_and_touch_each_other_nowhere(spans: list[tuple[int, int]]) -> None:
     events = [Event(NOW + timedelta(hours=a), NOW + timedelta(hours=b), f"{a}") for a, b in spans]

@@ -15,16 +15,17 @@ from sqlalchemy import insert, select
 
 from infoscreen_reboot.controller import outlets, targets, webhook
 from infoscreen_reboot.controller.notifier import Notifier
-from infoscreen_reboot.controller.notifying import GRACE, NotSent, Post
+from infoscreen_reboot.controller.notifying import GRACE, Notice, NotSent, Post
 from infoscreen_reboot.controller.safety import Standing
 from infoscreen_reboot.controller.store import clients, deliveries, figures, lease, notices, retention
-from infoscreen_reboot.controller.store.database import Database, Transaction
+from infoscreen_reboot.controller.store.database import Database, StoreError, Transaction
 from infoscreen_reboot.controller.store.lease import LeaseLost
 from infoscreen_reboot.controller.store.notices import Kind
 from infoscreen_reboot.controller.store.tables import client, delivery, label, message, notice, site
 from infoscreen_reboot.controller.targets import Target
 from tests.controller.receiver import SECRET, is_signed, receiving
 from tests.controller.test_store import NEW, OLD, a_status, uuid
+from tools.lab.patience import Patience
 
 HOUR = timedelta(hours=1)
 UNDELIVERED = {"target": "hook", "words": "it answers 500"}
@@ -187,6 +188,53 @@ def test_who_is_killed_on_the_way_sends_again_and_nothing_is_lost(database: Data
     house.begin()  # its answer was in the memory of the one before
     house.pass_time(HOUR)
     assert [post.id for _, post in house.sent] == [1, 1] and house.states()["hook"][0] == "sent"
+
+
+def test_what_was_sent_is_written_down_later_if_the_database_cannot_be_used_now(database: Database) -> None:
+    house = House(database, "hook json://h")
+    house.tell(Kind.STOPPED)
+    house.clock.ahead += GRACE
+    house.notifier.work(house.epoch)
+    while not house.sent:
+        threading.Event().wait(0.01)
+    with pytest.MonkeyPatch.context() as patch:
+
+        @contextmanager
+        def broken() -> Iterator[Transaction]:
+            raise StoreError("the disk is full")
+            yield
+
+        patch.setattr(house.clock, "write", broken)
+        with pytest.raises(StoreError):
+            house.notifier.finish(house.epoch, 5)
+    house.pass_time(HOUR)
+    assert house.states() == {"hook": ("sent", 1, None)} and len(house.sent) == 1
+
+
+def test_an_error_of_ours_ends_neither_the_controller_nor_what_is_told_later(
+    database: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("_LOOK_EVERY_S", "_REST_S"):
+        monkeypatch.setattr(f"infoscreen_reboot.controller.notifier.{name}", 0.02)
+    house = House(database, "hook json://h")
+    house.tell(Kind.STOPPED)
+    house.clock.ahead += GRACE
+    real, calls = notices.pending, []
+
+    def pending(tx: Transaction) -> list[Notice]:
+        calls.append(tx)
+        if len(calls) == 1:
+            raise ValueError("a bug")
+        return real(tx)
+
+    monkeypatch.setattr(notices, "pending", pending)
+    house.notifier.start(house.epoch)
+    patience = Patience(30)
+    while not house.sent and not patience.is_over:
+        house.clock.ahead += GRACE
+        threading.Event().wait(0.02)
+    house.notifier.stop()
+    assert len(house.sent) == 1 and "an error of ours" in caplog.text
 
 
 def test_a_holder_that_has_lost_the_lease_tells_nobody(database: Database) -> None:
