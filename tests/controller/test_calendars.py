@@ -225,6 +225,16 @@ def test_it_is_read_again_when_it_has_changed_and_each_day(database: Database, t
     assert site.look() == ["both"]
 
 
+def test_an_event_that_is_moved_or_renamed_before_it_begins_holds_from_then_on(
+    database: Database, tmp_path: Path
+) -> None:
+    site = Site(database, tmp_path)
+    site.write(ical(site.event(9, 12, "fair")))
+    assert site.look() == []
+    site.write(ical(site.event(2, 12, "party")))
+    assert site.look(3 * HOUR) == ["party"]
+
+
 def test_what_somebody_has_ended_by_hand_stays_ended(database: Database, tmp_path: Path) -> None:
     site = Site(database, tmp_path)
     every_day = [site.event(24 * day, 24 * day + 24, "fair") for day in range(5)]

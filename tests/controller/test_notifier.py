@@ -14,10 +14,11 @@ import pytest
 from sqlalchemy import insert, select
 
 from infoscreen_reboot.controller import outlets, targets, webhook
+from infoscreen_reboot.controller.lifecycle import Limits
 from infoscreen_reboot.controller.notifier import Notifier
 from infoscreen_reboot.controller.notifying import GRACE, Notice, NotSent, Post
 from infoscreen_reboot.controller.safety import Standing
-from infoscreen_reboot.controller.store import clients, deliveries, figures, lease, notices, retention
+from infoscreen_reboot.controller.store import clients, deliveries, figures, fleet, lease, notices, retention
 from infoscreen_reboot.controller.store.database import Database, StoreError, Transaction
 from infoscreen_reboot.controller.store.lease import LeaseLost
 from infoscreen_reboot.controller.store.notices import Kind
@@ -326,6 +327,16 @@ def test_unknown_clients_are_one_message_and_two_hosts_are_told_once(database: D
     assert unknown.title == "infoscreen: 1000 clients that nobody knows" and not unknown.is_loud
     assert two.is_loud and two.content["sites"] == {"alpine": 1}
     assert two.body == "two hosts use the UUID of client lobby: give one of them another machine id"
+
+
+def test_a_client_that_somebody_accepts_at_once_is_not_told(database: Database) -> None:
+    house = House(database, "mail mailto://a@b")
+    with house.clock.write() as tx:
+        clients.hear(tx, [a_status("connected", of=uuid(number)) for number in (1, 2, 3)], accepts_all=False)
+        fleet.set_standing(tx, [uuid(1), uuid(2)], Standing.ACCEPTED, "ann", Limits())
+    house.pass_time(GRACE)
+    assert [post.content["count"] for _, post in house.sent] == [1]
+    assert uuid(3) in house.sent[0][1].body
 
 
 def test_old_messages_are_forgotten_with_their_deliveries(database: Database) -> None:

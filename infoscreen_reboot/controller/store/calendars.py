@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import and_, delete, insert, select, update
@@ -25,10 +26,16 @@ def take(tx: Transaction, file: str, events: Sequence[Event]) -> None:
         if row is None:
             new = {"event": event.key, "made_by": MAKER, "made_at": tx.now, **changed}
             tx.db.execute(insert(freeze).values(**new))
-        elif row.ended_at is None and row.why != event.why:
-            tx.db.execute(update(freeze).where(freeze.c.id == row.id).values(why=event.why))
+        elif row.ended_at is None and _differs(row, event, tx.now):
+            tx.db.execute(update(freeze).where(freeze.c.id == row.id).values(**changed))
     _take_away(tx, [event.key for event in events])
     _write(tx, {"file": file, "read_at": tx.now, "events": len(events), "fault": None, "fault_since": None})
+
+
+def _differs(row: Any, event: Event, now: datetime) -> bool:
+    """Of an event that has begun, the beginning is not looked at: days that are over are not read any more."""
+    has_moved = row.begins_at != event.begins_at and max(row.begins_at, event.begins_at) > now
+    return bool(has_moved or row.why != event.why)
 
 
 def _take_away(tx: Transaction, but: Sequence[str]) -> None:

@@ -58,6 +58,13 @@ def tell_of_clients(tx: Transaction, kind: Kind, words: Mapping[str, str]) -> No
     insert_many(tx, notice, rows)
 
 
+def withdraw(tx: Transaction, kinds: Collection[Kind], uuids: Sequence[str]) -> None:
+    """Somebody has looked after these clients before they were told of: nobody needs to hear it any more."""
+    subjects = [f"client/{uuid}" for uuid in uuids]
+    where = and_(notice.c.settled_at.is_(None), among(tx, notice.c.subject, subjects), notice.c.kind.in_(list(kinds)))
+    tx.db.execute(update(notice).where(where).values(settled_at=tx.now))
+
+
 def sites_of(tx: Transaction, uuids: Sequence[str]) -> dict[str, str]:
     """The label `site` of those clients that have one."""
     where = and_(among(tx, label.c.client_uuid, uuids), label.c.key == "site")
