@@ -40,6 +40,7 @@ PURE = (
     *("controller.recurrence", "controller.calendar", "controller.report"),
     "controller.recovery",
     *("controller.power.port", "controller.power.cycle"),
+    *("controller.notifying", "controller.targets", "controller.freezing"),
 )
 # What puts things together, and is imported by nobody.
 ASSEMBLY = "client.agent.app", "client.cli"
@@ -57,6 +58,9 @@ DOORS = {
     "pydantic": "controller.api",
     "prometheus_client": "controller.api.metrics",
     "dateutil": "controller.recurrence",
+    "apprise": "controller.apprised",
+    "icalendar": "controller.ics",
+    "recurring_ical_events": "controller.ics",
     "httpx": "controller.ctl.connection",
     "rich": "controller.ctl",
 }

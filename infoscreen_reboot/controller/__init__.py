@@ -12,10 +12,19 @@ dispatch      the bytes of a command, and when to ask again     pure
 recovery      what is done about a client that does not come back     pure
 policies      budgets, windows, deadlines and recovery as a site writes them    pure
 inventory     lists of clients, as CSV and from Ansible         pure
+notifying     which notices become which message, and when      pure
+freezing      events of a calendar as freezes                   pure
+targets       whom to tell, as root writes it in a file         pure
 text          what may stand in a name, a reason, a note        pure
 ingest        bytes from clients become facts
 engine        what is heard and what goes out, in one transaction after the other
 recoveries    looks after clients that do not come back
+notifier      tells people: messages of notices, and their way to each target
+sending       sends one message to one target
+webhook       a signed message over HTTP
+apprised      mail, ntfy, Teams, Slack, Matrix: the door to apprise
+ics           the events of a calendar file: the door to icalendar
+calendars     reads that file each day
 leader        takes the lease, and keeps the engine at work while it holds it
 orders        makes commands for whoever asks
 schedules     opens the nights of schedules, and ends them with a report

@@ -19,14 +19,16 @@ from typing import IO, TYPE_CHECKING
 
 from infoscreen_reboot import __version__
 from infoscreen_reboot.controller import config
+from infoscreen_reboot.controller.calendars import Calendars
 from infoscreen_reboot.controller.config import Settings
 from infoscreen_reboot.controller.engine import Orders
-from infoscreen_reboot.controller.leader import Leader
+from infoscreen_reboot.controller.leader import Leader, Worker
+from infoscreen_reboot.controller.notifier import Notifier
 from infoscreen_reboot.controller.orders import House
 from infoscreen_reboot.controller.power.cycle import Pace
 from infoscreen_reboot.controller.power.outlet import Outlets
 from infoscreen_reboot.controller.power.snmp import Snmp
-from infoscreen_reboot.controller.power.worker import Worker
+from infoscreen_reboot.controller.power.worker import Cycles
 from infoscreen_reboot.controller.recoveries import Recoveries
 from infoscreen_reboot.controller.schedules import Schedules
 from infoscreen_reboot.controller.store import lease, power, schema
@@ -93,10 +95,27 @@ def _check_config(environment: Mapping[str, str]) -> int:
         for problem in error.problems:
             print(f"problem: {problem}")
         return os.EX_CONFIG
+    faults = _faults_of_notify(settings)
+    for fault in faults:
+        print(f"problem: {fault}")
+    if faults:
+        return os.EX_CONFIG
     broker = settings.broker
     transport = "TLS" if broker.tls else "plain TCP"
     print(f"ok: {settings.listen.address}, broker {broker.host}:{broker.port} over {transport}")
     return 0
+
+
+def _faults_of_notify(settings: Settings) -> list[str]:
+    """What keeps somebody from being told. The controller runs without."""
+    from infoscreen_reboot.controller import apprised  # which loads a library if a target needs it
+
+    found = list(settings.notify.faults)
+    for target in settings.notify.targets:
+        fault = None if target.is_webhook else apprised.fault_of(target)
+        if fault is not None:
+            found.append(f"{settings.notify.file}: {target.name}: {fault}")
+    return found
 
 
 def _serve(environment: Mapping[str, str]) -> int:
@@ -128,7 +147,9 @@ def _serve(environment: Mapping[str, str]) -> int:
         log.error("cannot start: %s", error)
         _notify(f"STATUS=cannot start: {error}")
         return os.EX_CONFIG if isinstance(error, SchemaTooNew) else 1
-    house = House(_policy(settings), settings.valid_for, signer, settings.deadlines, settings.zone)
+    for fault in settings.notify.faults:
+        log.error("%s", fault)
+    house = House(_policy(settings), settings.valid_for, signer, settings.deadlines, settings.fleet_zone)
     plans = (Schedules(house, settings.limits), Recoveries(settings.recovery, settings.limits, power))
     orders = Orders(settings.limits, _policy(settings), settings.valid_for, settings.accepts_all, plans)
     # Two containers may have the same name, and the same process number.
@@ -136,12 +157,13 @@ def _serve(environment: Mapping[str, str]) -> int:
     where = settings.listen.address
     log.info("infoscreen-reboot-controller %s at %s as %s, %s", __version__, where, holder, database.address)
     outlets = Outlets(Snmp(config.credentials(environment)))
-    pace = Pace(off_for=settings.power_off)
-
-    def work(epoch: int) -> Worker:
-        return Worker(database, outlets, epoch, pace)
-
-    leader = Leader(database, settings.broker, orders, signer, holder, settings.keep, work)
+    notify = settings.notify
+    workers: list[Worker] = [
+        Notifier(database, notify.targets, settings.fleet_zone, notify.grace),
+        Calendars(database, settings.freeze_calendar, settings.fleet_zone),
+        Cycles(database, outlets, Pace(off_for=settings.power_off)),
+    ]
+    leader = Leader(database, settings.broker, orders, signer, holder, settings.keep, workers)
     with lock or contextlib.nullcontext():
         return asyncio.run(_run(settings, database, house, leader, outlets, listener))
 
@@ -160,7 +182,12 @@ async def _run(
     from infoscreen_reboot.controller.api.access import Site
     from infoscreen_reboot.controller.api.app import create_app
 
-    app = create_app(Site(database, house, settings.limits, leader.wake, leader.ignored, outlets))
+    notify = settings.notify
+    site = Site(
+        *(database, house, settings.limits, leader.wake, leader.ignored, outlets),
+        *(notify.targets, notify.faults),
+    )
+    app = create_app(site)
     where = settings.listen
     server = _new_server(
         uvicorn.Config(

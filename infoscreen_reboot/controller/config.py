@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 import ssl
 from collections.abc import Callable, Mapping
@@ -16,10 +17,13 @@ from infoscreen_reboot.contract.signature import is_key_id
 from infoscreen_reboot.controller import policies
 from infoscreen_reboot.controller.dispatch import Signs
 from infoscreen_reboot.controller.lifecycle import Limits
+from infoscreen_reboot.controller.notifying import GRACE
 from infoscreen_reboot.controller.power.cycle import Pace
 from infoscreen_reboot.controller.recovery import Step as RecoveryStep
 from infoscreen_reboot.controller.safety import Budget
 from infoscreen_reboot.controller.selection import Selector
+from infoscreen_reboot.controller.targets import Target
+from infoscreen_reboot.controller.targets import parse as parse_targets
 from infoscreen_reboot.controller.windows import Window, zone_named
 from infoscreen_reboot.mqtt.messages import BrokerSettings
 from infoscreen_reboot.mqtt.settings import Reader
@@ -33,11 +37,12 @@ _NAMES = (
     *("DATABASE_URL", "LISTEN", "LISTEN_TLS_CERT", "LISTEN_TLS_KEY", "TRUSTED_PROXIES"),
     *("ACCEPT_CLIENTS", "COMMAND_SIGNING_KEY", "COMMAND_SIGNING_KEY_ID", "COMMAND_VALID_S"),
     *("DEADLINE_DOWN_S", "DEADLINE_BACK_S", "DEADLINE_LAST_ACK_S", "DEADLINES"),
-    *("FLEET_CAP", "BUDGETS", "WINDOWS", "FLEET_ZONE", "RECOVERY", "POWER_OFF_S", "KEEP_DAYS"),
+    *("FLEET_CAP", "BUDGETS", "WINDOWS", "FLEET_ZONE", "FREEZE_CALENDAR", "RECOVERY", "POWER_OFF_S"),
+    *("NOTIFY_FILE", "NOTIFY_GRACE_S", "KEEP_DAYS"),
 )
 _OUR_PREFIXES = (
     *("MQTT_", "DATABASE_", "LISTEN", "TRUSTED_", "ACCEPT_", "COMMAND_", "DEADLINE", "FLEET_", "BUDGET", "WINDOW"),
-    *("RECOVER", "POWER_", "KEEP_"),
+    *("RECOVER", "POWER_", "NOTIFY_", "FREEZE_", "KEEP_"),
 )
 # LSB's code for "program is not configured". The unit takes it as skipped, not as failed.
 EX_NOT_CONFIGURED = 6
@@ -45,6 +50,9 @@ NOT_CONFIGURED = (
     "not configured: set MQTT_BROKER in /etc/infoscreen-reboot-controller/controller.env, then restart this unit"
 )
 DATABASE_CREDENTIAL, KEY_CREDENTIAL = "database-url", "command-signing-key"
+NOTIFY_CREDENTIAL = "notify"
+NOTIFY_FILE = Path("/etc/infoscreen-reboot-controller/notify.conf")
+_MOST_NOTIFY = 64 << 10
 _PORT = re.compile(r"(.+):(\d{1,5})", re.ASCII)
 
 
@@ -87,10 +95,23 @@ class SigningKey:
 
 
 @dataclass(frozen=True, slots=True)
+class Notify:
+    """Whom to tell, out of `file`. It has `faults` if some of it cannot be used: the rest is, and clients are rebooted
+    whether or not anybody can be told.
+    """
+
+    file: Path
+    grace: timedelta
+    targets: tuple[Target, ...] = ()
+    faults: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """`deadlines` are limits of steps, in seconds, for the clients that a selector means; the last that fits counts.
 
     In the same way, `recovery` are the steps that are tried for clients that do not come back.
+    `fleet_zone` is where clients and sites are that have no zone of their own.
     """
 
     broker: BrokerSettings
@@ -104,10 +125,12 @@ class Settings:
     fleet_cap: int | None
     budgets: tuple[Budget, ...]
     windows: tuple[tuple[Selector, Window], ...]
-    zone: str
     recovery: tuple[tuple[Selector, tuple[RecoveryStep, ...]], ...]
     power_off: timedelta
     keep: timedelta
+    fleet_zone: str
+    notify: Notify
+    freeze_calendar: Path | None
 
 
 def is_configured(environment: Mapping[str, str]) -> bool:
@@ -155,10 +178,12 @@ def load(environment: Mapping[str, str]) -> Settings:
         fleet_cap=reader.number("FLEET_CAP", default=0, low=1, high=1_000_000) or None,
         budgets=_entries(reader, "BUDGETS", policies.budget),
         windows=_entries(reader, "WINDOWS", policies.window),
-        zone=_zone(reader),
         recovery=_entries(reader, "RECOVERY", policies.recovery),
         power_off=_seconds(reader, "POWER_OFF_S", Pace().off_for, low=2, high=60),
         keep=timedelta(days=reader.number("KEEP_DAYS", default=400, low=1, high=36_500)),
+        fleet_zone=_zone(reader),
+        notify=_notify(reader, environment),
+        freeze_calendar=_calendar(reader),
     )
     if reader.problems:
         raise ConfigError(reader.problems)
@@ -269,6 +294,42 @@ def _signing_key(reader: Reader, environment: Mapping[str, str]) -> SigningKey |
     if not is_key_id(key_id):
         reader.problems.append(f"{key_id[:80]!r} is no id of a key; set COMMAND_SIGNING_KEY_ID")
     return SigningKey(key_id, found)
+
+
+def _calendar(reader: Reader) -> Path | None:
+    """That it cannot be read now is no fault of the settings: the last good one counts then."""
+    text = reader.text("FREEZE_CALENDAR")
+    if text is not None and not text.startswith("/"):
+        reader.problems.append(f"FREEZE_CALENDAR is {text[:80]!r}; allowed is the path of a file, from / on")
+    return None if text is None else Path(text)
+
+
+def _notify(reader: Reader, environment: Mapping[str, str]) -> Notify:
+    grace = _seconds(reader, "NOTIFY_GRACE_S", GRACE, low=5, high=3600)
+    text, credential = reader.text("NOTIFY_FILE"), _credential(environment, NOTIFY_CREDENTIAL)
+    if text is not None and credential is not None:
+        reader.problems.append(f"NOTIFY_FILE and the credential {NOTIFY_CREDENTIAL} are both set; keep one")
+    file = credential or (NOTIFY_FILE if text is None else Path(text))
+    try:
+        with file.open("rb") as opened:
+            status = os.fstat(opened.fileno())
+            content = opened.read(_MOST_NOTIFY).decode("utf-8")
+    except FileNotFoundError:
+        return Notify(file, grace, faults=() if text is None else (f"there is no {file}",))
+    except OSError as error:
+        advice = "give it the group infoscreen-controller and the mode 640"
+        return Notify(file, grace, faults=(f"{file} cannot be read: {error.strerror}; {advice}",))
+    except UnicodeDecodeError:
+        return Notify(file, grace, faults=(f"{file} is no text in UTF-8",))
+    if status.st_uid not in (0, os.geteuid()) or status.st_mode & 0o022:
+        return Notify(
+            file, grace, faults=(f"{file} is not used: others than root may write it; chmod 640, chown root",)
+        )
+    targets, faults = parse_targets(content)
+    found = [f"{file}: {fault}" for fault in faults]
+    if status.st_mode & 0o004:
+        found.append(f"{file} holds secrets, and everybody may read it; chmod 640")
+    return Notify(file, grace, targets, tuple(found))
 
 
 def _accepts_all(reader: Reader) -> bool:

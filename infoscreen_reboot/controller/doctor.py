@@ -9,15 +9,19 @@ import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from uuid import UUID
 
 from infoscreen_reboot.contract.topics import Topics
-from infoscreen_reboot.controller import config, ingest
+from infoscreen_reboot.controller import apprised, config, ics, ingest
+from infoscreen_reboot.controller.calendars import content_of
 from infoscreen_reboot.controller.config import Settings
+from infoscreen_reboot.controller.freezing import merged
+from infoscreen_reboot.controller.ics import Unreadable
 from infoscreen_reboot.controller.leader import CLIENT_ID
-from infoscreen_reboot.controller.store import lease, schema
+from infoscreen_reboot.controller.store import deliveries, lease, schema
 from infoscreen_reboot.controller.store.database import Database, StoreError
 from infoscreen_reboot.controller.store.schema import SchemaTooNew
 from infoscreen_reboot.mqtt.consumer import Consumer, Lost, Terms
@@ -65,6 +69,8 @@ def diagnose(environment: Mapping[str, str]) -> Iterator[Finding]:
     yield Finding("configuration", Verdict.OK, f"good; the API is at {settings.listen.address}")
     yield from _database(settings)
     yield from _broker(settings)
+    yield from _notify(settings)
+    yield from _calendar(settings)
     yield _clock()
     yield _disk(config.state_directory(environment))
     yield _api(settings)
@@ -167,6 +173,53 @@ def _judge_publish(is_refused: bool) -> Finding:
         advice = "give this login the right to write to infoscreen/+/commands"
         return Finding("publish", Verdict.PROBLEM, "the broker refuses a command", advice)
     return Finding("publish", Verdict.OK, "the broker takes a command")
+
+
+def _notify(settings: Settings) -> Iterator[Finding]:
+    """Whether anybody hears when something is wrong."""
+    notify = settings.notify
+    for fault in notify.faults:
+        yield Finding("notify", Verdict.PROBLEM, fault, f"correct it, then: systemctl restart {_UNIT}")
+    for target in notify.targets:
+        fault_of_target = None if target.is_webhook else apprised.fault_of(target)
+        if fault_of_target is not None:
+            advice = f"correct its line in {notify.file}, then: systemctl restart {_UNIT}"
+            yield Finding("notify", Verdict.PROBLEM, f"{target.name}: {fault_of_target}", advice)
+    if not (notify.targets or notify.faults):
+        text = f"nobody is told when a client needs a person: {notify.file} names no target"
+        yield Finding("notify", Verdict.OK, text)
+    try:
+        database = Database(settings.database_url)
+        if database.file is not None and not database.file.exists():
+            return
+        with database.read() as tx:
+            undelivered = deliveries.undelivered(tx) if schema.check(tx) else []
+    except (StoreError, SchemaTooNew):
+        return  # the check of the database has said so
+    for row in undelivered:
+        text = (
+            f"{row['target']} has not taken {row['waiting'] + row['failed']} messages of the last day: {row['words']}"
+        )
+        yield Finding("notify", Verdict.PROBLEM, text, f"infoscreen-rebootctl notify test {row['target']}")
+    if notify.targets and not undelivered and not notify.faults:
+        yield Finding("notify", Verdict.OK, f"who is told: {', '.join(target.name for target in notify.targets)}")
+
+
+def _calendar(settings: Settings) -> Iterator[Finding]:
+    """Read here and now: the controller says in its log, and in `status`, how it fared."""
+    file = settings.freeze_calendar
+    if file is None:
+        return
+    try:
+        events = merged(ics.read(content_of(file), settings.fleet_zone, datetime.now(UTC)))
+    except Unreadable as error:
+        text = f"{file} cannot be read, the last good one counts: {error}"
+        yield Finding("calendar", Verdict.WARNING, text, f"ls -l {file}; the file has to be an .ics")
+        return
+    text = f"{file} has {len(events)} freezes in the next 400 days"
+    for event in events[:1]:
+        text += f", the next from {event.begins_at:%Y-%m-%d %H:%M} to {event.until:%Y-%m-%d %H:%M} UTC"
+    yield Finding("calendar", Verdict.OK, text)
 
 
 def _clock() -> Finding:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from datetime import timedelta
+from typing import Protocol
 
 from infoscreen_reboot.controller import ingest
 from infoscreen_reboot.controller.dispatch import Signs
@@ -31,8 +30,16 @@ _DEAF_S, _OTHERS_FIRST_S = 30.0, 3.0
 _FORGET_EVERY_S = 3600.0
 
 
-# What else only the holder of the lease may do, by its epoch.
-Beside = Callable[[int], AbstractContextManager[object]]
+class Worker(Protocol):
+    """What else the holder of the lease does, in a thread of its own: what takes longer than a step of the engine may.
+
+    It writes with the epoch, as the engine does. It is started and stopped again with each time that the lease is held.
+    """
+
+    def start(self, epoch: int) -> None: ...
+
+    def stop(self) -> None:
+        """Returns when it writes nothing more, within seconds. It may be stopped twice."""
 
 
 class Leader(threading.Thread):
@@ -49,7 +56,7 @@ class Leader(threading.Thread):
         signer: Signs | None,
         holder: str,
         keep: timedelta,
-        beside: Beside | None = None,
+        workers: Sequence[Worker] = (),
     ) -> None:
         super().__init__(name="leader", daemon=True)
         self._database = database
@@ -59,7 +66,7 @@ class Leader(threading.Thread):
         self._signer = signer
         self._holder = holder
         self._keep = keep
-        self._beside = beside
+        self._workers = workers
         self._stopping = threading.Event()
         self._forgets_at_s = time.monotonic()
         self.words = "starting"
@@ -98,7 +105,7 @@ class Leader(threading.Thread):
                 self._say("another instance speaks with the broker")
                 self._wait(_RETRY_S)
             else:
-                self._lead(epoch)
+                self._lead_with_workers(epoch)
         except LeaseLost as error:
             log.warning("%s", error)
         except StoreError as error:
@@ -107,11 +114,19 @@ class Leader(threading.Thread):
         finally:
             self._consumer.close()  # what it has in hand comes again
 
-    def _lead(self, epoch: int) -> None:
-        with self._beside(epoch) if self._beside is not None else contextlib.nullcontext():
-            self._speak(epoch)
+    def _lead_with_workers(self, epoch: int) -> None:
+        for worker in self._workers:
+            worker.start(epoch)
+        try:
+            self._lead(epoch)
+        finally:
+            self._stop_workers()
 
-    def _speak(self, epoch: int) -> None:
+    def _stop_workers(self) -> None:
+        for worker in self._workers:
+            worker.stop()
+
+    def _lead(self, epoch: int) -> None:
         engine = Engine(self._database, self._consumer, self._orders, epoch, self._signer, self._rubbish)
         heard_at_s = time.monotonic()
         pause_s = _RETRY_S
@@ -127,6 +142,7 @@ class Leader(threading.Thread):
                 self._say(f"cannot hear the broker at {self._address}: {error}")
                 self._be_deaf(engine, epoch, pause_s)
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+        self._stop_workers()  # while they still may write
         with self._database.write() as tx:
             lease.give_up(tx, epoch)
         self._wait(_OTHERS_FIRST_S)

@@ -12,6 +12,7 @@ from infoscreen_reboot.controller.windows import DAYS, Window, zone_named
 _AMOUNT = re.compile(r"(\d{1,6})(%?)", re.ASCII)
 _BUDGET = re.compile(r"(\S+)\s+((?:max_unavailable|min_available)=\S+(?:\s+(?:max_unavailable|min_available)=\S+)?)")
 _WINDOW = re.compile(r"(?:(\S+)\s+)?([a-z,-]+)\s+(\d{2}):(\d{2})\s+(\d{1,3})h\s+(\S+)", re.ASCII)
+_HOURS = re.compile(r"([a-z,-]+)\s+(\d{2}):(\d{2})\s+(\d{1,3})h", re.ASCII)
 _DEADLINE = re.compile(r"(\S+)((?:\s+[a-z_]+=\d{1,5})+)", re.ASCII)
 # In seconds. The least are what the client itself promises (docs/contract.md, "Operational defaults").
 _LIMITS = {"down": (60, 3600), "back": (60, 7200), "last_ack": (60, 7200)}
@@ -46,11 +47,14 @@ def window(entry: str) -> tuple[Selector, Window]:
     return selection.parse(found[1] or ""), Window(_days(found[2]), start, duration, found[6])
 
 
-def opening_hours(entry: str, zone: str = "UTC") -> Window:
-    """`mon-fri 08:00 12h`, in the zone of its site. Raises ValueError."""
-    if entry.count(" ") != 2 or _WINDOW.fullmatch(f"{entry} UTC") is None:
-        raise ValueError("allowed is as in `mon-fri 08:00 12h`")
-    return window(f"{entry} {zone}")[1]
+def opening_hours(text: str, zone: str = "UTC") -> tuple[Window, ...]:
+    """`mon-fri 08:00 12h; sat 09:00 6h`: when people look at the screens of a site. Raises ValueError."""
+    found = []
+    for entry in filter(None, map(str.strip, text.split(";"))):
+        if not _HOURS.fullmatch(entry):
+            raise ValueError("allowed is as in `mon-fri 08:00 12h; sat 09:00 6h`")
+        found.append(window(f"{entry} {zone}")[1])
+    return tuple(found)
 
 
 def deadline(entry: str) -> tuple[Selector, dict[str, float]]:

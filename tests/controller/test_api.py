@@ -80,6 +80,9 @@ MATRIX: dict[tuple[str, str], Role] = {
     ("POST", "/freezes"): Role.OPERATOR,
     ("DELETE", "/freezes/{freeze_id}"): Role.OPERATOR,
     ("GET", "/events"): Role.VIEWER,
+    ("GET", "/notices"): Role.VIEWER,
+    ("GET", "/notify/targets"): Role.VIEWER,
+    ("POST", "/notify/test"): Role.ADMIN,
 }
 OPEN = {"/healthz", "/readyz", f"{PREFIX}/openapi.json"}
 

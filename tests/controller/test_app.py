@@ -27,6 +27,7 @@ from infoscreen_reboot.mqtt.consumer import Terms
 from tests.broker.conftest import Authority, Broker
 from tests.controller.conftest import Server
 from tests.controller.played import PlayedClient
+from tests.controller.receiver import is_signed, receiving
 from tools.lab.patience import Patience, slow
 
 TREE = Path(__file__).resolve().parents[2]
@@ -212,9 +213,43 @@ def test_the_doctor_knows_each_right_at_the_broker(program: Program, broker: Bro
     found = {line["check"]: line["verdict"] for line in json.loads(done.stdout)["findings"]}
     found.pop("clock")  # nobody keeps the clock in a workshop
     assert found.keys() == {
-        *("configuration", "database", "migrations", "lease", "broker", "subscribe", "publish", "disk", "api")
+        *("configuration", "database", "migrations", "lease", "broker", "subscribe", "publish", "notify", "disk"),
+        "api",
     }
     assert set(found.values()) == {"ok"}, done.stdout
+
+
+def test_what_happens_is_told_and_the_doctor_says_what_has_not_arrived(
+    program: Program, broker: Broker, tmp_path: Path
+) -> None:
+    """One target takes it, one is down; and a calendar freezes the fleet."""
+    file, calendar = tmp_path / "notify.conf", tmp_path / "x.ics"
+    calendar.write_text(
+        "BEGIN:VCALENDAR\r\nVERSION:2.0\r\nPRODID:x\r\nBEGIN:VEVENT\r\nUID:1\r\nSUMMARY:fair\r\n"
+        "DTSTART:20260101T000000Z\r\nRRULE:FREQ=DAILY\r\nDURATION:P1D\r\nEND:VEVENT\r\nEND:VCALENDAR\r\n"
+    )
+    program.environment |= {"NOTIFY_FILE": str(file), "NOTIFY_GRACE_S": "5", "ACCEPT_CLIENTS": "ask"}
+    program.environment |= {"FREEZE_CALENDAR": str(calendar)}
+    with receiving() as receiver, receiving(500) as down:
+        file.write_text(f"no target\n{receiver.line()}\n{down.line('down')}\n")
+        file.chmod(0o640)
+        done = program.does("check-config")
+        assert done.returncode == os.EX_CONFIG and "line 1" in done.stdout
+        file.write_text(f"{receiver.line()}\n{down.line('down')}\n")
+        assert program.does("check-config").returncode == 0
+        program.start()
+        client = PlayedClient(broker, str(UUID(int=1)))
+        client.come()
+        eventually(lambda: bool(receiver.got and down.got), 60)
+        assert is_signed(*receiver.got[0][1:]) and json.loads(receiver.got[0][2])["kind"] == "unknown_client"
+        with api(program) as http:
+            eventually(lambda: [each["why"] for each in http.get("/freezes").json()] == ["fair"], 60)
+            eventually(lambda: http.get("/notify/targets").json()["targets"][1]["waiting"] == 1, 60)
+        client.link.end()
+    told = json.loads(program.does("doctor", "--json").stdout)["findings"]
+    found = {line["check"]: (line["verdict"], line["text"]) for line in told}
+    assert found["notify"] == ("problem", "down has not taken 1 message of the last day: it answers 500")
+    assert found["calendar"][0] == "ok"
 
 
 @pytest.mark.parametrize(

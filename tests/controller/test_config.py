@@ -11,6 +11,7 @@ import pytest
 from infoscreen_reboot.contract.command import Action
 from infoscreen_reboot.controller import config, safety, selection
 from infoscreen_reboot.controller.config import ConfigError, SigningKey, load
+from infoscreen_reboot.controller.notifying import GRACE
 from infoscreen_reboot.controller.safety import Amount, Budget
 from infoscreen_reboot.controller.windows import Window
 
@@ -23,7 +24,7 @@ def test_a_broker_is_all_that_is_needed() -> None:
     assert (settings.listen.address, settings.accepts_all) == ("http://127.0.0.1:8480", False)
     assert (settings.fleet_cap, settings.keep, settings.deadlines) == (None, timedelta(days=400), ())
     assert settings.valid_for == timedelta(minutes=4) and settings.limits.back == timedelta(seconds=150)
-    assert (settings.budgets, settings.windows, settings.zone) == ((), (), "UTC")
+    assert (settings.budgets, settings.windows, settings.fleet_zone) == ((), (), "UTC")
     assert settings.recovery == ()
     assert settings.power_off == timedelta(seconds=10)
 
@@ -83,6 +84,10 @@ def test_budgets_and_windows() -> None:
         ("RECOVERY", "power,ask", "in this order"),
         ("RECOVERY", "ask; site=< person", "site=<"),
         ("KEEP_DAYS", "0", "from 1"),
+        ("FLEET_ZONE", "Mars/Base", "Europe/Berlin"),
+        ("FLEET_ZONE", "../../etc/passwd", "Europe/Berlin"),
+        ("NOTIFY_GRACE_S", "0", "from 5"),
+        ("FREEZE_CALENDAR", "https://example.org/x.ics", "path of a file"),
     ],
 )
 def test_a_fault_is_named(name: str, value: str, words: str) -> None:
@@ -139,6 +144,39 @@ def test_signatures_and_a_version_that_cannot_carry_them_do_not_go_together(tmp_
     assert load(given | {"MQTT_PROTOCOL": "5"}).broker.protocol == "5"
     with pytest.raises(ConfigError, match=r"MQTT_PROTOCOL is 3\.1\.1"):
         load(given | {"MQTT_PROTOCOL": "3.1.1"})
+
+
+def test_a_file_of_targets_that_others_may_write_is_not_used_and_nothing_else_fails(tmp_path: Path) -> None:
+    file = tmp_path / "notify.conf"
+    file.write_text("mail mailto://user:topsecret@mail.example\nhook webhook https://topsecret\n")
+    for mode, names, faults in (
+        (0o640, ["mail"], ["line 2"]),
+        (0o600, ["mail"], ["line 2"]),
+        (0o644, ["mail"], ["line 2", "everybody may read it"]),
+        (0o660, [], ["others than root may write it"]),
+        (0o642, [], ["others than root may write it"]),
+    ):
+        file.chmod(mode)
+        found = load(LEAST | {"NOTIFY_FILE": str(file)}).notify
+        assert [target.name for target in found.targets] == names
+        assert len(found.faults) == len(faults)
+        assert all(words in fault for words, fault in zip(faults, found.faults, strict=True))
+        assert "topsecret" not in str(found)
+    file.write_bytes(b"\xff")
+    file.chmod(0o600)
+    for path, words in ((file, "UTF-8"), (tmp_path, "cannot be read"), (tmp_path / "none", "there is no")):
+        [fault] = load(LEAST | {"NOTIFY_FILE": str(path)}).notify.faults
+        assert words in fault
+    assert load(LEAST).notify == config.Notify(config.NOTIFY_FILE, GRACE)
+
+
+def test_the_file_of_targets_may_be_a_credential(tmp_path: Path) -> None:
+    (tmp_path / "notify").write_text("mail mailto://user:pass@mail.example")
+    (tmp_path / "notify").chmod(0o400)
+    given = LEAST | {"CREDENTIALS_DIRECTORY": str(tmp_path)}
+    assert [target.name for target in load(given).notify.targets] == ["mail"]
+    with pytest.raises(ConfigError, match="both set"):
+        load(given | {"NOTIFY_FILE": "/etc/hostname"})
 
 
 def test_the_documents_have_every_setting_and_every_rule() -> None:

@@ -129,6 +129,24 @@ def test_no_time_is_shown_without_its_zone() -> None:
     assert (times.ago("2026-11-24T15:00:00Z", now), times.ago(None, now)) == ("2 d ago", "never")
 
 
+@pytest.mark.usefixtures("berlin")
+def test_the_time_at_the_client_is_shown_where_its_clock_shows_another_one() -> None:
+    now = datetime(2026, 11, 26, 16, tzinfo=UTC)
+    hold: dict[str, object] = {"opens_at": "2026-11-26T16:09:00Z"}
+    here = "17:09:00 CET (in 9 min)"
+    assert times.opens(hold, now) == here and times.opens({"opens_at": None, "zone": "UTC"}, now) == "not known"
+    for there, zone, words in (
+        ("2026-11-26T17:09:00+01:00", "Europe/Oslo", here),
+        ("2026-11-26T11:09:00-05:00", "America/New_York", f"{here}, at the client 11:09 America/New_York"),
+        (
+            "2026-11-27T06:09:00+14:00",
+            "Pacific/Kiritimati",
+            f"{here}, at the client 2026-11-27 06:09 Pacific/Kiritimati",
+        ),
+    ):
+        assert times.opens(hold | {"opens_at_local": there, "zone": zone}, now) == words
+
+
 # --- The program itself
 
 

@@ -8,14 +8,23 @@ import re
 import stat
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
+from sqlalchemy import insert
 
+from infoscreen_reboot.controller import targets
 from infoscreen_reboot.controller.auth import Role
 from infoscreen_reboot.controller.ctl import doctor
+from infoscreen_reboot.controller.freezing import Event
+from infoscreen_reboot.controller.notifying import Message, NotSent, Post
+from infoscreen_reboot.controller.store import calendars, deliveries, notices
 from infoscreen_reboot.controller.store.database import Database
-from infoscreen_reboot.controller.store.tables import metadata
+from infoscreen_reboot.controller.store.notices import Kind
+from infoscreen_reboot.controller.store.tables import label, metadata
+from infoscreen_reboot.controller.targets import Target
 from tests.controller.desk import PROGRAM, TOP, Desk, all_complete
 from tests.controller.played_fleet import uuid
 
@@ -278,3 +287,58 @@ def test_options_of_all_commands_stand_before_or_after(desk: Desk) -> None:
         ("clients", "--json", "list"),
     ):
         assert isinstance(desk(*argv).json, list)
+
+
+# --- What people were told, and the calendar
+
+
+def test_what_people_were_told_and_whether_it_arrives(desk: Desk) -> None:
+    assert "Nobody was told anything." in desk("notify").out and "names none" in desk("notify", "targets").out
+    found, _ = targets.parse("mail mailto://user:topsecret@h kinds=back\nphone ntfys://topsecret loud")
+
+    def deliver(target: Target, post: Post, now: datetime) -> None:
+        if target.name == "phone":
+            raise NotSent("it answers 500")
+
+    site = replace(desk.fleet.app.state.site, targets=found, notify_faults=("line 3: no",), deliver=deliver)
+    desk.fleet.app.state.site = site
+    with desk.fleet.database.write() as tx:
+        notices.tell(tx, Kind.STOPPED, "rollout/1", f"rollout {HOSTILE} was stopped")
+        notices.tell(tx, Kind.BACK, "client/1", "lobby is back")
+        told = Message(Kind.STOPPED, "title", "body", True, {}, (1,))
+        notices.make(tx, told, ["mail", "phone"])
+        [first, second] = deliveries.claim(tx, ["mail", "phone"])
+        deliveries.end(tx, first, None)
+        deliveries.end(tx, second, "it answers 500")
+    listed = desk("notify", "list", "--limit", "9").out
+    assert "mail sent, phone waiting" in listed and "not yet" in listed and SHOWN in listed
+    assert not CONTROL.search(listed)
+    shown = desk("notify", "targets")
+    assert "back" in shown.out and "everything, if it is loud" in shown.out and "line 3: no" in shown.err
+    assert "problem: 1 message tried again: it answers 500" in shown.out and "topsecret" not in shown.out + shown.err
+    assert desk("notify", "test").code == 5, "an operator may not"
+    done = desk("notify", "test", role=Role.ADMIN)
+    assert done.code == 6 and "ok: sent" in done.out and "problem: it answers 500" in done.out
+    assert desk("notify", "test", "mail", "--json", role=Role.ADMIN).json[0]["is_sent"]
+    assert desk("notify", "test", "fax", role=Role.ADMIN).code == 2
+
+
+def test_freezes_of_the_calendar_are_listed_and_one_that_cannot_be_read_is_a_warning(desk: Desk) -> None:
+    assert "No freeze is to come." in desk("freeze", "list", "--coming").out
+    with desk.fleet.database.write() as tx:
+        hour = timedelta(hours=1)
+        calendars.take(tx, "/srv/x.ics", [Event(tx.now + hour, tx.now + 9 * hour, "fair")])
+        assert calendars.cannot_read(tx, "/srv/x.ics", "it is no calendar")
+    assert "fair" in desk("freeze", "list", "--coming").out and "Nothing is frozen." in desk("freeze").out
+    assert "the last good one counts: it is no calendar" in desk("status").err
+
+
+def test_a_hold_says_when_it_opens_here_and_where_the_client_is(desk: Desk) -> None:
+    with desk.fleet.database.write() as tx:
+        tx.db.execute(insert(label).values(client_uuid=desk.fleet.uuids["lobby"], key="tz", value="Pacific/Kiritimati"))
+    assert desk("freeze", "begin", "fair", "--until", "3h").code == 0
+    there = r"\(in 3 h\), at the client [0-9: -]+ Pacific/Kiritimati"
+    assert re.search(there, desk("reboot", "lobby", "--yes", "1").err)
+    assert desk("reboot", "lobby", "--yes", "1", "--wait-until", "5h", "--no-watch").code == 0
+    assert re.search(there, desk("status").out)
+    assert re.search(there, desk("explain", desk.fleet.commands()["lobby"]).out)

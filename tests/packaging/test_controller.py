@@ -58,7 +58,7 @@ def test_a_controller_and_a_client_on_one_machine_are_upgraded_apart(server: Ser
     findings = json.loads(server.do("doctor", "--json", check=False))["findings"]
     # Nobody keeps the clock in a container.
     assert {finding["check"] for finding in findings if finding["verdict"] != "ok"} <= {"clock"}, findings
-    assert len(findings) == 10
+    assert len(findings) == 11
     kept = f"{STATE}/backups/today.sqlite3"
     assert server.do("backup", kept).strip() == kept
     assert mode(machine, kept) == "infoscreen-controller:infoscreen-controller 600"

@@ -10,13 +10,16 @@ from typing import Annotated, Any
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
+from infoscreen_reboot.controller import sending
 from infoscreen_reboot.controller.api.problems import Problem
 from infoscreen_reboot.controller.auth import Identity, Role
 from infoscreen_reboot.controller.lifecycle import Limits
 from infoscreen_reboot.controller.orders import Caller, House
 from infoscreen_reboot.controller.power.outlet import Outlets
+from infoscreen_reboot.controller.sending import Deliver
 from infoscreen_reboot.controller.store import people
 from infoscreen_reboot.controller.store.database import Database, StoreError, Transaction
+from infoscreen_reboot.controller.targets import Target
 
 _bearer = HTTPBearer(auto_error=False, description="A token of `infoscreen-rebootctl token`")
 _NO_TOKEN = "this token is unknown, has expired or was revoked"
@@ -25,7 +28,7 @@ _WAYS = ("api", "cli", "console")
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """What the routes work on.
+    """What the routes work on. `targets` are those who are told; of their file there may be faults.
 
     `wake` tells the engine that there is something to do. `rubbish` says how many messages this process could not use,
     and what they were. `outlets` read ports, and switch them on.
@@ -37,6 +40,13 @@ class Site:
     wake: Callable[[], None]
     rubbish: Callable[[], Mapping[str, int]] = field(default=dict)
     outlets: Outlets = field(default_factory=Outlets)
+    targets: tuple[Target, ...] = ()
+    notify_faults: tuple[str, ...] = ()
+    deliver: Deliver = sending.deliver
+
+    @property
+    def fleet_zone(self) -> str:
+        return self.house.zone
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ from infoscreen_reboot.controller.api import (
     problems,
     schedules,
     sites,
+    telling,
 )
 from infoscreen_reboot.controller.api.access import Call, Site
 from infoscreen_reboot.controller.api.door import Door
@@ -50,6 +51,7 @@ _TAGS = {
     "fleet": "What holds everybody.",
     "schedules": "Commands that are made night after night, and how each night ended.",
     "people": "Users, their tokens, and what everybody did.",
+    "notices": "What people are told, and whether it has arrived.",
     "events": "What happens, as it happens.",
 }
 
@@ -86,7 +88,7 @@ def create_app(site: Site) -> FastAPI:
     app.state.site = site
     app.state.is_stopping = False
     app.state.pulse = live.Pulse(site)
-    for routes in (commands, batches, clients, fleet, sites, schedules, people, live):
+    for routes in (commands, batches, clients, fleet, sites, schedules, people, telling, live):
         app.include_router(routes.router, prefix=PREFIX)
     app.include_router(metrics.router)
     app.add_api_route("/healthz", healthz, include_in_schema=False)

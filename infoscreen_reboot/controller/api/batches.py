@@ -19,6 +19,7 @@ from infoscreen_reboot.controller.lifecycle import Cancelled, State
 from infoscreen_reboot.controller.orders import Caller
 from infoscreen_reboot.controller.store import commands, views
 from infoscreen_reboot.controller.store.database import Row, Transaction
+from infoscreen_reboot.controller.store.zones import zones_of
 
 router = APIRouter(prefix="/batches", tags=["batches"])
 
@@ -47,12 +48,13 @@ def previewed(tx: Transaction, call: Call, wish: orders.Wish, uuids: Sequence[st
     """What would come of it now. Raises orders.Refused."""
     caller = Caller(call.who.name, call.via, call.address, call.who.may_shut_down)
     shown = orders.preview(tx, caller, wish, uuids, call.site.house)
+    zones = zones_of(tx, shown.held.keys(), call.site.fleet_zone)
     return models.Preview(
         action=shown.action,
         hash=shown.hash,
         count=shown.count,
         clients=[UUID(uuid) for uuid in sorted(set(uuids))],
-        held={uuid: show.hold(answer) for uuid, answer in shown.held.items()},
+        held={uuid: show.hold(answer, zones[uuid]) for uuid, answer in shown.held.items()},
         held_by_rule=dict(Counter(answer.rule for answer in shown.held.values())),
         warnings={uuid: list(words) for uuid, words in shown.warnings.items()},
     )

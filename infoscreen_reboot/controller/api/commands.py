@@ -5,17 +5,19 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Annotated, Any
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
 from fastapi import APIRouter, Header, Query, Response
 
 from infoscreen_reboot.contract.command import Action
 from infoscreen_reboot.controller import orders, safety
 from infoscreen_reboot.controller.api import models, show
-from infoscreen_reboot.controller.api.access import Operator, Viewer
+from infoscreen_reboot.controller.api.access import Call, Operator, Viewer
 from infoscreen_reboot.controller.api.problems import Problem, documented
 from infoscreen_reboot.controller.lifecycle import Cancelled, State
 from infoscreen_reboot.controller.store import commands, facts, views
 from infoscreen_reboot.controller.store.database import Row, Transaction
+from infoscreen_reboot.controller.store.zones import zones_of
 
 router = APIRouter(prefix="/commands", tags=["commands"])
 
@@ -55,23 +57,26 @@ def create_command(
         made, is_new = orders.order(tx, caller, wish, str(content.client_uuid), command_id, call.site.house)
         row = found(tx, made)
         is_held = row["state"] == State.BLOCKED_SAFETY
-        held = _hold(tx, row) if is_held else {}
+        zones = zones_of(tx, [row["client_uuid"]], call.site.fleet_zone)
+        held = _hold(tx, row, zones[row["client_uuid"]]) if is_held else {}
         if is_new:
             call.note(tx, f"command {content.action}", made, "held" if is_held else "made")
     call.site.wake()
     if is_held:
         raise Problem("held", row["hold_why"], **held)
     response.status_code = 201 if is_new else 200
-    return show.command(row, call.site.limits)
+    return show.command(row, call.site.limits, zones)
 
 
-def _hold(tx: Transaction, row: Row) -> dict[str, Any]:
+def _hold(tx: Transaction, row: Row, zone: str) -> dict[str, Any]:
     """What a refusal says for programs."""
     opens_at = row["hold_opens_at"]
     said = {
         "command_id": row["id"],
         "rule": row["hold_rule"],
         "opens_at": opens_at.isoformat() if opens_at else None,
+        "opens_at_local": opens_at.astimezone(ZoneInfo(zone)).isoformat() if opens_at else None,
+        "zone": zone,
         "inputs": views.hold_inputs(tx, row["id"]),
     }
     if row["hold_rule"] == "one_open_command":
@@ -98,14 +103,15 @@ def list_commands(
             rows, following = views.commands_page(tx, limit, cursor, _text(client), _text(batch), of_state, is_open)
         except ValueError as error:
             raise Problem("bad_request", str(error)) from None
-    return models.Page(items=[show.command(row, call.site.limits) for row in rows], next=following)
+        zones = zones_of(tx, {row["client_uuid"] for row in rows if row["hold_rule"]}, call.site.fleet_zone)
+    return models.Page(items=[show.command(row, call.site.limits, zones) for row in rows], next=following)
 
 
 @router.get("/{command_id:uuid}", summary="Read a command", responses=documented("not_found"))
 def read_command(call: Viewer, command_id: UUID) -> models.Command:
     """Where it is, for what it waits, and what proves that."""
     with call.read() as tx:
-        return show.command(found(tx, str(command_id)), call.site.limits)
+        return _shown(tx, call, found(tx, str(command_id)))
 
 
 @router.get("/{command_id:uuid}/events", summary="Read what happened to a command", responses=documented("not_found"))
@@ -134,8 +140,9 @@ def explain_command(call: Viewer, command_id: UUID) -> models.Explanation:
         if asked:
             answers = safety.ask(replace(asked[row["client_uuid"]], not_before=row["not_before"]))
         told = views.events_after(tx, 0, 1000, command_id=str(command_id))
+        shown = _shown(tx, call, row)
     return models.Explanation(
-        command=show.command(row, call.site.limits),
+        command=shown,
         rules=[show.rule(answer) for answer in answers],
         events=[show.event(each) for each in told],
     )
@@ -152,9 +159,14 @@ def cancel_command(call: Operator, command_id: UUID) -> models.Command:
         is_cancelled = row["state"] == State.CANCELLED
         if moved or not is_cancelled:
             call.note(tx, "cancel", str(command_id), "cancelled" if is_cancelled else "too_late")
+        shown = _shown(tx, call, row)
     if not is_cancelled:
         raise Problem("too_late", f"this command is {row['state']}", state=row["state"])
-    return show.command(row, call.site.limits)
+    return shown
+
+
+def _shown(tx: Transaction, call: Call, row: Row) -> models.Command:
+    return show.command(row, call.site.limits, zones_of(tx, [row["client_uuid"]], call.site.fleet_zone))
 
 
 def found(tx: Transaction, command_id: str) -> Row:

@@ -5,16 +5,17 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Annotated
 
-from fastapi import APIRouter, Path
+from fastapi import APIRouter, Path, Query
 
 from infoscreen_reboot.controller.api import models
 from infoscreen_reboot.controller.api.access import Operator, Viewer
 from infoscreen_reboot.controller.api.problems import Problem, documented
-from infoscreen_reboot.controller.store import fleet, views
+from infoscreen_reboot.controller.store import calendars, fleet, views
 from infoscreen_reboot.controller.store.database import Row
 
 router = APIRouter(tags=["fleet"])
 
+_CALENDAR = tuple(models.Calendar.model_fields)
 # Whoever means longer leaves the end open.
 LONGEST_FREEZE = timedelta(days=366)
 
@@ -26,10 +27,13 @@ def whoami(call: Viewer) -> models.Whoami:
 
 
 @router.get("/freezes", summary="List the freezes", responses=documented())
-def list_freezes(call: Viewer) -> list[models.Freeze]:
-    """Those that stand."""
+def list_freezes(
+    call: Viewer,
+    coming: Annotated[bool, Query(description="Those of the calendar that have not begun yet, instead.")] = False,
+) -> list[models.Freeze]:
+    """Those that hold now: by hand, and of the calendar."""
     with call.read() as tx:
-        return [_shown(row) for row in views.freezes(tx)]
+        return [_shown(row) for row in views.freezes(tx, coming)]
 
 
 @router.post("/freezes", status_code=201, summary="Freeze the fleet", responses=documented("too_large"))
@@ -51,7 +55,7 @@ def begin_freeze(call: Operator, content: models.NewFreeze) -> models.Freeze:
     responses=documented("not_found"),
 )
 def end_freeze(call: Operator, freeze_id: Annotated[int, Path(ge=1, lt=2**63)]) -> None:
-    """What waits for it may go now."""
+    """What waits for it may go now. Of the calendar's: this event holds nothing any more, also one that is to come."""
     with call.write() as (tx, caller):
         if not fleet.end_freeze(tx, freeze_id, caller.name):
             raise Problem("not_found", f"no freeze {freeze_id} stands")
@@ -63,8 +67,12 @@ def end_freeze(call: Operator, freeze_id: Annotated[int, Path(ge=1, lt=2**63)]) 
 def list_holds(call: Viewer) -> models.Holds:
     """The freezes that stand, and how many commands wait for each rule."""
     with call.read() as tx:
-        freezes, waiting = views.freezes(tx), views.waiting(tx)
-    return models.Holds(freezes=[_shown(row) for row in freezes], waiting=[models.Waiting(**row) for row in waiting])
+        freezes, waiting, calendar = views.freezes(tx), views.waiting(tx), calendars.state(tx)
+    return models.Holds(
+        freezes=[_shown(row) for row in freezes],
+        calendar=None if calendar is None else models.Calendar(**{name: calendar[name] for name in _CALENDAR}),
+        waiting=[models.Waiting(**row) for row in waiting],
+    )
 
 
 def _shown(row: Row) -> models.Freeze:

@@ -55,6 +55,8 @@ def _families(found: Figures) -> Iterable[Metric]:
     yield _gauge("oldest_open_command_seconds", "The age of the oldest command without a verdict.", oldest_s)
     yield _gauge("alerts", "Units of clients that have failed.", found.alerts)
     yield _gauge("ports_held_off", "Ports that should be on again by now, and may be off.", found.ports_held_off)
+    words = "Messages to people that a target has not taken: tried again, or given up within the last day."
+    yield _gauge("notices_undelivered", words, found.undelivered)
     yield _gauge("lease_held", "1 if an instance holds the lease.", found.is_lease_held)
     yield _gauge("broker_heard", "1 if the holder of the lease hears the broker.", found.is_broker_heard)
 

@@ -23,6 +23,7 @@ from infoscreen_reboot.controller.auth import Role
 from infoscreen_reboot.controller.calendar import NightState
 from infoscreen_reboot.controller.inventory import Outcome
 from infoscreen_reboot.controller.lifecycle import Proof, State, Step
+from infoscreen_reboot.controller.notifying import Kind
 from infoscreen_reboot.controller.report import Outcome as NightOutcome
 from infoscreen_reboot.controller.safety import Standing
 
@@ -91,6 +92,8 @@ _HOLD = {
     "rule": "lockout",
     "why": "3 reboots of this client in the last 15 minutes",
     "opens_at": _at("14:12:07"),
+    "opens_at_local": "2026-11-26T15:12:07+01:00",
+    "zone": "Europe/Berlin",
 }
 
 
@@ -102,6 +105,8 @@ class Hold(Model):
     rule: str
     why: str
     opens_at: datetime | None = Field(description="When it ends, if that is known.")
+    opens_at_local: datetime | None = Field(None, description="The same moment, by the clock where the client is.")
+    zone: str | None = Field(None, description="Of that clock.")
 
 
 class Evidence(Model):
@@ -449,7 +454,14 @@ class NewFreeze(Model):
     until: Moment | None = None
 
 
-_FREEZE = {"id": 3, "why": "trade fair", "made_by": "ann", "made_at": _at("08:00:00"), "until": _at("18:00:00")}
+_FREEZE = {
+    "id": 3,
+    "why": "trade fair",
+    "made_by": "ann",
+    "made_at": _at("08:00:00"),
+    "begins_at": None,
+    "until": _at("18:00:00"),
+}
 
 
 class Freeze(Model):
@@ -459,7 +471,18 @@ class Freeze(Model):
     why: str
     made_by: str
     made_at: datetime
+    begins_at: datetime | None = Field(description="Of an event of the calendar. By hand: it began when it was made.")
     until: datetime | None
+
+
+class Calendar(Model):
+    """The file of freezes. While it cannot be read (`fault`), the last good one counts."""
+
+    file: str
+    read_at: datetime | None
+    events: int | None
+    fault: str | None
+    fault_since: datetime | None
 
 
 class Waiting(Model):
@@ -475,6 +498,7 @@ class Holds(Model):
     model_config = _example(
         {
             "freezes": [_FREEZE],
+            "calendar": None,
             "waiting": [
                 {"rule": "freeze", "why": "frozen by ann: trade fair", "opens_at": _at("18:00:00"), "count": 12}
             ],
@@ -482,7 +506,114 @@ class Holds(Model):
     )
 
     freezes: list[Freeze]
+    calendar: Calendar | None = Field(description="Null if none is set.")
     waiting: list[Waiting]
+
+
+_MESSAGE = {
+    "id": 7,
+    "made_at": _at("14:01:00"),
+    "title": "infoscreen: a client needs a person",
+    "is_loud": True,
+    "deliveries": [{"target": "mail", "state": "sent", "attempts": 1, "next_at": None, "words": None}],
+}
+_NOTICE = {
+    "id": 12,
+    "at": _at("14:00:00"),
+    "kind": "needs_person",
+    "subject": f"client/{_CLIENT}",
+    "words": "alpine-bar-1 did not come back after a reboot",
+    "site": "alpine",
+    "content": {},
+    "is_settled": True,
+    "message": _MESSAGE,
+}
+
+
+class Delivery(Model):
+    """A message to one target."""
+
+    target: str
+    state: Literal["waiting", "sent", "failed"]
+    attempts: int
+    next_at: datetime | None = Field(description="When it is tried again.")
+    words: str | None = Field(description="Why it was not sent.")
+
+
+class Message(Model):
+    """What goes out. It tells one notice, or many of one kind."""
+
+    id: int
+    made_at: datetime
+    title: str
+    is_loud: bool
+    deliveries: list[Delivery]
+
+
+class Notice(Model):
+    """Something that people are told. It is settled when a message tells it, or when none will (`message` is null)."""
+
+    model_config = _example(_NOTICE)
+
+    id: int
+    at: datetime
+    kind: Kind
+    subject: str
+    words: str
+    site: str | None
+    content: dict[str, Any]
+    is_settled: bool
+    message: Message | None
+
+
+class NoticePage(Model):
+    """`next` is the cursor of the next page; null on the last one."""
+
+    model_config = _example({"items": [_NOTICE], "next": 12})
+
+    items: list[Notice]
+    next: int | None
+
+
+_TARGET = {"name": "mail", "address": "mailtos://mail.example", "kinds": None, "only_loud": False}
+
+
+class Target(Model):
+    """Who is told. `kinds` is null for everything."""
+
+    name: str
+    address: str = Field(description="What kind of address it is, and its host; never a secret.")
+    kinds: list[Kind] | None
+    only_loud: bool
+    waiting: int = Field(description="Messages that it has not taken, and that are tried again.")
+    failed: int = Field(description="Those that were given up within the last day.")
+    words: str | None = Field(description="Why one of them was not sent.")
+
+
+class Targets(Model):
+    model_config = _example({"targets": [_TARGET | {"waiting": 0, "failed": 0, "words": None}], "faults": []})
+
+    targets: list[Target]
+    faults: list[str] = Field(description="What cannot be used of the file of targets.")
+
+
+class NotifyTest(Model):
+    model_config = _example({"target": None})
+
+    target: Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=text.LINE)] | None = Field(
+        None, description="Its name. Null: all."
+    )
+
+
+class Tried(Model):
+    """What came of a test message."""
+
+    model_config = _example({"target": "mail", "address": "mailtos://mail.example", "is_sent": True, "words": None})
+
+    target: str
+    address: str
+    is_sent: bool
+    words: str | None
 
 
 class NewUser(Model):

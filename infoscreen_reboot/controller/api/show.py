@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from infoscreen_reboot.controller import lifecycle
 from infoscreen_reboot.controller.api import models
@@ -15,12 +17,13 @@ from infoscreen_reboot.controller.store.database import Row, Transaction
 _EVIDENCE = [name for name in models.Evidence.model_fields if name != "proof"]
 
 
-def command(row: Row, fleet: Limits) -> models.Command:
+def command(row: Row, fleet: Limits, zones: Mapping[str, str]) -> models.Command:
+    """`zones` has the zone of its client."""
     record = commands.record_of(row)
     waits_for = lifecycle.deadline(record, commands.limits_of(row["limits"], fleet))
     hold = None
     if row["hold_rule"] is not None:
-        hold = models.Hold(rule=row["hold_rule"], why=row["hold_why"], opens_at=row["hold_opens_at"])
+        hold = _hold(row["hold_rule"], row["hold_why"], row["hold_opens_at"], zones[row["client_uuid"]])
     return models.Command(
         id=row["id"],
         client_uuid=row["client_uuid"],
@@ -48,8 +51,17 @@ def event(row: Row) -> models.Event:
     return models.Event(**row)
 
 
-def hold(answer: Answer) -> models.Hold:
-    return models.Hold(rule=answer.rule, why=answer.hold or "", opens_at=answer.opens_at)
+def hold(answer: Answer, zone: str) -> models.Hold:
+    return _hold(answer.rule, answer.hold or "", answer.opens_at, zone)
+
+
+def _hold(rule: str, why: str, opens_at: datetime | None, zone: str) -> models.Hold:
+    return models.Hold(rule=rule, why=why, opens_at=opens_at, opens_at_local=at_client(opens_at, zone), zone=zone)
+
+
+def at_client(moment: datetime | None, zone: str) -> datetime | None:
+    """By the clock where the client is."""
+    return None if moment is None else moment.astimezone(ZoneInfo(zone))
 
 
 def rule(answer: Answer) -> models.Rule:

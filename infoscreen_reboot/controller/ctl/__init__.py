@@ -16,6 +16,7 @@ watch         shows that, live
 history       commands and batches that were made
 fleet         clients, freezes, and how things stand
 people        login, tokens, users, audit
+telling       what people were told, and whom
 transfer      import and export
 doctor        whether this all works
 """

@@ -144,9 +144,8 @@ def _confirm_one(call: Call, question: str, preview: Preview | None) -> None:
 
 
 def _add_opening(call: Call, refused: Refused) -> None:
-    opens_at = refused.problem.get("opens_at")
-    if opens_at is not None:
-        refused.advice = f"It opens at {times.until(opens_at, call.now)}."
+    if refused.problem.get("opens_at") is not None:
+        refused.advice = f"It opens at {times.opens(refused.problem, call.now)}."
 
 
 def _held(call: Call, plan: Plan, sentence: str, hold: Hold) -> Failure:
@@ -155,7 +154,7 @@ def _held(call: Call, plan: Plan, sentence: str, hold: Hold) -> Failure:
     outcome = Outcome.NOT_PERMITTED if rules == {"right_to_shut_down"} else Outcome.REFUSED
     advice = _NOTHING
     if hold["opens_at"] is not None:
-        advice = f"It opens at {times.until(hold['opens_at'], call.now)}. {_NOTHING}"
+        advice = f"It opens at {times.opens(hold, call.now)}. {_NOTHING}"
     elif hold["rule"] in ("online", "one_open_command", "budget", "fleet_cap"):
         advice = f"{_NOTHING} To let it wait: --wait-until 1h"
     elif hold["rule"] == "can_be_woken":
@@ -274,7 +273,7 @@ def _holds(call: Call, plan: Plan) -> list[tuple[object, ...]]:
     for rule, count in sorted(plan.preview["held_by_rule"].items()):
         holds = {uuid: hold for uuid, hold in plan.preview["held"].items() if hold["rule"] == rule}
         first = min(holds.values(), key=_opens_first)
-        opens = "not known" if first["opens_at"] is None else times.until(first["opens_at"], call.now)
+        opens = times.opens(first, call.now)
         name = next(plan.name(uuid) for uuid, hold in holds.items() if hold is first)
         rows.append((rule, count, opens, f"{name}: {first['why']}"))
     return rows

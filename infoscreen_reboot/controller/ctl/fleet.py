@@ -54,6 +54,7 @@ def status(call: Call) -> Outcome:
         )
     )
     _show_holds(call, holds)
+    _warn_of_calendar(call, holds.get("calendar"))
     _show_open(call, commands, {client["uuid"]: name_of(client) for client in clients})
     if alerted:
         call.screen.say()
@@ -95,6 +96,13 @@ def _show_holds(call: Call, holds: Any) -> None:
         call.screen.table(("held by", "why", "until", "waiting"), rows, indent=2)
 
 
+def _warn_of_calendar(call: Call, calendar: Any) -> None:
+    if calendar is not None and calendar["fault"] is not None:
+        since = times.clock(calendar["fault_since"], call.now)
+        words = f"{calendar['file']} cannot be read since {since}, the last good one counts: {calendar['fault']}"
+        call.screen.note(f"Warning: {words}")
+
+
 def _end(call: Call, until: str | None) -> str:
     return "somebody ends it" if until is None else times.until(until, call.now)
 
@@ -111,6 +119,8 @@ def _show_open(call: Call, commands: Sequence[Command], names: dict[str, str]) -
             waits = f"{waits}, at most {times.left(each['due_at'], call.now)}"
         if each["hold"] is not None:
             waits = each["hold"]["why"]
+            if each["hold"]["opens_at"] is not None:
+                waits = f"{waits}, until {times.opens(each['hold'], call.now)}"
         rows.append((each["id"][:SHORT], names.get(each["client_uuid"], each["client_uuid"]), each["state"], waits))
     call.screen.table(("id", "client", "state", "waits for"), rows, indent=2)
     _and_more(call, len(commands), "commands")
@@ -247,16 +257,23 @@ def _change(call: Call, content: dict[str, Any]) -> Outcome:
 
 
 def freezes(call: Call) -> Outcome:
-    found: list[Freeze] = call.connection.get("/freezes")
+    """Those that hold now, or those of the calendar that are to come."""
+    is_coming = call.options.coming
+    found: list[Freeze] = call.connection.get("/freezes", coming="true" if is_coming else None)
     if call.screen.is_json:
         call.screen.document(found)
         return Outcome.DONE
     rows = [
-        (each["id"], each["why"], times.clock(each["made_at"], call.now), each["made_by"], _end(call, each["until"]))
+        (each["id"], each["why"], times.clock(_begins(each), call.now), each["made_by"], _end(call, each["until"]))
         for each in found
     ]
-    call.screen.listing(("#id", "why", "since", "by", "until"), rows, "Nothing is frozen.")
+    nothing = "No freeze is to come." if is_coming else "Nothing is frozen."
+    call.screen.listing(("#id", "why", "from" if is_coming else "since", "by", "until"), rows, nothing)
     return Outcome.DONE
+
+
+def _begins(freeze: Freeze) -> str:
+    return freeze.get("begins_at") or freeze["made_at"]
 
 
 def begin_freeze(call: Call) -> Outcome:

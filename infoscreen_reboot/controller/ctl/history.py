@@ -137,6 +137,8 @@ def _about(call: Call, command: Command, client: Client) -> list[tuple[str, obje
         pairs.append(("waits for", f"{command['waits_for']}, until {times.until(command['due_at'], call.now)}"))
     if command["hold"] is not None:
         pairs.append(("held by", f"{command['hold']['rule']}: {command['hold']['why']}"))
+        if command["is_open"]:
+            pairs.append(("opens", times.opens(command["hold"], call.now)))
     if command["late"] is not None:
         pairs.append(("late truth", f"the client says {command['late']}"))
     return pairs

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from infoscreen_reboot import __version__
-from infoscreen_reboot.controller.ctl import act, doctor, fleet, history, people, times, transfer, watch
+from infoscreen_reboot.controller.ctl import act, doctor, fleet, history, people, telling, times, transfer, watch
 from infoscreen_reboot.controller.ctl.call import Call
 from infoscreen_reboot.controller.ctl.course import STATES
 from infoscreen_reboot.controller.ctl.outcome import EXIT_CODES, Outcome
@@ -134,7 +134,9 @@ def _add_clients(commands: Any) -> None:
     _add_client(_add(below, "note", fleet.note, "write a note")).add_argument("text", metavar="TEXT")
     freeze = _add(commands, "freeze", fleet.freezes, "let no command be sent to anybody")
     frozen = freeze.add_subparsers(dest="what", metavar="COMMAND")
-    _add(frozen, "list", fleet.freezes, "list those that hold now")
+    freeze.set_defaults(coming=False)
+    listing = _add(frozen, "list", fleet.freezes, "list those that hold now")
+    listing.add_argument("--coming", action="store_true", help="those of the calendar that have not begun, instead")
     begin = _add(frozen, "begin", fleet.begin_freeze, "from now on nothing is sent")
     begin.add_argument("why", metavar="WHY")
     begin.add_argument("--until", type=_when, metavar="TIME", help="3h, 06:00, 2026-11-27T06:00; or until it is ended")
@@ -177,6 +179,13 @@ def _add_people(commands: Any) -> None:
     changing.add_argument("--role", choices=_ROLES)
     changing.add_argument("--may-shut-down", action=argparse.BooleanOptionalAction)
     changing.add_argument("--disabled", action=argparse.BooleanOptionalAction)
+    notify = _add(commands, "notify", telling.notices, "show what people were told, or try whether it arrives")
+    notify.set_defaults(limit=20)
+    told = notify.add_subparsers(dest="what", metavar="COMMAND")
+    _add_limit(_add(told, "list", telling.notices, "list what people were told, the newest first"))
+    _add(told, "targets", telling.targets, "list who is told, and what has not arrived")
+    trying = _add(told, "test", telling.test, "send a test message")
+    trying.add_argument("target", metavar="TARGET", nargs="?", help="only to this one")
     _add_limit(_add(commands, "audit", people.audit, "list who did what, the newest first"))
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 
 class Hold(TypedDict):
     rule: str
     why: str
     opens_at: str | None
+    opens_at_local: NotRequired[str | None]
+    zone: NotRequired[str | None]
 
 
 class Client(TypedDict):
@@ -117,4 +119,41 @@ class Freeze(TypedDict):
     why: str
     made_by: str
     made_at: str
+    begins_at: str | None
     until: str | None
+
+
+class Delivery(TypedDict):
+    target: str
+    state: str
+
+
+class Message(TypedDict):
+    title: str
+    deliveries: list[Delivery]
+
+
+class Notice(TypedDict):
+    id: int
+    at: str
+    kind: str
+    words: str
+    is_settled: bool
+    message: Message | None
+
+
+class Target(TypedDict):
+    name: str
+    address: str
+    kinds: list[str] | None
+    only_loud: bool
+    waiting: int
+    failed: int
+    words: str | None
+
+
+class Tried(TypedDict):
+    target: str
+    address: str
+    is_sent: bool
+    words: str | None

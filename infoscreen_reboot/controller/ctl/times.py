@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from datetime import UTC, datetime, time, timedelta
+from typing import Any
 
 _DURATION = re.compile(
     r"(?:(?P<days>\d{1,4})d)?(?:(?P<hours>\d{1,4})h)?(?:(?P<minutes>\d{1,5})m(?:in)?)?(?:(?P<seconds>\d{1,6})s)?",
@@ -62,6 +64,19 @@ def until(text: str | None, now: datetime) -> str:
     left = read(text) - now
     far = f"in {span(left)}" if left > timedelta(0) else "now"
     return f"{clock(text, now)} ({far})"
+
+
+def opens(hold: Mapping[str, Any], now: datetime) -> str:
+    """When a hold ends: by the clock of whoever reads this, and by that of the client where it shows another time."""
+    at, there, zone = hold.get("opens_at"), hold.get("opens_at_local"), hold.get("zone")
+    words = until(at, now)
+    if at is None or there is None or zone is None:
+        return words
+    here, moment = read(at), datetime.fromisoformat(there)
+    if here.utcoffset() == moment.utcoffset():
+        return words
+    form = "%H:%M" if moment.date() == here.date() else "%Y-%m-%d %H:%M"
+    return f"{words}, at the client {moment.strftime(form)} {zone}"
 
 
 def left(text: str, now: datetime) -> str:

@@ -29,6 +29,25 @@ _NOT_TAKEN = "nobody took it up in time: the controller was not at work"
 _MOVED = "the inventory names another port of this client by now"
 
 
+class Cycles:
+    """The worker of each time that the lease is held, as `leader.Worker`."""
+
+    def __init__(self, database: Database, outlet: Outlet, pace: Pace) -> None:
+        self._database = database
+        self._outlet = outlet
+        self._pace = pace
+        self._worker: Worker | None = None
+
+    def start(self, epoch: int) -> None:
+        self._worker = Worker(self._database, self._outlet, epoch, self._pace)
+        self._worker.start()
+
+    def stop(self) -> None:
+        if self._worker is not None:
+            self._worker.stop()
+            self._worker = None
+
+
 class Worker(threading.Thread):
     """From its start until it is left: `with Worker(…):`."""
 
@@ -51,6 +70,9 @@ class Worker(threading.Thread):
     def __exit__(
         self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
     ) -> None:
+        self.stop()
+
+    def stop(self) -> None:
         """What is off just now is switched on at once."""
         self._stopping.set()
         ends_s = time.monotonic() + _STOP_S

@@ -14,9 +14,13 @@ sites       places, with their zones and opening hours
 notices     what people are to be told
 recoveries  what is done about clients that do not come back
 power       ports that feed clients, and their power cycles
+calendars   freezes out of a calendar
+notices     what people are to be told, and the messages that tell it
+deliveries  the outbox of these messages
 people      users, tokens, the audit
 lease       who may speak with the broker
 views       what the faces read
+zones       in which time zone a client is
 figures     numbers that are watched
 retention   what is deleted when it is old
 """

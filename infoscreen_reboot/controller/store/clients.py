@@ -18,7 +18,7 @@ from infoscreen_reboot.controller import presence
 from infoscreen_reboot.controller.ingest import Cleared, Heard
 from infoscreen_reboot.controller.presence import RETURNS_OF_TWO_HOSTS, Presence
 from infoscreen_reboot.controller.safety import Standing
-from infoscreen_reboot.controller.store import people
+from infoscreen_reboot.controller.store import notices, people
 from infoscreen_reboot.controller.store.bulk import among, insert_many, update_many
 from infoscreen_reboot.controller.store.database import Transaction
 from infoscreen_reboot.controller.store.tables import alert, boot, client, event, health, to_number
@@ -150,6 +150,9 @@ def _welcome(tx: Transaction, heard: Sequence[Heard], rows: dict[str, RowMapping
         tx.db.execute(insert(client), values)
         rows |= _rows(tx, set(listed))
         _tell(tx, [(uuid, "client_listed", {"standing": str(standing)}) for uuid in listed])
+        if standing is Standing.UNKNOWN:
+            words = {uuid: f"client {uuid} was heard for the first time, and nobody has accepted it" for uuid in listed}
+            notices.tell_of_clients(tx, notices.Kind.UNKNOWN_CLIENT, words)
     return len(new) - len(listed)
 
 
@@ -276,6 +279,9 @@ def _note_return(tx: Transaction, birth: _Birth) -> None:
     mine = and_(client.c.uuid == birth.client_uuid, client.c.two_hosts_at.is_(None))
     if tx.db.execute(update(client).where(mine).values(two_hosts_at=tx.now)).rowcount:
         _tell(tx, [(birth.client_uuid, "two_hosts", {"boot_ids": [birth.boot_before, birth.boot_id]})])
+        who = tx.db.execute(select(client.c.name).where(client.c.uuid == birth.client_uuid)).scalar_one()
+        words = f"two hosts use the UUID of client {who or birth.client_uuid}: give one of them another machine id"
+        notices.tell_of_clients(tx, notices.Kind.TWO_HOSTS, {birth.client_uuid: words})
 
 
 def _reports(tx: Transaction, boots: Sequence[tuple[str, str]]) -> dict[tuple[str, str], datetime | None]:

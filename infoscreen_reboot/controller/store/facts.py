@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import and_, func, or_, select
+from sqlalchemy import ColumnElement, and_, func, or_, select
 
 from infoscreen_reboot.contract import wire
 from infoscreen_reboot.contract.ack import ErrorCode
@@ -216,6 +216,11 @@ def _read(content: dict[str, Any], at: datetime) -> Reported:
 
 
 def freezes(tx: Transaction) -> tuple[Freeze, ...]:
-    standing = and_(freeze.c.ended_at.is_(None), or_(freeze.c.until.is_(None), freeze.c.until > tx.now))
-    rows = tx.db.execute(select(freeze).where(standing).order_by(freeze.c.id))
+    """Those that hold now: by hand, and of the calendar."""
+    rows = tx.db.execute(select(freeze).where(freezes_now(tx)).order_by(freeze.c.id))
     return tuple(Freeze(row.why, row.made_by, row.until) for row in rows)
+
+
+def freezes_now(tx: Transaction) -> ColumnElement[bool]:
+    has_begun = or_(freeze.c.begins_at.is_(None), freeze.c.begins_at <= tx.now)
+    return and_(has_begun, freeze.c.ended_at.is_(None), or_(freeze.c.until.is_(None), freeze.c.until > tx.now))

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import and_, case, func, select
 
 from infoscreen_reboot.controller.lifecycle import VERDICT_RANK, Proof, State
-from infoscreen_reboot.controller.store import power
+from infoscreen_reboot.controller.store import deliveries, power
 from infoscreen_reboot.controller.store.database import Transaction
 from infoscreen_reboot.controller.store.tables import alert, client, command, lease
 
@@ -21,6 +21,7 @@ class Figures:
     clients: dict[tuple[str, str], int]
     oldest_open: timedelta
     alerts: int
+    undelivered: int
     is_lease_held: bool
     is_broker_heard: bool
     ports_held_off: int
@@ -34,6 +35,7 @@ def count(tx: Transaction) -> Figures:
         clients=_clients(tx),
         oldest_open=_oldest_open(tx),
         alerts=_alerts(tx),
+        undelivered=sum(row["waiting"] + row["failed"] for row in deliveries.undelivered(tx)),
         is_lease_held=is_lease_held,
         is_broker_heard=held is not None and is_lease_held and held.listening_since is not None,
         ports_held_off=len(power.held_off(tx)),

@@ -11,7 +11,7 @@ from sqlalchemy import and_, bindparam, delete, insert, select, update
 from infoscreen_reboot.controller.inventory import Entry, Known
 from infoscreen_reboot.controller.lifecycle import VERDICT_RANK, Cancelled, Limits
 from infoscreen_reboot.controller.safety import Standing
-from infoscreen_reboot.controller.store import commands
+from infoscreen_reboot.controller.store import commands, notices
 from infoscreen_reboot.controller.store.bulk import among
 from infoscreen_reboot.controller.store.database import Row, Transaction
 from infoscreen_reboot.controller.store.tables import client, command, event, freeze, label
@@ -50,6 +50,7 @@ def set_standing(tx: Transaction, uuids: Sequence[str], standing: Standing, by: 
     retired_at = tx.now if standing is Standing.RETIRED else None
     values = {"standing": str(standing), "retired_at": retired_at, "two_hosts_at": None}
     tx.db.execute(update(client).where(among(tx, client.c.uuid, uuids)).values(**values))
+    notices.withdraw(tx, (notices.Kind.UNKNOWN_CLIENT, notices.Kind.TWO_HOSTS), uuids)
     if standing is not Standing.ACCEPTED:
         of_them = among(tx, command.c.client_uuid, uuids)
         unsent = and_(of_them, command.c.rank < VERDICT_RANK, command.c.sent_at.is_(None))

@@ -279,9 +279,27 @@ freeze = Table(
     Column("why", Text, nullable=False),
     Column("made_by", String(128), nullable=False),
     Column("made_at", Moment, nullable=False),
+    # Of an event of the calendar: which one, and when it begins. A freeze by hand begins when it is made.
+    Column("event", String(64)),
+    Column("begins_at", Moment),
     Column("until", Moment),
     Column("ended_at", Moment),
     Column("ended_by", String(128)),
+    Index("freeze_event", "event", unique=True),
+)
+
+# How reading a calendar has ended: of the freezes, there is one row.
+calendar = Table(
+    "calendar",
+    metadata,
+    Column("name", String(32), primary_key=True),
+    Column("file", Text, nullable=False),
+    # When it was last read without a fault, and how many events there were.
+    Column("read_at", Moment),
+    Column("events", Integer),
+    # Why it could not be read, and since when; null: it could.
+    Column("fault", Text),
+    Column("fault_since", Moment),
 )
 
 # What is known of a place, by the value of the label `site` of its clients.
@@ -308,8 +326,46 @@ notice = Table(
     Column("words", Text, nullable=False),
     Column("content", JSON, nullable=False),
     Column("site", String(256)),
+    # When it was decided whether a message tells it, and which one does; null: none.
+    Column("settled_at", Moment),
+    Column("message_id", _SEQUENCE),
     Index("notice_subject", "subject", "kind"),
+    Index("notice_pending", "id", postgresql_where=text("settled_at IS NULL"), sqlite_where=text("settled_at IS NULL")),
     sqlite_autoincrement=True,
+)
+
+# What notices have become, and to whom it goes: the outbox of what people are told.
+message = Table(
+    "message",
+    metadata,
+    Column("id", _SEQUENCE, primary_key=True),
+    Column("made_at", Moment, nullable=False),
+    Column("kind", String(32), nullable=False),
+    Column("title", Text, nullable=False),
+    Column("body", Text, nullable=False),
+    Column("is_loud", Boolean, nullable=False),
+    Column("content", JSON, nullable=False),
+    Index("message_kind", "kind", "made_at"),
+    sqlite_autoincrement=True,
+)
+
+delivery = Table(
+    "delivery",
+    metadata,
+    Column("message_id", _SEQUENCE, ForeignKey("message.id", ondelete="CASCADE"), primary_key=True),
+    Column("target", String(64), primary_key=True),
+    # waiting, sent or failed; why it was not sent is in `words`.
+    Column("state", String(16), nullable=False),
+    Column("attempts", Integer, nullable=False, server_default=text("0")),
+    Column("next_at", Moment),
+    Column("ended_at", Moment),
+    Column("words", Text),
+    Index(
+        "delivery_next",
+        "next_at",
+        postgresql_where=text("next_at IS NOT NULL"),
+        sqlite_where=text("next_at IS NOT NULL"),
+    ),
 )
 
 # --- Schedules

@@ -12,6 +12,7 @@ from sqlalchemy import RowMapping, Select, and_, func, or_, select
 from infoscreen_reboot.controller.lifecycle import VERDICT_RANK, State
 from infoscreen_reboot.controller.store.bulk import among
 from infoscreen_reboot.controller.store.database import Transaction
+from infoscreen_reboot.controller.store.facts import freezes_now
 from infoscreen_reboot.controller.store.tables import (
     alert,
     batch,
@@ -174,9 +175,12 @@ def standing_alerts(tx: Transaction, uuids: Sequence[str]) -> dict[str, list[str
     return found
 
 
-def freezes(tx: Transaction) -> list[RowMapping]:
-    standing = and_(freeze.c.ended_at.is_(None), or_(freeze.c.until.is_(None), freeze.c.until > tx.now))
-    return list(tx.db.execute(select(freeze).where(standing).order_by(freeze.c.id)).mappings())
+def freezes(tx: Transaction, coming: bool = False) -> list[RowMapping]:
+    """Those that hold now, or those of the calendar that have not begun, in the order of their beginnings."""
+    if coming:
+        where = and_(freeze.c.begins_at > tx.now, freeze.c.ended_at.is_(None))
+        return list(tx.db.execute(select(freeze).where(where).order_by(freeze.c.begins_at).limit(PAGE)).mappings())
+    return list(tx.db.execute(select(freeze).where(freezes_now(tx)).order_by(freeze.c.id)).mappings())
 
 
 def waiting(tx: Transaction) -> list[RowMapping]:

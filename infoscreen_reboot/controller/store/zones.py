@@ -1,0 +1,28 @@
+"""In which time zone a client is: its own, that of its site, or the fleet's."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from sqlalchemy import and_, select
+
+from infoscreen_reboot.controller import calendar
+from infoscreen_reboot.controller.store.bulk import among
+from infoscreen_reboot.controller.store.database import Transaction
+from infoscreen_reboot.controller.store.tables import label, site
+
+
+def zones_of(tx: Transaction, uuids: Collection[str], fleet_zone: str) -> dict[str, str]:
+    """By UUID: the label `tz`, else what its site has, else the fleet's. What is no zone here is passed over."""
+    if not uuids:
+        return {}
+    where = and_(among(tx, label.c.client_uuid, uuids), label.c.key.in_(("tz", "site")))
+    labels: dict[tuple[str, str], str] = {}
+    for row in tx.db.execute(select(label.c.client_uuid, label.c.key, label.c.value).where(where)):
+        labels[row.client_uuid, row.key] = row.value
+    of_sites = {row.name: row.zone for row in tx.db.execute(select(site.c.name, site.c.zone))}
+    found = {}
+    for uuid in uuids:
+        wanted = labels.get((uuid, "tz")), of_sites.get(labels.get((uuid, "site"), ""))
+        found[uuid] = next((zone for zone in wanted if zone is not None and calendar.known(zone)), fleet_zone)
+    return found
