@@ -225,10 +225,10 @@ class Schedules:
         """When every command has its verdict, and whoever is missing has had all the time that was said."""
         if store.is_open(tx, row["batch_id"]):
             return
-        members = store.members(tx, row["id"])
-        is_settled = all(member.record is None or report.is_settled(member.record) for member in members)
-        if tx.now < row["back_by"] and not is_settled:
+        may_come = not all(report.is_settled(record) for record in store.overdue(tx, row["batch_id"]))
+        if may_come and tx.now < row["back_by"]:
             return
+        members = store.members(tx, row["id"])
         kept = report.content([report.line(member, row["back_by"]) for member in members])
         words = report.in_words(kept["counts"])
         state = calendar.turned(NightState(row["state"]), Turn.CLOSED)

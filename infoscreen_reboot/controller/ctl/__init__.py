@@ -15,6 +15,8 @@ course        how far many commands are, from their events    pure
 watch         shows that, live
 history       commands and batches that were made
 fleet         clients, freezes, and how things stand
+schedule      schedules, their nights and reports
+site          places, with their zones and opening hours
 people        login, tokens, users, audit
 telling       what people were told, and whom
 transfer      import and export

@@ -4,11 +4,23 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Any
 
 from infoscreen_reboot import __version__
-from infoscreen_reboot.controller.ctl import act, doctor, fleet, history, people, telling, times, transfer, watch
+from infoscreen_reboot.controller.ctl import (
+    act,
+    doctor,
+    fleet,
+    history,
+    people,
+    schedule,
+    site,
+    telling,
+    times,
+    transfer,
+    watch,
+)
 from infoscreen_reboot.controller.ctl.call import Call
 from infoscreen_reboot.controller.ctl.course import STATES
 from infoscreen_reboot.controller.ctl.outcome import EXIT_CODES, Outcome
@@ -33,6 +45,7 @@ def parser() -> argparse.ArgumentParser:
     _add_acting(commands)
     _add_looking(commands)
     _add_clients(commands)
+    _add_schedules(commands)
     _add_people(commands)
     _add_transfer(commands)
     return made
@@ -155,6 +168,63 @@ def _add_client(made: argparse.ArgumentParser) -> argparse.ArgumentParser:
     return made
 
 
+def _add_schedules(commands: Any) -> None:
+    made = _add(commands, "schedule", schedule.schedules, "list schedules, or change them")
+    below = made.add_subparsers(dest="what", metavar="COMMAND")
+    _add(below, "list", schedule.schedules, "list them")
+    _add_name(_add(below, "show", schedule.show, "show one, its next nights and its last ones"))
+    adding = _add_name(_add(below, "add", schedule.add, "make one"))
+    _add_plan(adding, is_new=True)
+    adding.add_argument("--all", action="store_true", help="for all accepted clients")
+    adding.add_argument("--dry-run", action="store_true", help="only show its next nights")
+    editing = _add_name(_add(below, "edit", schedule.edit, "change one, from its next night on"))
+    editing.add_argument("--rename", metavar="NAME")
+    _add_plan(editing, is_new=False)
+    for name, run, words in (
+        ("delete", schedule.delete, "end one for good"),
+        ("pause", schedule.change, "begin no night until it is resumed"),
+        ("resume", schedule.change, "begin nights again"),
+    ):
+        _add_name(_add(below, name, run, words))
+    for name, words in (("skip", "leave one night out"), ("unskip", "take a night in again")):
+        skipping = _add_name(_add(below, name, schedule.change, words))
+        skipping.add_argument("day", metavar="DAY", type=_day, help="the local day, as in 2026-12-24")
+    running = _add_name(_add(below, "run", schedule.run, "run it now, beside its nights"))
+    running.add_argument("--watch", action=argparse.BooleanOptionalAction, default=True, help="show how it goes on")
+    _add_yes(running)
+    previewing = _add_name(_add(below, "preview", schedule.preview, "show its next nights in each zone"))
+    previewing.add_argument("--nights", type=_number, default=5, metavar="N", help="how many (default: 5)")
+    reporting = _add(commands, "report", schedule.report, "show how a night ended, or list the nights")
+    reporting.add_argument("id", nargs="?", metavar="ID", help="of a night")
+    reporting.add_argument("--csv", action="store_true", help="for a spreadsheet")
+    reporting.add_argument("--schedule", metavar="NAME", help="only nights of this one")
+    _add_limit(reporting)
+    places = _add(commands, "site", site.sites, "list sites, or say what is known of them")
+    sites = places.add_subparsers(dest="what", metavar="COMMAND")
+    _add(sites, "list", site.sites, "list them")
+    setting = _add_name(_add(sites, "set", site.set_site, "say its time zone, opening hours or a note"))
+    setting.add_argument("--zone", metavar="ZONE", help="as in Europe/Vienna; an empty text removes it")
+    setting.add_argument("--opening-hours", metavar="HOURS", help="as in 'mon-fri 08:00 12h'")
+    setting.add_argument("--note", metavar="TEXT")
+    _add_name(_add(sites, "delete", site.delete_site, "forget what is known of one"))
+
+
+def _add_name(made: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    made.add_argument("name", metavar="NAME")
+    return made
+
+
+def _add_plan(made: argparse.ArgumentParser, *, is_new: bool) -> None:
+    made.add_argument("-l", "--selector", help="for the clients that have these labels, as in site=alpine,room!=bar")
+    rule = "FREQ=DAILY" if is_new else None
+    made.add_argument("--rule", metavar="RULE", default=rule, help="on which days, as in 'FREQ=WEEKLY;BYDAY=MO,TH'")
+    made.add_argument("--start", metavar="HH:MM", required=is_new, help="local time")
+    made.add_argument("--zone", metavar="ZONE", help="as in Europe/Berlin; `own` is that of each client (default)")
+    made.add_argument("--window", type=_minutes, metavar="TIME", help="how long commands go out: 2h (default), 90m")
+    made.add_argument("--spread", type=_minutes, metavar="TIME", help="over how long the clients are spread")
+    made.add_argument("--back-by", type=_minutes, metavar="TIME", help="all back so long after the start: 2h30m")
+
+
 def _add_people(commands: Any) -> None:
     _add(commands, "login", people.login, "ask for address and token, and store them")
     token = _add(commands, "token", people.tokens, "list tokens, or make and revoke them")
@@ -202,6 +272,20 @@ def _number(text: str) -> int:
     if not (text.isascii() and text.isdigit() and int(text[:9]) > 0 and len(text) < 10):
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
     return int(text)
+
+
+def _minutes(text: str) -> int:
+    seconds = (_when(text) - datetime.now(UTC)).total_seconds() if text[-1:] in ("m", "h") else 0
+    if round(seconds / 60) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no duration; say 90m, 2h or 2h30m")
+    return round(seconds / 60)
+
+
+def _day(text: str) -> str:
+    try:
+        return date.fromisoformat(text).isoformat()
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no day; say it as in 2026-12-24") from None
 
 
 def _when(text: str) -> datetime:

@@ -95,6 +95,12 @@ class Screen:
         """A line for other programs: never wrapped, never coloured."""
         print(clean(line))
 
+    def raw(self, text: str) -> None:
+        """A file, as it is."""
+        sys.stdout.flush()
+        sys.stdout.buffer.write(text.encode())
+        sys.stdout.buffer.flush()
+
     def note(self, line: str) -> None:
         print(clean(line), file=sys.stderr)
 

@@ -157,3 +157,63 @@ class Tried(TypedDict):
     address: str
     is_sent: bool
     words: str | None
+
+
+class Site(TypedDict):
+    name: str
+    zone: str | None
+    opening_hours: str | None
+    note: str | None
+
+
+class Schedule(TypedDict):
+    id: str
+    version: int
+    name: str
+    selector: str
+    action: str
+    rule: str
+    start: str
+    zone: str | None
+    window_min: int
+    spread_min: int
+    back_by_min: int
+    created_at: str
+    created_by: str
+    changed_at: str
+    changed_by: str
+    paused_at: str | None
+    paused_by: str | None
+    skips: list[str]
+
+
+class ComingNight(TypedDict):
+    day: str
+    starts_at: str
+    starts_local: str
+    ends_at: str
+    back_by: str
+    clocks: str | None
+    skipped_by: str | None
+
+
+class Forecast(TypedDict):
+    zone: str
+    clients: int
+    fault: str | None
+    nights: list[ComingNight]
+
+
+class Night(TypedDict):
+    id: str
+    schedule_id: str
+    schedule: str
+    occurrence: str
+    zone: str
+    state: str
+    starts_at: str
+    ends_at: str
+    back_by: str
+    batch_id: str | None
+    words: str | None
+    ended_at: str | None

@@ -71,9 +71,7 @@ def export_clients(call: Call) -> Outcome:
         return Outcome.DONE
     name = call.options.file
     if name == "-":
-        sys.stdout.flush()
-        sys.stdout.buffer.write(text.encode())
-        sys.stdout.buffer.flush()
+        call.screen.raw(text)
         return Outcome.DONE
     try:
         descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)

@@ -11,7 +11,7 @@ from uuid import uuid4
 from sqlalchemy import RowMapping, and_, delete, exists, insert, or_, select, update
 
 from infoscreen_reboot.controller.calendar import SITE_LABEL, Night, NightState
-from infoscreen_reboot.controller.lifecycle import VERDICT_RANK
+from infoscreen_reboot.controller.lifecycle import VERDICT_RANK, Record, State
 from infoscreen_reboot.controller.report import Member
 from infoscreen_reboot.controller.store.bulk import among
 from infoscreen_reboot.controller.store.commands import record_of
@@ -249,6 +249,16 @@ def is_open(tx: Transaction, batch_id: str | None) -> bool:
     """Whether one of its commands has no verdict."""
     which = and_(command.c.batch_id == batch_id, command.c.rank < VERDICT_RANK)
     return batch_id is not None and bool(tx.db.execute(select(exists().where(which))).scalar_one())
+
+
+def overdue(tx: Transaction, batch_id: str | None) -> list[Record]:
+    """Those of its commands that were sent, and on which time gave the verdict."""
+    which = and_(
+        command.c.batch_id == batch_id,
+        command.c.state.in_([State.EXPIRED, State.TIMED_OUT]),
+        command.c.sent_at.is_not(None),
+    )
+    return [record_of(row) for row in tx.db.execute(select(command).where(which)).mappings()]
 
 
 def members(tx: Transaction, night_id: str) -> list[Member]:
