@@ -60,6 +60,9 @@ MATRIX: dict[tuple[str, str], Role] = {
     ("POST", "/freezes"): Role.OPERATOR,
     ("DELETE", "/freezes/{freeze_id}"): Role.OPERATOR,
     ("GET", "/events"): Role.VIEWER,
+    ("GET", "/recoveries"): Role.VIEWER,
+    ("GET", "/recoveries/{recovery_id}"): Role.VIEWER,
+    ("POST", "/recoveries/{recovery_id}/stop"): Role.OPERATOR,
 }
 OPEN = {"/healthz", "/readyz", f"{PREFIX}/openapi.json"}
 
@@ -75,7 +78,7 @@ def test_every_route_stands_in_the_matrix_and_each_role_gets_what_it_may(web: We
     for (method, path), needed in MATRIX.items():
         if path == "/events":
             continue
-        address = path.replace("{freeze_id}", "1").replace("{name}", "nobody")
+        address = path.replace("{freeze_id}", "1").replace("{recovery_id}", "1").replace("{name}", "nobody")
         for name in ("command_id", "batch_id", "client_uuid", "token_id"):
             address = address.replace(f"{{{name}}}", str(uuid4()))
         assert kind(web.call(method, address, None)) == (401, "not_authenticated")
@@ -90,7 +93,7 @@ def test_a_command_is_made_read_and_explained(web: Web) -> None:
     command_id = made.json()["id"]
     assert web.call("GET", f"/commands/{command_id}", Role.VIEWER).json() == made.json()
     told = web.call("GET", f"/commands/{command_id}/explain").json()
-    assert all(rule["is_yes"] for rule in told["rules"]) and len(told["rules"]) == 17
+    assert all(rule["is_yes"] for rule in told["rules"]) and len(told["rules"]) == 18
     assert [event["kind"] for event in told["events"]] == ["queued"]
     assert told["command"]["waits_for"] == "to be sent"
 

@@ -17,13 +17,13 @@ import pytest
 from sqlalchemy import insert, select, update
 
 from infoscreen_reboot.contract.command import Action
-from infoscreen_reboot.controller import orders
+from infoscreen_reboot.controller import orders, recovery
 from infoscreen_reboot.controller.api import models, problems
 from infoscreen_reboot.controller.api.app import PREFIX
 from infoscreen_reboot.controller.auth import Role
 from infoscreen_reboot.controller.lifecycle import Limits, Overdue, Step
 from infoscreen_reboot.controller.orders import Caller, House, Wish
-from infoscreen_reboot.controller.store import commands, people
+from infoscreen_reboot.controller.store import commands, people, recoveries
 from infoscreen_reboot.controller.store.database import Database
 from infoscreen_reboot.controller.store.tables import client, command
 from tests.controller.web import Web, serving
@@ -112,11 +112,14 @@ def fill(database: Database) -> dict[str, str]:
         tx.db.execute(insert(client).values(uuid=third, standing="accepted", is_online=True))
         open_id, _ = orders.order(tx, ann, Wish(Action.REBOOT_HOST), third, None, House())
         token = people.add_token(tx, "ann", "old", Role.OPERATOR, False, None)
+        lost = recovery.begin(tx.now, recovery.DEFAULT, False, Limits().back, tx.now)
+        recovery_id = recoveries.begin(tx, third, open_id, lost, None)
     return {
         "client_uuid": uuids[0],
         "batch_id": batch,
         "command_id": open_id,
         "token_id": token.token_id,
+        "recovery_id": str(recovery_id),
         "name": "ann",
     }
 

@@ -8,18 +8,20 @@ from datetime import datetime, timedelta
 from sqlalchemy import and_, case, func, select
 
 from infoscreen_reboot.controller.lifecycle import VERDICT_RANK, Proof, State
+from infoscreen_reboot.controller.recovery import OPEN
 from infoscreen_reboot.controller.store.database import Transaction
-from infoscreen_reboot.controller.store.tables import alert, client, command, lease
+from infoscreen_reboot.controller.store.tables import alert, client, command, lease, recovery
 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """`commands` by action, state and proof; `clients` by standing and presence."""
+    """`commands` by action, state and proof; `clients` by standing and presence; open `recoveries` by state."""
 
     commands: dict[tuple[str, str, str], int]
     clients: dict[tuple[str, str], int]
     oldest_open: timedelta
     alerts: int
+    recoveries: dict[str, int]
     is_lease_held: bool
     is_broker_heard: bool
 
@@ -32,6 +34,7 @@ def count(tx: Transaction) -> Figures:
         clients=_clients(tx),
         oldest_open=_oldest_open(tx),
         alerts=_alerts(tx),
+        recoveries=_recoveries(tx),
         is_lease_held=is_lease_held,
         is_broker_heard=held is not None and is_lease_held and held.listening_since is not None,
     )
@@ -69,3 +72,10 @@ def _oldest_open(tx: Transaction) -> timedelta:
 
 def _alerts(tx: Transaction) -> int:
     return int(tx.db.execute(select(func.count()).where(alert.c.cleared_at.is_(None))).scalar_one())
+
+
+def _recoveries(tx: Transaction) -> dict[str, int]:
+    """A state in which there is none is counted, too: an alarm needs its 0."""
+    query = select(recovery.c.state, func.count()).where(recovery.c.ended_at.is_(None)).group_by(recovery.c.state)
+    found = {state: number for state, number in tx.db.execute(query)}
+    return {str(state): found.get(state, 0) for state in OPEN}
