@@ -15,6 +15,7 @@ course        how far many commands are, from their events    pure
 watch         shows that, live
 history       commands and batches that were made
 fleet         clients, freezes, and how things stand
+recoveries    clients that did not come back
 people        login, tokens, users, audit
 transfer      import and export
 doctor        whether this all works

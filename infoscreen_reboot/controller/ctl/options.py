@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from infoscreen_reboot import __version__
-from infoscreen_reboot.controller.ctl import act, doctor, fleet, history, people, times, transfer, watch
+from infoscreen_reboot.controller.ctl import act, doctor, fleet, history, people, recoveries, times, transfer, watch
 from infoscreen_reboot.controller.ctl.call import Call
 from infoscreen_reboot.controller.ctl.course import STATES
 from infoscreen_reboot.controller.ctl.outcome import EXIT_CODES, Outcome
@@ -33,6 +33,7 @@ def parser() -> argparse.ArgumentParser:
     _add_acting(commands)
     _add_looking(commands)
     _add_clients(commands)
+    _add_recoveries(commands)
     _add_people(commands)
     _add_transfer(commands)
     return made
@@ -151,6 +152,25 @@ def _add_filter(made: argparse.ArgumentParser, default: Any) -> None:
 def _add_client(made: argparse.ArgumentParser) -> argparse.ArgumentParser:
     made.add_argument("client", metavar="CLIENT", help="name or UUID")
     return made
+
+
+def _add_recoveries(commands: Any) -> None:
+    recovery = _add(commands, "recovery", recoveries.recoveries, "list clients that did not come back, or take over")
+    _add_which(recovery, None)
+    below = recovery.add_subparsers(dest="what", metavar="COMMAND")
+    _add_which(_add(below, "list", recoveries.recoveries, "list them, the newest first"), argparse.SUPPRESS)
+    show = _add(below, "show", recoveries.show_recovery, "show the steps of one, and the text for a ticket")
+    show.add_argument("id", type=_number, metavar="ID")
+    stop = _add(below, "stop", recoveries.stop_recovery, "try nothing more: somebody is there")
+    stop.add_argument("id", type=_number, metavar="ID")
+    stop.add_argument("why", metavar="WHY")
+
+
+def _add_which(made: argparse.ArgumentParser, default: Any) -> None:
+    off, limit = (False, 20) if default is None else (default, default)
+    made.add_argument("--all", action="store_true", default=off, help="also those that are over")
+    made.add_argument("--client", default=default, help="name or UUID")
+    made.add_argument("--limit", type=_number, default=limit, metavar="N", help="at most so many (default: 20)")
 
 
 def _add_people(commands: Any) -> None:

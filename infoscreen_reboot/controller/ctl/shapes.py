@@ -23,6 +23,8 @@ class Client(TypedDict):
     heard_at: str | None
     two_hosts: bool
     open_command_id: str | None
+    recovery_id: int | None
+    recovery_state: str | None
     alerts: list[str]
 
 
@@ -118,3 +120,24 @@ class Freeze(TypedDict):
     made_by: str
     made_at: str
     until: str | None
+
+
+class Tried(TypedDict):
+    step: str
+    at: str
+    outcome: str | None
+
+
+class Recovery(TypedDict):
+    id: int
+    client_uuid: str
+    command_id: str
+    state: str
+    is_open: bool
+    words: str
+    began_at: str
+    due_at: str | None
+    ended_at: str | None
+    tried: list[Tried]
+    next_steps: list[str]
+    ticket: str | None
