@@ -83,6 +83,9 @@ MATRIX: dict[tuple[str, str], Role] = {
     ("GET", "/notices"): Role.VIEWER,
     ("GET", "/notify/targets"): Role.VIEWER,
     ("POST", "/notify/test"): Role.ADMIN,
+    ("GET", "/recoveries"): Role.VIEWER,
+    ("GET", "/recoveries/{recovery_id}"): Role.VIEWER,
+    ("POST", "/recoveries/{recovery_id}/stop"): Role.OPERATOR,
 }
 OPEN = {"/healthz", "/readyz", f"{PREFIX}/openapi.json"}
 
@@ -98,7 +101,7 @@ def test_every_route_stands_in_the_matrix_and_each_role_gets_what_it_may(web: We
     for (method, path), needed in MATRIX.items():
         if path == "/events":
             continue
-        address = path.replace("{freeze_id}", "1").replace("{name}", "nobody")
+        address = path.replace("{freeze_id}", "1").replace("{recovery_id}", "1").replace("{name}", "nobody")
         for name in ("command_id", "batch_id", "client_uuid", "token_id", "schedule_id", "night_id", "site_name"):
             address = address.replace(f"{{{name}}}", str(uuid4()))
         assert kind(web.call(method, address, None)) == (401, "not_authenticated")

@@ -18,14 +18,14 @@ import pytest
 from sqlalchemy import insert, select, update
 
 from infoscreen_reboot.contract.command import Action
-from infoscreen_reboot.controller import orders
+from infoscreen_reboot.controller import orders, recovery
 from infoscreen_reboot.controller.api import models, problems
 from infoscreen_reboot.controller.api.app import PREFIX
 from infoscreen_reboot.controller.auth import Role
 from infoscreen_reboot.controller.calendar import Night, NightState
 from infoscreen_reboot.controller.lifecycle import Limits, Overdue, Step
 from infoscreen_reboot.controller.orders import Caller, House, Wish
-from infoscreen_reboot.controller.store import commands, people, sites
+from infoscreen_reboot.controller.store import commands, people, recoveries, sites
 from infoscreen_reboot.controller.store import schedules as store
 from infoscreen_reboot.controller.store.database import Database
 from infoscreen_reboot.controller.store.schedules import Made
@@ -122,6 +122,8 @@ def fill(database: Database) -> dict[str, str]:
         night_id = store.add_night(tx, Made(made, "2026-11-26", night, NightState.RUNNING, batch_id=batch))
         store.add_members(tx, made, "2026-11-26", night_id, batch, {})
         sites.put(tx, "alpine", {"zone": "Europe/Vienna"})
+        lost = recovery.begin(tx.now, recovery.DEFAULT, False, Limits().back, tx.now)
+        recovery_id = recoveries.begin(tx, third, open_id, lost, None)
     return {
         "schedule_id": made,
         "night_id": night_id,
@@ -130,6 +132,7 @@ def fill(database: Database) -> dict[str, str]:
         "batch_id": batch,
         "command_id": open_id,
         "token_id": token.token_id,
+        "recovery_id": str(recovery_id),
         "name": "ann",
     }
 

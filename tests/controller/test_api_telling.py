@@ -100,7 +100,8 @@ def test_a_freeze_of_the_calendar_is_listed_holds_and_can_be_ended(web: Web) -> 
 
 
 def test_until_when_a_command_waits_is_said_in_the_time_of_its_client(web: Web) -> None:
-    web.app.state.site = replace(web.app.state.site, house=House(zone="Asia/Kolkata"))
+    found = web.app.state.site
+    web.app.state.site = replace(found, house=replace(found.house, zone="Asia/Kolkata"))
     first, second, third = web.uuids
     with web.database.write() as tx:
         tx.db.execute(insert(label).values(client_uuid=first, key="tz", value="America/New_York"))

@@ -206,6 +206,7 @@ def test_on_the_server_the_doctor_asks_the_servers_own_too(desk: Desk, ends_with
         ("commands",),
         ("batch",),
         ("freeze",),
+        ("recovery",),
         ("token",),
         ("user",),
         ("audit",),

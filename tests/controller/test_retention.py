@@ -8,9 +8,10 @@ from uuid import uuid4
 from sqlalchemy import func, insert, select, update
 
 from infoscreen_reboot.contract.command import Action
+from infoscreen_reboot.controller import recovery
 from infoscreen_reboot.controller.lifecycle import Limits, Overdue, Step
 from infoscreen_reboot.controller.orders import Caller, House, Wish, order
-from infoscreen_reboot.controller.store import commands, fleet, people, retention
+from infoscreen_reboot.controller.store import commands, fleet, people, recoveries, retention
 from infoscreen_reboot.controller.store.database import Database, Transaction
 from infoscreen_reboot.controller.store.tables import (
     alert,
@@ -70,9 +71,16 @@ def test_what_is_open_or_stands_is_kept_however_old_it_is(database: Database) ->
         over = fleet.begin_freeze(tx, "over", "ann", None)
         fleet.end_freeze(tx, over["id"], "ann")
         people.note(tx, "ann", "api", None, "x", None, "made")
+        begun = recovery.begin(tx.now, (), False, timedelta(0), tx.now)
+        not_back = recoveries.begin(tx, uuids[0], is_open, begun, None)
+        is_back = recoveries.begin(tx, uuids[1], ended, begun, None)
+        row = recoveries.one(tx, is_back)
+        assert row is not None
+        recoveries.write(tx, row, recovery.learn(begun, recovery.Back(tx.now, "it is online")))
         grow_old(tx)
     with database.write() as tx:
         forget_all(tx)
+        assert [row["id"] for row in recoveries.page(tx, 10, None, None, None)[0]] == [not_back]
         assert list(tx.db.execute(select(command.c.id)).scalars()) == [is_open]
         assert set(tx.db.execute(select(event.c.command_id)).scalars()) == {is_open}
         assert list(tx.db.execute(select(outbox.c.command_id)).scalars()) == [is_open]

@@ -22,6 +22,7 @@ from infoscreen_reboot.controller.api import (
     models,
     people,
     problems,
+    recoveries,
     schedules,
     sites,
     telling,
@@ -48,6 +49,7 @@ _TAGS = {
     "commands": "One command to one client: made, read, explained, cancelled.",
     "batches": "Many commands that are made together, from a preview.",
     "clients": "Who there is, and who may get commands.",
+    "recoveries": "What is done about clients that did not come back.",
     "fleet": "What holds everybody.",
     "schedules": "Commands that are made night after night, and how each night ended.",
     "people": "Users, their tokens, and what everybody did.",
@@ -88,7 +90,7 @@ def create_app(site: Site) -> FastAPI:
     app.state.site = site
     app.state.is_stopping = False
     app.state.pulse = live.Pulse(site)
-    for routes in (commands, batches, clients, fleet, sites, schedules, people, telling, live):
+    for routes in (commands, batches, clients, recoveries, fleet, sites, schedules, people, telling, live):
         app.include_router(routes.router, prefix=PREFIX)
     app.include_router(metrics.router)
     app.add_api_route("/healthz", healthz, include_in_schema=False)

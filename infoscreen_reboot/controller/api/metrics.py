@@ -51,6 +51,10 @@ def _families(found: Figures) -> Iterable[Metric]:
         clients.add_metric(of_client, number)
     yield commands
     yield clients
+    recoveries = GaugeMetricFamily("infoscreen_recoveries", "Recoveries that are open.", labels=["state"])
+    for state, number in sorted(found.recoveries.items()):
+        recoveries.add_metric([state], number)
+    yield recoveries
     oldest_s = found.oldest_open.total_seconds()
     yield _gauge("oldest_open_command_seconds", "The age of the oldest command without a verdict.", oldest_s)
     yield _gauge("alerts", "Units of clients that have failed.", found.alerts)

@@ -24,6 +24,8 @@ from infoscreen_reboot.controller.calendar import NightState
 from infoscreen_reboot.controller.inventory import Outcome
 from infoscreen_reboot.controller.lifecycle import Proof, State, Step
 from infoscreen_reboot.controller.notifying import Kind
+from infoscreen_reboot.controller.recovery import State as RecoveryState
+from infoscreen_reboot.controller.recovery import Step as RecoveryStep
 from infoscreen_reboot.controller.report import Outcome as NightOutcome
 from infoscreen_reboot.controller.safety import Standing
 
@@ -367,6 +369,8 @@ class Client(Model):
             "heard_at": _at("14:00:41"),
             "two_hosts": False,
             "open_command_id": None,
+            "recovery_id": None,
+            "recovery_state": None,
             "alerts": [],
         }
     )
@@ -382,7 +386,66 @@ class Client(Model):
     heard_at: datetime | None
     two_hosts: bool = Field(description="Two hosts use this UUID: no command goes out until it is accepted again.")
     open_command_id: UUID | None
+    recovery_id: int | None = Field(description="The open one, if it did not come back from a reboot.")
+    recovery_state: RecoveryState | None
     alerts: list[str] = Field(description="The units that have failed on it.")
+
+
+_TRIED = {"step": "ask", "at": _at("14:05:10"), "outcome": "no answer"}
+_RECOVERY = {
+    "id": 12,
+    "client_uuid": _CLIENT,
+    "command_id": _COMMAND,
+    "state": "cycling_power",
+    "is_open": True,
+    "words": "switch its power off and on; next: call a person",
+    "began_at": _at("14:04:00"),
+    "due_at": _at("14:16:10"),
+    "ended_at": None,
+    "tried": [_TRIED, {"step": "power", "at": _at("14:06:10"), "outcome": None}],
+    "next_steps": [],
+    "ticket": None,
+}
+
+
+class Tried(Model):
+    model_config = _example(_TRIED)
+
+    step: RecoveryStep
+    at: datetime
+    outcome: str | None = Field(description="Null while it is under way.")
+
+
+class Recovery(Model):
+    model_config = _example(_RECOVERY)
+
+    id: int
+    client_uuid: UUID
+    command_id: UUID = Field(description="The reboot from which the client did not come back.")
+    state: RecoveryState
+    is_open: bool
+    words: str = Field(description="The newest of what happened.")
+    began_at: datetime
+    due_at: datetime | None = Field(description="When the next step begins, if the client is not back by then.")
+    ended_at: datetime | None
+    tried: list[Tried]
+    next_steps: list[RecoveryStep]
+    ticket: str | None = Field(description="For whoever goes there; since it has needed a person.")
+
+
+class RecoveryPage(Model):
+    """`next` is the cursor of the next page; null on the last one."""
+
+    model_config = _example({"items": [_RECOVERY], "next": None})
+
+    items: list[Recovery]
+    next: int | None
+
+
+class RecoveryStop(Model):
+    model_config = _example({"why": "the janitor is there"})
+
+    why: Why
 
 
 class ClientChange(Model):
@@ -605,7 +668,7 @@ class NotifyTest(Model):
     )
 
 
-class Tried(Model):
+class TestSent(Model):
     """What came of a test message."""
 
     model_config = _example({"target": "mail", "address": "mailtos://mail.example", "is_sent": True, "words": None})

@@ -11,7 +11,7 @@ from infoscreen_reboot.controller import lifecycle
 from infoscreen_reboot.controller.api import models
 from infoscreen_reboot.controller.lifecycle import Limits
 from infoscreen_reboot.controller.safety import Answer
-from infoscreen_reboot.controller.store import commands, views
+from infoscreen_reboot.controller.store import commands, recoveries, views
 from infoscreen_reboot.controller.store.database import Row, Transaction
 
 _EVIDENCE = [name for name in models.Evidence.model_fields if name != "proof"]
@@ -100,11 +100,14 @@ def _batch(row: Row, states: Mapping[str, int]) -> models.Batch:
 def clients(tx: Transaction, rows: Sequence[Row]) -> list[models.Client]:
     uuids = [row["uuid"] for row in rows]
     labels, opened = views.labels_of(tx, uuids), views.open_commands(tx, uuids)
-    alerts = views.standing_alerts(tx, uuids)
-    return [_client(row, labels[row["uuid"]], opened.get(row["uuid"]), alerts.get(row["uuid"], [])) for row in rows]
+    alerts, lost = views.standing_alerts(tx, uuids), recoveries.open_of(tx, uuids)
+    return [
+        _client(row, labels[row["uuid"]], opened.get(row["uuid"]), lost.get(row["uuid"]), alerts.get(row["uuid"], []))
+        for row in rows
+    ]
 
 
-def _client(row: Row, labels: dict[str, str], opened: Any, alerts: list[str]) -> models.Client:
+def _client(row: Row, labels: dict[str, str], opened: Any, recovery: Row | None, alerts: list[str]) -> models.Client:
     return models.Client(
         uuid=row["uuid"],
         name=row["name"],
@@ -117,5 +120,7 @@ def _client(row: Row, labels: dict[str, str], opened: Any, alerts: list[str]) ->
         heard_at=row["heard_at"],
         two_hosts=row["two_hosts_at"] is not None,
         open_command_id=opened,
+        recovery_id=recovery["id"] if recovery else None,
+        recovery_state=recovery["state"] if recovery else None,
         alerts=alerts,
     )

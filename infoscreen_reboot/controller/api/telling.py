@@ -82,7 +82,7 @@ def list_targets(call: Viewer) -> models.Targets:
 
 
 @router.post("/notify/test", summary="Send a test message", responses=documented("not_found", "too_large"))
-def send_test(call: Admin, content: models.NotifyTest) -> list[models.Tried]:
+def send_test(call: Admin, content: models.NotifyTest) -> list[models.TestSent]:
     """To one target, or to all. The answer says of each one what came of it; it takes up to 20 seconds."""
     targets = [each for each in call.site.targets if content.target in (None, each.name)]
     if content.target is not None and not targets:
@@ -95,6 +95,8 @@ def send_test(call: Admin, content: models.NotifyTest) -> list[models.Tried]:
         said = {each.target.name: each.words or "sent" for each in tried}
         call.note(tx, "notify test", content.target, outcome, said)
     return [
-        models.Tried(target=each.target.name, address=each.target.shown, is_sent=each.words is None, words=each.words)
+        models.TestSent(
+            target=each.target.name, address=each.target.shown, is_sent=each.words is None, words=each.words
+        )
         for each in tried
     ]

@@ -17,6 +17,7 @@ history       commands and batches that were made
 fleet         clients, freezes, and how things stand
 schedule      schedules, their nights and reports
 site          places, with their zones and opening hours
+recoveries    clients that did not come back
 people        login, tokens, users, audit
 telling       what people were told, and whom
 transfer      import and export

@@ -29,6 +29,7 @@ def status(call: Call) -> Outcome:
         "unknown": sum(client["standing"] == "unknown" for client in clients),
     }
     alerted = [client for client in accepted if client["alerts"]]
+    lost = [client for client in clients if client["recovery_id"] is not None]
     if call.screen.is_json:
         call.screen.document(
             {
@@ -38,6 +39,7 @@ def status(call: Call) -> Outcome:
                 "holds": holds,
                 "open_commands": commands,
                 "alerts": {client["uuid"]: client["alerts"] for client in alerted},
+                "recoveries": {client["uuid"]: client["recovery_state"] for client in lost},
             }
         )
         return Outcome.DONE
@@ -49,6 +51,7 @@ def status(call: Call) -> Outcome:
             ("you are", f"{whoami['name']}, {whoami['role']}{may}"),
             ("clients", _counted(counts)),
             ("open commands", _counted(states)),
+            ("not back", _counted_lost(lost)),
             ("alerts", plural(len(alerted), "client") if alerted else "none"),
             ("holds", _counted_holds(holds)),
         )
@@ -56,6 +59,11 @@ def status(call: Call) -> Outcome:
     _show_holds(call, holds)
     _warn_of_calendar(call, holds.get("calendar"))
     _show_open(call, commands, {client["uuid"]: name_of(client) for client in clients})
+    if lost:
+        call.screen.say()
+        call.screen.title("Not back from a reboot")
+        call.screen.table(("client", "state"), [(name_of(each), each["recovery_state"]) for each in lost[:_SHOWN]], 2)
+        _and_more(call, len(lost), "recovery")
     if alerted:
         call.screen.say()
         call.screen.title("Alerts")
@@ -71,6 +79,13 @@ def status(call: Call) -> Outcome:
 
 def _counted(counts: dict[str, int]) -> str:
     return ", ".join(f"{count} {name}" for name, count in counts.items() if count) or "none"
+
+
+def _counted_lost(lost: Sequence[Client]) -> str:
+    if not lost:
+        return "none"
+    needed = sum(client["recovery_state"] == "needs_person" for client in lost)
+    return f"{plural(len(lost), 'client')}, {needed} of them need a person" if needed else plural(len(lost), "client")
 
 
 def _counted_holds(holds: Any) -> str:
@@ -171,6 +186,8 @@ def _remarks(client: Client) -> str:
         remarks.append("two hosts with this UUID")
     if client["open_command_id"] is not None:
         remarks.append(f"command {client['open_command_id'][:SHORT]}")
+    if client["recovery_id"] is not None:
+        remarks.append(f"recovery {client['recovery_id']}: {client['recovery_state']}")
     if client["alerts"]:
         remarks.append(plural(len(client["alerts"]), "alert"))
     return ", ".join(remarks)
@@ -197,10 +214,15 @@ def show_client(call: Call) -> Outcome:
             ("labels", " ".join(f"{key}={value}" for key, value in sorted(client["labels"].items())) or None),
             ("two hosts", "yes: give one of them another machine id" if client["two_hosts"] else "no"),
             ("open command", client["open_command_id"]),
+            ("recovery", _recovery(client)),
             ("alerts", ", ".join(client["alerts"]) or "none"),
         )
     )
     return Outcome.DONE
+
+
+def _recovery(client: Client) -> str | None:
+    return None if client["recovery_id"] is None else f"{client['recovery_id']}, {client['recovery_state']}"
 
 
 _STANDINGS = {"accept": "accepted", "reject": "rejected", "retire": "retired"}

@@ -14,6 +14,7 @@ from infoscreen_reboot.controller.ctl import (
     fleet,
     history,
     people,
+    recoveries,
     schedule,
     site,
     telling,
@@ -46,6 +47,7 @@ def parser() -> argparse.ArgumentParser:
     _add_looking(commands)
     _add_clients(commands)
     _add_schedules(commands)
+    _add_recoveries(commands)
     _add_people(commands)
     _add_transfer(commands)
     return made
@@ -223,6 +225,25 @@ def _add_plan(made: argparse.ArgumentParser, *, is_new: bool) -> None:
     made.add_argument("--window", type=_minutes, metavar="TIME", help="how long commands go out: 2h (default), 90m")
     made.add_argument("--spread", type=_minutes, metavar="TIME", help="over how long the clients are spread")
     made.add_argument("--back-by", type=_minutes, metavar="TIME", help="all back so long after the start: 2h30m")
+
+
+def _add_recoveries(commands: Any) -> None:
+    recovery = _add(commands, "recovery", recoveries.recoveries, "list clients that did not come back, or take over")
+    _add_which(recovery, None)
+    below = recovery.add_subparsers(dest="what", metavar="COMMAND")
+    _add_which(_add(below, "list", recoveries.recoveries, "list them, the newest first"), argparse.SUPPRESS)
+    show = _add(below, "show", recoveries.show_recovery, "show the steps of one, and the text for a ticket")
+    show.add_argument("id", type=_number, metavar="ID")
+    stop = _add(below, "stop", recoveries.stop_recovery, "try nothing more: somebody is there")
+    stop.add_argument("id", type=_number, metavar="ID")
+    stop.add_argument("why", metavar="WHY")
+
+
+def _add_which(made: argparse.ArgumentParser, default: Any) -> None:
+    off, limit = (False, 20) if default is None else (default, default)
+    made.add_argument("--all", action="store_true", default=off, help="also those that are over")
+    made.add_argument("--client", default=default, help="name or UUID")
+    made.add_argument("--limit", type=_number, default=limit, metavar="N", help="at most so many (default: 20)")
 
 
 def _add_people(commands: Any) -> None:

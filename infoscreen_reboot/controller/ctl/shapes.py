@@ -25,6 +25,8 @@ class Client(TypedDict):
     heard_at: str | None
     two_hosts: bool
     open_command_id: str | None
+    recovery_id: int | None
+    recovery_state: str | None
     alerts: list[str]
 
 
@@ -152,7 +154,7 @@ class Target(TypedDict):
     words: str | None
 
 
-class Tried(TypedDict):
+class TestSent(TypedDict):
     target: str
     address: str
     is_sent: bool
@@ -217,3 +219,24 @@ class Night(TypedDict):
     batch_id: str | None
     words: str | None
     ended_at: str | None
+
+
+class Tried(TypedDict):
+    step: str
+    at: str
+    outcome: str | None
+
+
+class Recovery(TypedDict):
+    id: int
+    client_uuid: str
+    command_id: str
+    state: str
+    is_open: bool
+    words: str
+    began_at: str
+    due_at: str | None
+    ended_at: str | None
+    tried: list[Tried]
+    next_steps: list[str]
+    ticket: str | None

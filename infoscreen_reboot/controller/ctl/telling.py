@@ -6,7 +6,7 @@ from infoscreen_reboot.controller.ctl import times
 from infoscreen_reboot.controller.ctl.call import Call
 from infoscreen_reboot.controller.ctl.outcome import Outcome
 from infoscreen_reboot.controller.ctl.screen import plural
-from infoscreen_reboot.controller.ctl.shapes import Notice, Target, Tried
+from infoscreen_reboot.controller.ctl.shapes import Notice, Target, TestSent
 
 
 def notices(call: Call) -> Outcome:
@@ -52,7 +52,7 @@ def _arrives(target: Target) -> str:
 
 def test(call: Call) -> Outcome:
     """One line for each target; a target that has not taken it is a problem."""
-    found: list[Tried] = call.connection.send("POST", "/notify/test", {"target": call.options.target})
+    found: list[TestSent] = call.connection.send("POST", "/notify/test", {"target": call.options.target})
     outcome = Outcome.DONE if all(each["is_sent"] for each in found) else Outcome.UNREACHABLE
     if call.screen.is_json:
         call.screen.document(found)
@@ -62,5 +62,5 @@ def test(call: Call) -> Outcome:
     return outcome
 
 
-def _outcome(tried: Tried) -> str:
+def _outcome(tried: TestSent) -> str:
     return "ok: sent" if tried["is_sent"] else f"problem: {tried['words']}"

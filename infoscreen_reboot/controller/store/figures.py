@@ -8,20 +8,22 @@ from datetime import datetime, timedelta
 from sqlalchemy import and_, case, func, select
 
 from infoscreen_reboot.controller.lifecycle import VERDICT_RANK, Proof, State
+from infoscreen_reboot.controller.recovery import OPEN
 from infoscreen_reboot.controller.store import deliveries, power
 from infoscreen_reboot.controller.store.database import Transaction
-from infoscreen_reboot.controller.store.tables import alert, client, command, lease
+from infoscreen_reboot.controller.store.tables import alert, client, command, lease, recovery
 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """`commands` by action, state and proof; `clients` by standing and presence."""
+    """`commands` by action, state and proof; `clients` by standing and presence; open `recoveries` by state."""
 
     commands: dict[tuple[str, str, str], int]
     clients: dict[tuple[str, str], int]
     oldest_open: timedelta
     alerts: int
     undelivered: int
+    recoveries: dict[str, int]
     is_lease_held: bool
     is_broker_heard: bool
     ports_held_off: int
@@ -36,6 +38,7 @@ def count(tx: Transaction) -> Figures:
         oldest_open=_oldest_open(tx),
         alerts=_alerts(tx),
         undelivered=sum(row["waiting"] + row["failed"] for row in deliveries.undelivered(tx)),
+        recoveries=_recoveries(tx),
         is_lease_held=is_lease_held,
         is_broker_heard=held is not None and is_lease_held and held.listening_since is not None,
         ports_held_off=len(power.held_off(tx)),
@@ -74,3 +77,10 @@ def _oldest_open(tx: Transaction) -> timedelta:
 
 def _alerts(tx: Transaction) -> int:
     return int(tx.db.execute(select(func.count()).where(alert.c.cleared_at.is_(None))).scalar_one())
+
+
+def _recoveries(tx: Transaction) -> dict[str, int]:
+    """A state in which there is none is counted, too: an alarm needs its 0."""
+    query = select(recovery.c.state, func.count()).where(recovery.c.ended_at.is_(None)).group_by(recovery.c.state)
+    found = {state: number for state, number in tx.db.execute(query)}
+    return {str(state): found.get(state, 0) for state in OPEN}
