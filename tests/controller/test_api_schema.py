@@ -23,7 +23,8 @@ from infoscreen_reboot.controller.api.app import PREFIX
 from infoscreen_reboot.controller.auth import Role
 from infoscreen_reboot.controller.lifecycle import Limits, Overdue, Step
 from infoscreen_reboot.controller.orders import Caller, House, Wish
-from infoscreen_reboot.controller.store import commands, people
+from infoscreen_reboot.controller.power.port import Backend, Port
+from infoscreen_reboot.controller.store import commands, people, power
 from infoscreen_reboot.controller.store.database import Database
 from infoscreen_reboot.controller.store.tables import client, command
 from tests.controller.web import Web, serving
@@ -39,7 +40,7 @@ EXAMPLES = 5
 _VALID = "--phases=coverage", "--mode=positive"
 HOW = {Role.VIEWER: _VALID, Role.OPERATOR: _VALID, Role.ADMIN: ("--phases=examples,coverage,fuzzing", "--mode=all")}
 # With these it takes its own token away (it uses what it has read), or freezes the fleet: so they come last.
-LAST = "revoke_token", "change_user", "begin_freeze", "end_freeze"
+LAST = "delete_port", "revoke_token", "change_user", "begin_freeze", "end_freeze"
 # A stream that does not end.
 STREAM = "follow_events"
 # Their success hangs on an answer that was given before: tests of their own show it.
@@ -111,12 +112,16 @@ def fill(database: Database) -> dict[str, str]:
         third = str(uuid4())
         tx.db.execute(insert(client).values(uuid=third, standing="accepted", is_online=True))
         open_id, _ = orders.order(tx, ann, Wish(Action.REBOOT_HOST), third, None, House())
+        for number, uuid in enumerate(uuids, 1):
+            power.put_port(tx, uuid, Port("core-2", str(number), backend=Backend.DRY_RUN), "ann")
+        cycle_id = power.request(tx, uuids[1], "ann", None, is_online_anyway=True)
         token = people.add_token(tx, "ann", "old", Role.OPERATOR, False, None)
     return {
         "client_uuid": uuids[0],
         "batch_id": batch,
         "command_id": open_id,
         "token_id": token.token_id,
+        "cycle_id": str(cycle_id),
         "name": "ann",
     }
 

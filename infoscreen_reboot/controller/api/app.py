@@ -12,7 +12,18 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
 from infoscreen_reboot import __version__
-from infoscreen_reboot.controller.api import batches, clients, commands, fleet, live, metrics, models, people, problems
+from infoscreen_reboot.controller.api import (
+    batches,
+    clients,
+    commands,
+    fleet,
+    live,
+    metrics,
+    models,
+    people,
+    power,
+    problems,
+)
 from infoscreen_reboot.controller.api.access import Call, Site
 from infoscreen_reboot.controller.api.door import Door
 from infoscreen_reboot.controller.api.problems import Problem
@@ -35,6 +46,7 @@ _TAGS = {
     "commands": "One command to one client: made, read, explained, cancelled.",
     "batches": "Many commands that are made together, from a preview.",
     "clients": "Who there is, and who may get commands.",
+    "power": "Ports of switches that feed clients, and power cycles.",
     "fleet": "What holds everybody.",
     "people": "Users, their tokens, and what everybody did.",
     "events": "What happens, as it happens.",
@@ -73,7 +85,7 @@ def create_app(site: Site) -> FastAPI:
     app.state.site = site
     app.state.is_stopping = False
     app.state.pulse = live.Pulse(site)
-    for routes in (commands, batches, clients, fleet, people, live):
+    for routes in (commands, batches, clients, power, fleet, people, live):
         app.include_router(routes.router, prefix=PREFIX)
     app.include_router(metrics.router)
     app.add_api_route("/healthz", healthz, include_in_schema=False)
