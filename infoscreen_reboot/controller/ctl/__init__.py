@@ -15,6 +15,7 @@ course        how far many commands are, from their events    pure
 watch         shows that, live
 history       commands and batches that were made
 fleet         clients, freezes, and how things stand
+power         ports that feed clients, and power cycles
 people        login, tokens, users, audit
 transfer      import and export
 doctor        whether this all works

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from infoscreen_reboot.controller.ctl import times
+from infoscreen_reboot.controller.ctl import power, times
 from infoscreen_reboot.controller.ctl.act import confirm
 from infoscreen_reboot.controller.ctl.call import Call
 from infoscreen_reboot.controller.ctl.course import STATES
@@ -29,6 +29,7 @@ def status(call: Call) -> Outcome:
         "unknown": sum(client["standing"] == "unknown" for client in clients),
     }
     alerted = [client for client in accepted if client["alerts"]]
+    held_off = power.held_off(call)
     if call.screen.is_json:
         call.screen.document(
             {
@@ -37,6 +38,7 @@ def status(call: Call) -> Outcome:
                 "clients": counts,
                 "holds": holds,
                 "open_commands": commands,
+                "ports_held_off": held_off,
                 "alerts": {client["uuid"]: client["alerts"] for client in alerted},
             }
         )
@@ -53,6 +55,7 @@ def status(call: Call) -> Outcome:
             ("holds", _counted_holds(holds)),
         )
     )
+    power.show_held_off(call, held_off)
     _show_holds(call, holds)
     _show_open(call, commands, {client["uuid"]: name_of(client) for client in clients})
     if alerted:
