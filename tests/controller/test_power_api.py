@@ -32,7 +32,7 @@ def test_a_port_is_said_read_tested_and_forgotten(web: Web) -> None:
     assert kind(put(web, 1)) == (409, "exists"), "a port feeds one client"
     assert kind(put(web, 1, port="1.8", backend="snmp")) == (422, "invalid")
     assert kind(web.call("PUT", f"/power/ports/{uuid4()}", Role.ADMIN, json=PRETENDED)) == (404, "no_such_client")
-    no_profile = {"backend": "snmp", "address": "127.0.0.1", "profile": "lab"}
+    no_profile: dict[str, Any] = {"backend": "snmp", "address": "127.0.0.1", "profile": "lab"}
     assert put(web, **no_profile).status_code == 200, "it may be said before the profile is there"
     tested = web.call("POST", f"/power/ports/{web.uuids[0]}/test").json()
     assert tested["is_on"] is None and "no SNMP profile was given" in tested["fault"]
