@@ -42,6 +42,13 @@ def test_a_port_is_said_read_tested_and_forgotten(web: Web) -> None:
     assert kind(web.call("POST", f"{address}/test")) == (404, "not_found")
 
 
+def test_the_port_of_a_retired_client_is_free(web: Web) -> None:
+    put(web)
+    web.call("POST", f"/clients/{web.uuids[0]}/standing", Role.ADMIN, json={"standing": "retired"})
+    assert put(web, 1).status_code == 200
+    assert [each["client_uuid"] for each in web.call("GET", "/power/ports").json()] == [web.uuids[1]]
+
+
 def test_a_list_of_ports_is_applied_as_a_whole_or_not_at_all(web: Web) -> None:
     def send(text: str, dry_run: bool) -> Any:
         headers = {"Content-Type": "text/csv"}
