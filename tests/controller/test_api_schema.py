@@ -111,11 +111,11 @@ def fill(database: Database) -> dict[str, str]:
         tx.db.execute(update(client).values(heard_at=tx.now))
         third = str(uuid4())
         tx.db.execute(insert(client).values(uuid=third, standing="accepted", is_online=True))
-        open_id, _ = orders.order(tx, ann, Wish(Action.REBOOT_HOST), third, None, House())
-        for number, uuid in enumerate(uuids, 1):
+        for number, uuid in enumerate([*uuids, third], 1):
             power.put_port(tx, uuid, Port("core-2", str(number), backend=Backend.DRY_RUN), "ann")
         # The first number of all is tried without being told.
-        assert power.request(tx, uuids[1], "ann", None, is_online_anyway=True) == 1
+        assert power.request(tx, third, "ann", None, is_online_anyway=True) == 1
+        open_id, _ = orders.order(tx, ann, Wish(Action.REBOOT_HOST), third, None, House())
         token = people.add_token(tx, "ann", "old", Role.OPERATOR, False, None)
     return {
         "client_uuid": uuids[0],

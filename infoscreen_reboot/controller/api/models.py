@@ -487,7 +487,8 @@ class PowerTest(Model):
 
 
 class NewPowerCycle(Model):
-    model_config = _example({"client_uuid": _CLIENT, "reason": "does not come back", "is_online_anyway": True})
+    # Another client than the one in the example of a command: that one has an open command then.
+    model_config = _example({"client_uuid": _BATCH, "reason": "does not come back", "is_online_anyway": True})
 
     client_uuid: UUID
     reason: Why
