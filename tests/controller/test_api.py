@@ -86,6 +86,15 @@ MATRIX: dict[tuple[str, str], Role] = {
     ("GET", "/recoveries"): Role.VIEWER,
     ("GET", "/recoveries/{recovery_id}"): Role.VIEWER,
     ("POST", "/recoveries/{recovery_id}/stop"): Role.OPERATOR,
+    ("GET", "/power/ports"): Role.VIEWER,
+    ("PUT", "/power/ports/{client_uuid}"): Role.ADMIN,
+    ("DELETE", "/power/ports/{client_uuid}"): Role.ADMIN,
+    ("POST", "/power/ports/import"): Role.ADMIN,
+    ("POST", "/power/ports/{client_uuid}/test"): Role.OPERATOR,
+    ("POST", "/power/cycles"): Role.OPERATOR,
+    ("GET", "/power/cycles"): Role.VIEWER,
+    ("GET", "/power/cycles/{cycle_id}"): Role.VIEWER,
+    ("POST", "/power/restore"): Role.OPERATOR,
 }
 OPEN = {"/healthz", "/readyz", f"{PREFIX}/openapi.json"}
 
@@ -101,7 +110,9 @@ def test_every_route_stands_in_the_matrix_and_each_role_gets_what_it_may(web: We
     for (method, path), needed in MATRIX.items():
         if path == "/events":
             continue
-        address = path.replace("{freeze_id}", "1").replace("{recovery_id}", "1").replace("{name}", "nobody")
+        address = path.replace("{name}", "nobody")
+        for number in ("freeze_id", "recovery_id", "cycle_id"):
+            address = address.replace(f"{{{number}}}", "1")
         for name in ("command_id", "batch_id", "client_uuid", "token_id", "schedule_id", "night_id", "site_name"):
             address = address.replace(f"{{{name}}}", str(uuid4()))
         assert kind(web.call(method, address, None)) == (401, "not_authenticated")

@@ -25,7 +25,8 @@ from infoscreen_reboot.controller.auth import Role
 from infoscreen_reboot.controller.calendar import Night, NightState
 from infoscreen_reboot.controller.lifecycle import Limits, Overdue, Step
 from infoscreen_reboot.controller.orders import Caller, House, Wish
-from infoscreen_reboot.controller.store import commands, people, recoveries, sites
+from infoscreen_reboot.controller.power.port import Backend, Port
+from infoscreen_reboot.controller.store import commands, people, power, recoveries, sites
 from infoscreen_reboot.controller.store import schedules as store
 from infoscreen_reboot.controller.store.database import Database
 from infoscreen_reboot.controller.store.schedules import Made
@@ -44,7 +45,10 @@ EXAMPLES = 5
 _VALID = "--phases=coverage", "--mode=positive"
 HOW = {Role.VIEWER: _VALID, Role.OPERATOR: _VALID, Role.ADMIN: ("--phases=examples,coverage,fuzzing", "--mode=all")}
 # With these it takes its own token away (it uses what it has read), or freezes the fleet: so they come last.
-LAST = "revoke_token", "change_user", "begin_freeze", "end_freeze", "delete_schedule", "delete_site"
+LAST = (
+    *("delete_port", "delete_schedule", "delete_site"),
+    *("revoke_token", "change_user", "begin_freeze", "end_freeze"),
+)
 # A stream that does not end.
 STREAM = "follow_events"
 # Their success hangs on an answer that was given before: tests of their own show it.
@@ -115,6 +119,10 @@ def fill(database: Database) -> dict[str, str]:
         tx.db.execute(update(client).values(heard_at=tx.now))
         third = str(uuid4())
         tx.db.execute(insert(client).values(uuid=third, standing="accepted", is_online=True))
+        for number, uuid in enumerate([*uuids, third], 1):
+            power.put_port(tx, uuid, Port("core-2", str(number), backend=Backend.DRY_RUN), "ann")
+        # The first number of all is tried without being told.
+        assert power.request(tx, third, "ann", None, is_online_anyway=True) == 1
         open_id, _ = orders.order(tx, ann, Wish(Action.REBOOT_HOST), third, None, House())
         token = people.add_token(tx, "ann", "old", Role.OPERATOR, False, None)
         made = store.create(tx, NIGHTLY | {"name": "weekly", "selector": ""}, "ann")

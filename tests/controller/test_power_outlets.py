@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -79,7 +80,9 @@ def test_a_write_without_effect_is_seen(switch: Switch, snmp: Snmp) -> None:
         switch_on(snmp, port)
 
 
-def test_each_failure_has_its_words_and_none_of_them_a_secret(switch: Switch, tmp_path: Path) -> None:
+def test_each_failure_has_its_words_and_none_of_them_a_secret(
+    switch: Switch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = tmp_path / "credentials"
     for name, content in {
         "auth": PROFILE.replace(AUTH, "another-secret"),
@@ -104,6 +107,9 @@ def test_each_failure_has_its_words_and_none_of_them_a_secret(switch: Switch, tm
     (folder / "infoscreen-controller.snmp.lab").chmod(0o644)
     assert "others can read or change the SNMP profile lab" in failure(snmp, port_of(switch))
     assert "no SNMP profile was given" in failure(Snmp(None), port_of(switch))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+    assert "cannot start snmpget" in failure(Snmp(write_profile(folder, "x")), port_of(switch, profile="x"))
+    monkeypatch.undo()
     assert "apt-get install snmp" in failure(Snmp(write_profile(folder, "x"), tmp_path), port_of(switch, profile="x"))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from infoscreen_reboot.controller.power import cycle, port
 from infoscreen_reboot.controller.power.cycle import Asked, State, Step
 from infoscreen_reboot.controller.power.port import Backend, Known, Port, Reading
 
+TREE = Path(__file__).resolve().parents[2]
 NOW = datetime(2026, 11, 27, 3, tzinfo=UTC)
 ONE, TWO, THREE = (f"00000000-0000-0000-0000-00000000000{number}" for number in (1, 2, 3))
 BAR = Port("core", "1.7", "10.0.0.2", "lab")
@@ -124,6 +126,10 @@ def test_no_address_can_be_an_option_or_another_transport(text: str) -> None:
 
 
 # --- Cycles
+
+
+def test_the_picture_in_the_docs_is_drawn_from_the_table() -> None:
+    assert cycle.diagram() in (TREE / "docs/controller.md").read_text("utf-8")
 
 
 def test_only_the_word_of_the_switch_leads_out_of_a_state_in_which_the_port_may_be_off() -> None:

@@ -111,3 +111,67 @@ def test_the_rules_for_prometheus_speak_when_something_is_wrong_and_only_then(be
     rules = [{"record": f"asked:{number}", "expr": expression} for number, expression in enumerate(asked)]
     (bench.source / "asked.json").write_text(json.dumps({"groups": [{"name": "dashboard", "rules": rules}]}))
     assert f"{len(asked)} rules found" in bench.run_as_root("promtool", "check", "rules", "asked.json")
+
+
+POWER = "infoscreen-reboot-controller-power.service"
+HOOKS = "/etc/infoscreen-reboot-controller/power.d"
+# A power strip whose only outlet is a file. While there is a file `dead`, it does not answer.
+STRIP = f"""#!/bin/sh
+question=$(cat)
+[ ! -e {STATE}/dead ] || exit 1
+case $question in
+*'"do": "read"'*) [ "$(cat {STATE}/outlet)" != off ] || exit 12 ;;
+*'"do": "off"'*) echo off > {STATE}/outlet ;;
+*) echo on > {STATE}/outlet ;;
+esac
+"""
+CLIENT = "9b8d1856-ff34-4864-a726-12de072d0f77"
+OUTLET = {"switch": "rack", "port": "outlet 1", "profile": "strip", "backend": "hook"}
+
+
+def switch_off(server: Server) -> None:
+    """A power cycle has switched the outlet off, for a minute."""
+    wish = {"client_uuid": CLIENT, "reason": "a test"}
+    made = server.call("POST", "/power/cycles", wish)
+    server.wait_for(f"/power/cycles/{made['id']}", _is_off)
+    assert server.machine.read(f"{STATE}/outlet") == "off\n"
+
+
+def _is_off(cycle: dict[str, str]) -> bool:
+    return cycle["state"] == "off"
+
+
+def wait_on(server: Server) -> None:
+    server.machine.run("sh", "-c", f"until [ $(cat {STATE}/outlet) = on ]; do sleep 0.1; done", timeout_s=30)
+
+
+def test_a_port_that_is_off_when_the_controller_ends_is_switched_on_again(server: Server) -> None:
+    """By the controller when it is stopped, by its next start, and by the unit of its own."""
+    machine = server.machine
+    machine.write(f"{HOOKS}/strip", STRIP, 0o755)
+    server.configure(MQTT_BROKER="127.0.0.1", MQTT_TLS="no", POWER_OFF_S="60")
+    machine.write(f"{STATE}/outlet", "on\n", 0o666)
+    machine.write("/root/clients.csv", f"uuid,name\n{CLIENT},bar\n")
+    server.log_in()
+    server.ctl("import", "/root/clients.csv")
+    server.call("PUT", f"/power/ports/{CLIENT}", OUTLET)
+    assert server.call("POST", f"/power/ports/{CLIENT}/test")["fault"] is None
+
+    switch_off(server)
+    machine.run("systemctl", "stop", UNIT)
+    wait_on(server)
+    machine.run("systemctl", "start", UNIT)
+
+    # Killed, and not started again: the unit asks until the strip answers.
+    machine.drop_in(UNIT, "Restart=no")
+    server.wait_for("/power/cycles?limit=1", lambda page: page["items"][0]["ended_at"] is not None)
+    switch_off(server)
+    machine.write(f"{STATE}/dead", "", 0o666)
+    machine.run("systemctl", "kill", "--signal=KILL", UNIT)
+    machine.run("sh", "-c", f"until [ $(systemctl show -P NRestarts {POWER}) -gt 0 ]; do sleep 0.1; done", timeout_s=60)
+    assert unit(machine, UNIT, "ActiveState") == "failed"
+    assert machine.read(f"{STATE}/outlet") == "off\n"
+    machine.path(f"{STATE}/dead").unlink()
+    wait_on(server)
+    machine.run("sh", "-c", f"until [ $(systemctl show -P ActiveState {POWER}) = inactive ]; do sleep 0.1; done")
+    assert machine.run("infoscreen-reboot-controller", "power-restore") == ""

@@ -6,6 +6,7 @@ access      who is calling, and what that role may do
 door        the bound of a request, and what every answer has
 models      what goes in and comes out
 show        rows as the API shows them
-commands, batches, clients, recoveries, fleet, sites, schedules, people, telling, live, metrics
+files       lists that come as a file
+commands, batches, clients, recoveries, power, fleet, sites, schedules, people, telling, live, metrics
             the routes, by what they are about
 """

@@ -21,6 +21,7 @@ from infoscreen_reboot.controller.api import (
     metrics,
     models,
     people,
+    power,
     problems,
     recoveries,
     schedules,
@@ -50,6 +51,7 @@ _TAGS = {
     "batches": "Many commands that are made together, from a preview.",
     "clients": "Who there is, and who may get commands.",
     "recoveries": "What is done about clients that did not come back.",
+    "power": "Ports of switches that feed clients, and power cycles.",
     "fleet": "What holds everybody.",
     "schedules": "Commands that are made night after night, and how each night ended.",
     "people": "Users, their tokens, and what everybody did.",
@@ -90,7 +92,7 @@ def create_app(site: Site) -> FastAPI:
     app.state.site = site
     app.state.is_stopping = False
     app.state.pulse = live.Pulse(site)
-    for routes in (commands, batches, clients, recoveries, fleet, sites, schedules, people, telling, live):
+    for routes in (commands, batches, clients, recoveries, power, fleet, sites, schedules, people, telling, live):
         app.include_router(routes.router, prefix=PREFIX)
     app.include_router(metrics.router)
     app.add_api_route("/healthz", healthz, include_in_schema=False)

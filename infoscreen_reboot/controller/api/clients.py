@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Query, Request, Response
-from fastapi.concurrency import run_in_threadpool
 
 from infoscreen_reboot.controller import inventory, orders, text
-from infoscreen_reboot.controller.api import models, problems, show
+from infoscreen_reboot.controller.api import files, models, problems, show
 from infoscreen_reboot.controller.api.access import Admin, Call, Operator, Viewer
 from infoscreen_reboot.controller.api.problems import Problem, documented
-from infoscreen_reboot.controller.inventory import Entry, InventoryError, Outcome, Row
+from infoscreen_reboot.controller.inventory import Entry, Outcome, Row
 from infoscreen_reboot.controller.orders import Kind
 from infoscreen_reboot.controller.safety import Standing
 from infoscreen_reboot.controller.store import fleet, views
@@ -21,7 +19,6 @@ from infoscreen_reboot.controller.store.database import Transaction
 
 router = APIRouter(prefix="/clients", tags=["clients"])
 
-_CSV = "text/csv"
 _EXAMPLE_CSV = (
     "uuid,name,note,standing,label:site\r\n9b8d1856-ff34-4864-a726-12de072d0f77,Bar left,,accepted,alpine\r\n"
 )
@@ -86,40 +83,14 @@ def _check_name(tx: Transaction, uuid: str, name: str) -> None:
 
 async def _content(request: Request, call: Admin) -> list[Entry]:
     """The file, once it is known who sends it. Whoever is not allowed to send one need not be read."""
-    content = await request.body()
-    kind = request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-    try:
-        return await run_in_threadpool(_read, kind, content)
-    except InventoryError as error:
-        raise Problem("invalid", str(error)) from None
-
-
-def _read(kind: str, content: bytes) -> list[Entry]:
-    if kind == _CSV:
-        return inventory.read_csv(content)
-    if kind != "application/json":
-        raise Problem("bad_request", f"send {_CSV}, or application/json as `ansible-inventory --list` prints it")
-    try:
-        return inventory.read_ansible(json.loads(content))
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, InventoryError):
-            raise
-        raise Problem("bad_request", "this is no JSON") from None
+    return await files.entries(request, inventory.read_csv, inventory.read_ansible)
 
 
 @router.post(
     "/import",
     summary="Import clients from a file",
     responses=documented("rows_refused", "too_large"),
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "content": {
-                _CSV: {"schema": {"type": "string"}, "example": _EXAMPLE_CSV},
-                "application/json": {"schema": {"type": "object"}, "example": _EXAMPLE_ANSIBLE},
-            },
-        }
-    },
+    openapi_extra=files.documented(_EXAMPLE_CSV, _EXAMPLE_ANSIBLE),
     response_model=models.Imported,
 )
 def import_clients(
@@ -158,14 +129,14 @@ def _row(row: Row) -> models.ImportedRow:
     "/export",
     summary="Export the clients as CSV",
     response_class=Response,
-    responses=documented(well={"description": "A CSV file", "content": {_CSV: {"example": _EXAMPLE_CSV}}}),
+    responses=documented(well={"description": "A CSV file", "content": {files.CSV: {"example": _EXAMPLE_CSV}}}),
 )
 def export_clients(call: Viewer) -> Response:
     """What can be imported again. A cell that a spreadsheet would take for a formula begins with an apostrophe."""
     with call.read() as tx:
         content = inventory.write_csv(fleet.known(tx).items())
     headers = {"Content-Disposition": 'attachment; filename="clients.csv"'}
-    return Response(content, media_type=_CSV, headers=headers)
+    return Response(content, media_type=files.CSV, headers=headers)
 
 
 @router.get("/{client_uuid:uuid}", summary="Read a client", responses=documented("not_found"))

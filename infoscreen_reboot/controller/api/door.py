@@ -9,7 +9,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 # 20,000 UUIDs as JSON are 780 kB.
 MOST_BYTES = 1 << 20
 MOST_BYTES_OF_FILE = 5_000_000
-_FILES = "/clients/import"
+_FILES = ("/clients/import", "/power/ports/import")
 
 
 class Door:

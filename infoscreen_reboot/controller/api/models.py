@@ -24,6 +24,8 @@ from infoscreen_reboot.controller.calendar import NightState
 from infoscreen_reboot.controller.inventory import Outcome
 from infoscreen_reboot.controller.lifecycle import Proof, State, Step
 from infoscreen_reboot.controller.notifying import Kind
+from infoscreen_reboot.controller.power.cycle import State as PowerState
+from infoscreen_reboot.controller.power.port import Backend
 from infoscreen_reboot.controller.recovery import State as RecoveryState
 from infoscreen_reboot.controller.recovery import Step as RecoveryStep
 from infoscreen_reboot.controller.report import Outcome as NightOutcome
@@ -500,6 +502,133 @@ class Imported(Model):
     dry_run: bool
     applied: bool
     rows: list[ImportedRow]
+
+
+_PORT = {
+    "switch": "core-1",
+    "address": None,
+    "port": "1.7",
+    "profile": None,
+    "backend": "dry-run",
+}
+_PORT_HELP = "As in `7`, or `1.7`: group and index of RFC 3621. For a hook, what it knows it by."
+PortWord = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=text.LINE)]
+
+
+class NewPowerPort(Model):
+    """The port that feeds a client."""
+
+    model_config = _example(_PORT)
+
+    switch: Name = Field(description="What people call the switch.")
+    address: Annotated[str, StringConstraints(min_length=1, max_length=270, pattern=text.LINE)] | None = Field(
+        None, description="Of the switch, as in `10.0.0.2`, `switch.example:1161` or `[2001:db8::2]`."
+    )
+    port: PortWord = Field(description=_PORT_HELP)
+    profile: PortWord | None = Field(None, description="The name of the settings of SNMP, or that of the hook.")
+    backend: Backend = Backend.SNMP
+
+
+class PowerPort(Model):
+    model_config = _example(
+        _PORT | {"client_uuid": _CLIENT, "name": "Bar left", "changed_at": _at("08:00:00"), "changed_by": "ann"}
+    )
+
+    client_uuid: UUID
+    name: str | None = Field(description="Of the client.")
+    switch: str
+    address: str | None
+    port: str
+    profile: str | None
+    backend: Backend
+    changed_at: datetime
+    changed_by: str
+
+
+class PowerTest(Model):
+    """How a port is. Nothing was changed."""
+
+    model_config = _example({"is_on": True, "delivers": True, "words": "it delivers power", "fault": None})
+
+    is_on: bool | None = Field(description="Null: it cannot be read.")
+    delivers: bool | None = Field(description="Whether something takes power there; null if nothing can tell.")
+    words: str
+    fault: str | None = Field(description="Why it would not be switched off; null if it would.")
+
+
+class NewPowerCycle(Model):
+    # Another client than the one in the example of a command: that one has an open command then.
+    model_config = _example({"client_uuid": _BATCH, "reason": "does not come back", "is_online_anyway": True})
+
+    client_uuid: UUID
+    reason: Why
+    is_online_anyway: StrictBool = Field(
+        False, description="The client may be online: somebody has looked, and wants to cut its power all the same."
+    )
+
+
+_CYCLE = {
+    "id": 12,
+    "client_uuid": _CLIENT,
+    "switch": "core-1",
+    "port": "1.7",
+    "backend": "snmp",
+    "state": "done",
+    "is_held_off": False,
+    "requested_at": _at("14:00:00"),
+    "requested_by": "ann",
+    "why": "does not come back",
+    "owed_at": _at("14:00:01"),
+    "must_be_on_by": _at("14:00:26"),
+    "off_at": _at("14:00:01"),
+    "on_at": _at("14:00:11"),
+    "ended_at": _at("14:00:14"),
+    "attempts": 0,
+    "words": "it delivers power",
+}
+
+
+class PowerCycle(Model):
+    model_config = _example(_CYCLE)
+
+    id: int
+    client_uuid: UUID
+    switch: str
+    port: str
+    backend: Backend
+    state: PowerState
+    is_held_off: bool = Field(description="The port may be off, and should be on again by now.")
+    requested_at: datetime
+    requested_by: str
+    why: str | None
+    owed_at: datetime | None = Field(description="From then on the port had to be on again.")
+    must_be_on_by: datetime | None
+    off_at: datetime | None = Field(description="When the switch said so.")
+    on_at: datetime | None
+    ended_at: datetime | None
+    attempts: int = Field(description="How often it could not be switched on again.")
+    words: str | None = Field(description="What was said last.")
+
+
+class PowerCyclePage(Model):
+    """`next` is the cursor of the next page; null on the last one."""
+
+    model_config = _example({"items": [_CYCLE], "next": None})
+
+    items: list[PowerCycle]
+    next: int | None
+
+
+class Restored(Model):
+    """A port that was owed; `why` is null if it is on again for sure."""
+
+    model_config = _example({"cycle_id": 12, "client_uuid": _CLIENT, "switch": "core-1", "port": "1.7", "why": None})
+
+    cycle_id: int
+    client_uuid: UUID
+    switch: str
+    port: str
+    why: str | None
 
 
 class Whoami(Model):

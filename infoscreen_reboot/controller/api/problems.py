@@ -20,6 +20,7 @@ KINDS: dict[str, tuple[int, str]] = {
     "held": (409, "A rule holds this command"),
     "too_late": (409, "It cannot be taken back any more"),
     "exists": (409, "There is one of that name"),
+    "power_refused": (409, "A rule refuses this power cycle"),
     "last_admin": (409, "Nobody else is an admin"),
     "invalid": (422, "A field breaks a rule"),
     "rows_refused": (422, "Some rows cannot be taken"),

@@ -18,6 +18,7 @@ fleet         clients, freezes, and how things stand
 schedule      schedules, their nights and reports
 site          places, with their zones and opening hours
 recoveries    clients that did not come back
+power         ports that feed clients, and power cycles
 people        login, tokens, users, audit
 telling       what people were told, and whom
 transfer      import and export

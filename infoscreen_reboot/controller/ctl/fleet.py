@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from infoscreen_reboot.controller.ctl import times
+from infoscreen_reboot.controller.ctl import power, times
 from infoscreen_reboot.controller.ctl.act import confirm
 from infoscreen_reboot.controller.ctl.call import Call
 from infoscreen_reboot.controller.ctl.course import STATES
@@ -30,6 +30,7 @@ def status(call: Call) -> Outcome:
     }
     alerted = [client for client in accepted if client["alerts"]]
     lost = [client for client in clients if client["recovery_id"] is not None]
+    held_off = power.held_off(call)
     if call.screen.is_json:
         call.screen.document(
             {
@@ -38,6 +39,7 @@ def status(call: Call) -> Outcome:
                 "clients": counts,
                 "holds": holds,
                 "open_commands": commands,
+                "ports_held_off": held_off,
                 "alerts": {client["uuid"]: client["alerts"] for client in alerted},
                 "recoveries": {client["uuid"]: client["recovery_state"] for client in lost},
             }
@@ -56,6 +58,7 @@ def status(call: Call) -> Outcome:
             ("holds", _counted_holds(holds)),
         )
     )
+    power.show_held_off(call, held_off)
     _show_holds(call, holds)
     _warn_of_calendar(call, holds.get("calendar"))
     _show_open(call, commands, {client["uuid"]: name_of(client) for client in clients})

@@ -14,6 +14,7 @@ from infoscreen_reboot.controller.ctl import (
     fleet,
     history,
     people,
+    power,
     recoveries,
     schedule,
     site,
@@ -28,6 +29,7 @@ from infoscreen_reboot.controller.ctl.outcome import EXIT_CODES, Outcome
 from infoscreen_reboot.controller.ctl.screen import PROGRAM
 
 _ROLES = ("viewer", "operator", "admin")
+_BACKENDS = ("snmp", "hook", "dry-run")
 _STANDINGS = ("unknown", "accepted", "rejected", "retired")
 Run = Callable[[Call], Outcome]
 
@@ -48,6 +50,7 @@ def parser() -> argparse.ArgumentParser:
     _add_clients(commands)
     _add_schedules(commands)
     _add_recoveries(commands)
+    _add_power(commands)
     _add_people(commands)
     _add_transfer(commands)
     return made
@@ -244,6 +247,29 @@ def _add_which(made: argparse.ArgumentParser, default: Any) -> None:
     made.add_argument("--all", action="store_true", default=off, help="also those that are over")
     made.add_argument("--client", default=default, help="name or UUID")
     made.add_argument("--limit", type=_number, default=limit, metavar="N", help="at most so many (default: 20)")
+
+
+def _add_power(commands: Any) -> None:
+    top = _add(commands, "power", power.ports, "list the ports that feed clients, or switch them off and on")
+    below = top.add_subparsers(dest="what", metavar="COMMAND")
+    _add(below, "list", power.ports, "list them, and what is held off")
+    adding = _add_client(_add(below, "add", power.add, "say which port feeds a client"))
+    adding.add_argument("--switch", metavar="NAME", required=True, help="what people call the switch")
+    adding.add_argument("--port", metavar="PORT", required=True, help="as in 7 or 1.7; for a hook, what it knows it by")
+    adding.add_argument("--address", metavar="HOST", help="of the switch")
+    adding.add_argument("--profile", metavar="NAME", help="the settings of SNMP, or the hook")
+    adding.add_argument("--backend", choices=_BACKENDS, default=_BACKENDS[0], help="default: snmp")
+    _add_client(_add(below, "remove", power.remove, "forget the port of a client"))
+    importing = _add(below, "import", power.import_ports, "take ports from a file")
+    importing.add_argument("file", metavar="FILE", help="CSV, or what `ansible-inventory --list` prints; - is stdin")
+    importing.add_argument("--dry-run", action="store_true", help="say what it would change")
+    _add_client(_add(below, "test", power.test, "read a port, and change nothing"))
+    cycling = _add_client(_add(below, "cycle", power.cycle, "switch a port off and on again"))
+    cycling.add_argument("--reason", metavar="TEXT", required=True, help="why, for the records")
+    cycling.add_argument("--online-anyway", action="store_true", help="cut the power also if the client is online")
+    cycling.add_argument("--watch", action=argparse.BooleanOptionalAction, default=True, help="show how it goes on")
+    _add_yes(cycling)
+    _add(below, "restore", power.restore, "switch on what a power cycle has left off")
 
 
 def _add_people(commands: Any) -> None:

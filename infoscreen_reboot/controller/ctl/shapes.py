@@ -240,3 +240,25 @@ class Recovery(TypedDict):
     tried: list[Tried]
     next_steps: list[str]
     ticket: str | None
+
+
+class PowerPort(TypedDict):
+    client_uuid: str
+    name: str | None
+    switch: str
+    address: str | None
+    port: str
+    profile: str | None
+    backend: str
+
+
+class PowerCycle(TypedDict):
+    id: int
+    client_uuid: str
+    switch: str
+    port: str
+    state: str
+    is_held_off: bool
+    owed_at: str | None
+    attempts: int
+    words: str | None

@@ -15,6 +15,10 @@ _OUTCOMES = ("created", "changed", "unchanged", "refused")
 
 
 def import_clients(call: Call) -> Outcome:
+    return import_file(call, "/clients/import")
+
+
+def import_file(call: Call, path: str) -> Outcome:
     """Nothing is changed if one row is refused."""
     content = _content(call.options.file)
     kind = "application/json" if content.lstrip()[:1] in (b"{", b"[") else "text/csv"
@@ -22,7 +26,7 @@ def import_clients(call: Call) -> Outcome:
     try:
         answer = call.connection.send(
             "POST",
-            "/clients/import",
+            path,
             params={"dry_run": dry_run},
             headers={"Content-Type": kind},
             content=content,

@@ -64,20 +64,19 @@ class Snmp:
         """The first two lines of the answer."""
         file = self._profile(port)
         does = "read" if command == "snmpget" else "switch"
-        with tempfile.TemporaryDirectory(prefix="snmp-") as name:
-            folder = Path(name)
-            folder.joinpath("snmp.conf").symlink_to(file)
-            # In SNMP_PERSISTENT_DIR it keeps the keys that it has made of the passphrases.
-            environment = {"MIBS": "", "SNMPCONFPATH": name, "SNMP_PERSISTENT_DIR": name, "HOME": name}
-            argv: list[str | Path] = [self._programs / command, *_OPTIONS, ports.target(port.address or ""), *words]
-            try:
+        argv: list[str | Path] = [self._programs / command, *_OPTIONS, ports.target(port.address or ""), *words]
+        try:
+            with tempfile.TemporaryDirectory(prefix="snmp-") as name:
+                Path(name, "snmp.conf").symlink_to(file)
+                # In SNMP_PERSISTENT_DIR it keeps the keys that it has made of the passphrases.
+                environment = {"MIBS": "", "SNMPCONFPATH": name, "SNMP_PERSISTENT_DIR": name, "HOME": name}
                 code, out, err = program.run(argv, environment, b"", _LIMIT_S)
-            except TookTooLong:
-                raise PowerError(f"cannot {does} {port}: {command} did not end in {_LIMIT_S:g} s") from None
-            except FileNotFoundError:
+        except TookTooLong:
+            raise PowerError(f"cannot {does} {port}: {command} did not end in {_LIMIT_S:g} s") from None
+        except OSError as error:
+            if not (self._programs / command).exists():
                 raise PowerError(f"cannot {does} {port}: {command} is not there; apt-get install snmp") from None
-            except OSError as error:
-                raise PowerError(f"cannot {does} {port}: cannot start {command}: {error.strerror}") from None
+            raise PowerError(f"cannot {does} {port}: cannot start {command}: {error.strerror}") from None
         if code != 0:
             raise PowerError(f"cannot {does} {port}: {_why(code, err, command)}")
         lines = [*out.splitlines(), "", ""]

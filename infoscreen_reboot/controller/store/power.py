@@ -14,12 +14,14 @@ from infoscreen_reboot.controller.power.cycle import CYCLES_WITHIN, ENDED, MAY_B
 from infoscreen_reboot.controller.power.port import Backend, Known, Port
 from infoscreen_reboot.controller.safety import Standing
 from infoscreen_reboot.controller.store import facts, notices
+from infoscreen_reboot.controller.store.bulk import among
 from infoscreen_reboot.controller.store.commands import shown
 from infoscreen_reboot.controller.store.database import Row, Transaction
 from infoscreen_reboot.controller.store.tables import client, command, event, label, power_cycle, power_port
 
 # When a state was entered.
 _ENTERED = {State.OWED: "owed_at", State.OFF: "off_at", State.ON: "on_at"}
+_RETIRED = select(client.c.uuid).where(client.c.standing == Standing.RETIRED)
 
 
 def is_there(tx: Transaction) -> bool:
@@ -63,12 +65,13 @@ def known(tx: Transaction) -> Known:
     standing = client.c.standing != Standing.RETIRED
     names = {row.uuid: row.name for row in tx.db.execute(select(client.c.uuid, client.c.name).where(standing))}
     rows = tx.db.execute(select(power_port)).mappings()
-    return Known(names, {row["client_uuid"]: port_in(row) for row in rows})
+    return Known(names, {row["client_uuid"]: port_in(row) for row in rows if row["client_uuid"] in names})
 
 
 def feeds(tx: Transaction, place: str) -> str | None:
-    """Whom a port feeds."""
-    query = select(power_port.c.client_uuid).where(power_port.c.place == place)
+    """Whom a port feeds. The place of a retired client is free."""
+    fed = and_(power_port.c.place == place, power_port.c.client_uuid.not_in(_RETIRED))
+    query = select(power_port.c.client_uuid).where(fed)
     return tx.db.execute(query).scalar_one_or_none()
 
 
@@ -81,6 +84,8 @@ def put_ports(tx: Transaction, ports: Sequence[tuple[str, Port]], by: str) -> No
     """All at once: two clients may exchange their ports."""
     for client_uuid, _ in ports:
         remove_port(tx, client_uuid)
+    places = among(tx, power_port.c.place, [port.place for _, port in ports])
+    tx.db.execute(delete(power_port).where(places, power_port.c.client_uuid.in_(_RETIRED)))
     rows = [
         {"client_uuid": uuid, "place": port.place, "changed_at": tx.now, "changed_by": by, **_columns(port)}
         for uuid, port in ports
