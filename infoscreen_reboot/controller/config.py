@@ -44,6 +44,7 @@ _OUR_PREFIXES = (
     *("MQTT_", "DATABASE_", "LISTEN", "TRUSTED_", "ACCEPT_", "COMMAND_", "DEADLINE", "FLEET_", "BUDGET", "WINDOW"),
     *("RECOVER", "POWER_", "NOTIFY_", "FREEZE_", "KEEP_"),
 )
+_OF_SYSTEMD = "NOTIFY_SOCKET"
 # LSB's code for "program is not configured". The unit takes it as skipped, not as failed.
 EX_NOT_CONFIGURED = 6
 NOT_CONFIGURED = (
@@ -142,7 +143,7 @@ def unknown_names(environment: Mapping[str, str]) -> list[str]:
     """One sentence for each variable that looks like ours and is not: most likely a typing error."""
     found = []
     for name in sorted(environment):
-        if name.startswith(_OUR_PREFIXES) and name not in _NAMES:
+        if name.startswith(_OUR_PREFIXES) and name not in (*_NAMES, _OF_SYSTEMD):
             close = difflib.get_close_matches(name, _NAMES, n=1)
             advice = f"; did you mean {close[0]}?" if close else ""
             found.append(f"{name} is not a setting of ours and is ignored{advice}")

@@ -197,9 +197,9 @@ def _notify(settings: Settings) -> Iterator[Finding]:
     except (StoreError, SchemaTooNew):
         return  # the check of the database has said so
     for row in undelivered:
-        text = (
-            f"{row['target']} has not taken {row['waiting'] + row['failed']} messages of the last day: {row['words']}"
-        )
+        count = row["waiting"] + row["failed"]
+        messages = "1 message" if count == 1 else f"{count} messages"
+        text = f"{row['target']} has not taken {messages} of the last day: {row['words']}"
         yield Finding("notify", Verdict.PROBLEM, text, f"infoscreen-rebootctl notify test {row['target']}")
     if notify.targets and not undelivered and not notify.faults:
         yield Finding("notify", Verdict.OK, f"who is told: {', '.join(target.name for target in notify.targets)}")

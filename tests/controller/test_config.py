@@ -101,7 +101,7 @@ def test_all_faults_are_told_at_once_and_a_slip_is_a_warning() -> None:
     with pytest.raises(ConfigError) as caught:
         load({"MQTT_TLS": "no", "FLEET_CAP": "x", "WINDOWS": "x"})
     assert len(caught.value.problems) == 3
-    assert config.unknown_names({"FLEET_CAPP": "1", "HOME": "/"}) == [
+    assert config.unknown_names({"FLEET_CAPP": "1", "HOME": "/", "NOTIFY_SOCKET": "/run/systemd/notify"}) == [
         "FLEET_CAPP is not a setting of ours and is ignored; did you mean FLEET_CAP?"
     ]
 

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import insert, select
+from sqlalchemy import event, insert, select
 
 from infoscreen_reboot.controller import sending, targets, webhook
 from infoscreen_reboot.controller.lifecycle import Limits
@@ -236,6 +236,51 @@ def test_an_error_of_ours_ends_neither_the_controller_nor_what_is_told_later(
         threading.Event().wait(0.02)
     house.notifier.stop()
     assert len(house.sent) == 1 and "an error of ours" in caplog.text
+
+
+def test_killed_at_any_statement_everything_is_told_and_each_thing_in_one_message(database: Database) -> None:
+    """The connection is cut before the first, the second, … statement of a round, until a round has no more of them."""
+    house = House(database, "hook json://h", "mail mailto://a@b")
+    left = 0
+
+    class Killed(BaseException):
+        pass
+
+    def cut(*_: object) -> None:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            raise Killed
+
+    listen = database.engine, "before_cursor_execute", cut
+    killed = 0
+    for number in range(1, 100):
+        with house.clock.write() as tx:
+            notices.tell(tx, Kind.STOPPED, f"rollout/{number}", f"rollout {number} was stopped")
+        house.clock.ahead += 2 * GRACE
+        left = number
+        event.listen(*listen)
+        try:
+            house.notifier.work(house.epoch)
+            is_over = left > 0
+        except Killed:
+            is_over = False
+            killed += 1
+        event.remove(*listen)
+        house.notifier.finish(house.epoch, 5)
+        house.begin()
+        house.pass_time(HOUR)
+        house.pass_time(HOUR)
+        if is_over:
+            break
+    assert killed > 10
+    with database.read() as tx:
+        assert tx.db.execute(select(delivery).where(delivery.c.state != "sent")).all() == []
+        told = tx.db.execute(select(message.c.body)).scalars().all()
+    assert sorted(told) == sorted(f"rollout {each} was stopped" for each in range(1, number + 1))
+    for name in ("hook", "mail"):
+        ids = [post.id for target, post in house.sent if target == name]
+        assert len(set(ids)) == number and len(ids) == number, "what was not committed was not sent"
 
 
 def test_a_holder_that_has_lost_the_lease_tells_nobody(database: Database) -> None:
