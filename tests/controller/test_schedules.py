@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
@@ -11,16 +12,18 @@ from uuid import UUID
 
 import pytest
 from sqlalchemy import func, insert, select, update
+from sqlalchemy.event import listen, remove
 
 from infoscreen_reboot.contract.ack import AckStatus
 from infoscreen_reboot.controller import orders, schedules
 from infoscreen_reboot.controller.lifecycle import Acked, Fact, Limits, Overdue, Seen, Sent, Step
 from infoscreen_reboot.controller.orders import Caller, House, Refused
 from infoscreen_reboot.controller.schedules import Schedules
-from infoscreen_reboot.controller.store import commands, retention, sites
+from infoscreen_reboot.controller.store import commands, fleet, retention, sites
 from infoscreen_reboot.controller.store import schedules as store
 from infoscreen_reboot.controller.store.database import Database, Row, Transaction
 from infoscreen_reboot.controller.store.tables import (
+    audit,
     batch,
     client,
     command,
@@ -145,6 +148,8 @@ def test_a_night_from_its_begin_to_its_report(world: World) -> None:
     [row] = world.rows(batch)
     assert (row["via"], row["created_by"], row["reason"]) == ("schedule", "schedule nightly", "schedule nightly")
     assert row["wait_until"] == at("2026-06-02T03:00")
+    [line] = world.rows(audit)
+    assert (line["who"], line["target"], line["content"]["clients"]) == ("schedule nightly", row["id"], 2)
     world.reboot(first)
     world.look("2026-06-02T01:10:00")
     assert world.nights() == [("2026-06-02", BERLIN, "running")]
@@ -153,6 +158,22 @@ def test_a_night_from_its_begin_to_its_report(world: World) -> None:
     assert world.nights() == [("2026-06-02", BERLIN, "ended")]
     assert world.report()["counts"]["back"] == 2
     assert world.told() == [("finished", "Schedule nightly, night of 2026-06-02 in Europe/Berlin: 2 back")]
+
+
+def test_a_freeze_holds_a_night_until_it_ends_or_the_window_does(world: World) -> None:
+    first, second = world.add(BERLIN, BERLIN)
+    world.schedule()
+    world.now = at("2026-06-02T00:30")
+    with world.database.write() as tx:
+        fleet.begin_freeze(world.write(tx), "trade fair", "ann", None)
+    world.look("2026-06-02T01:00")
+    assert [(row["state"], row["hold_rule"]) for row in world.rows(command)] == [("queued", "freeze")] * 2
+    world.now = at("2026-06-02T03:00")
+    for uuid in (first, second):
+        world.learn(uuid, Overdue(world.now, Step.SEND))
+    world.look("2026-06-02T03:00:02")
+    assert [line["why"] for line in world.report()["lines"]] == ["frozen by ann: trade fair"] * 2
+    assert world.report()["counts"]["skipped"] == 2
 
 
 def test_one_batch_for_each_zone_at_its_own_time(world: World) -> None:
@@ -403,15 +424,37 @@ def test_a_zone_in_which_nobody_is_has_no_nights(world: World) -> None:
     assert {zone for _, zone, _ in world.nights()} == {BERLIN}
 
 
-def test_a_transaction_that_is_lost_is_done_again_whole(world: World) -> None:
-    """As if the process were killed just before the commit."""
+class Killed(Exception):
+    """As if the process had ended here: what it had not committed is gone."""
+
+
+def test_killed_before_any_of_its_statements_it_makes_the_night_once(world: World) -> None:
     world.add(BERLIN, BERLIN)
     world.schedule()
+    world.look("2026-06-01T12:30")
     world.now = at("2026-06-02T01:00")
-    with pytest.raises(RuntimeError), world.database.write() as tx:
-        world.plan.step(world.write(tx), [])
-        raise RuntimeError
-    assert (world.nights(), world.rows(command), world.rows(batch)) == ([], [], [])
+    left = 0
+
+    def count(*_: object) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise Killed
+
+    listen(world.database.engine, "before_cursor_execute", count)
+    survived, kills = False, 0
+    while not survived:
+        world.restart()
+        left = kills
+        with contextlib.suppress(Killed):
+            world.look()
+            survived = True
+        left = 10_000
+        if not survived:
+            kills += 1
+            assert (world.nights(), world.rows(command), world.rows(batch), world.rows(audit)) == ([], [], [], [])
+    remove(world.database.engine, "before_cursor_execute", count)
+    assert kills > 20
     world.restart()
     world.look("2026-06-02T01:00:05")
     assert len(world.nights()) == 1 and len(world.rows(command)) == 2
