@@ -32,6 +32,7 @@ from infoscreen_reboot.controller.store.tables import (
     schedule,
     schedule_member,
     schedule_night,
+    schedule_skip,
 )
 
 BERLIN, NUUK, KOLKATA = "Europe/Berlin", "America/Nuuk", "Asia/Kolkata"
@@ -514,11 +515,14 @@ def test_old_nights_are_forgotten_with_their_members_and_one_that_runs_is_kept(w
     world.look("2026-06-02T01:05")
     world.look("2026-06-03T01:00")
     with world.database.write() as tx:
+        for day in (date(2026, 6, 9), date(2027, 6, 9)):
+            store.skip(world.write(tx), made, day, "ann")
         store.remove(world.write(tx), made, "ann")
         while retention.forget(tx, at("2027-01-01T00:00")):
             pass
     assert world.nights() == [("2026-06-03", BERLIN, "running")]
     assert len(world.rows(schedule_member)) == len(world.rows(schedule)) == 1
+    assert [row["day"] for row in world.rows(schedule_skip)] == ["2027-06-09"]
     world.reboot(one)
     world.look("2026-06-03T01:05")
     with world.database.write() as tx:
