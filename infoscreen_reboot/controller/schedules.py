@@ -19,7 +19,7 @@ from infoscreen_reboot.controller.calendar import Night, NightState, Plan, Turn
 from infoscreen_reboot.controller.lifecycle import Limits
 from infoscreen_reboot.controller.orders import Caller, House, Wish
 from infoscreen_reboot.controller.report import Member, Outcome
-from infoscreen_reboot.controller.store import batches, notices, sites
+from infoscreen_reboot.controller.store import batches, notices, people, sites
 from infoscreen_reboot.controller.store import schedules as store
 from infoscreen_reboot.controller.store.commands import Change
 from infoscreen_reboot.controller.store.database import Row, Transaction
@@ -214,7 +214,10 @@ class Schedules:
                 night.ends_at,
                 idempotency_key=f"{row['id']}/{occurrence}/{night.zone}",
             )
-            batch_id = orders.order_planned(tx, _caller(row), wish, turns, self._house)
+            caller = _caller(row)
+            batch_id = orders.order_planned(tx, caller, wish, turns, self._house)
+            about = {"clients": len(turns), "night": occurrence, "zone": night.zone}
+            people.note(tx, caller.name, caller.via, None, f"batch {row['action']}", batch_id, "made", about)
         state = calendar.turned(NightState.DUE, Turn.OPENED)
         night_id = store.add_night(tx, Made(row["id"], occurrence, night, state, batch_id=batch_id))
         skipped = {uuid: f"it is in the schedule {name} tonight" for uuid, name in elsewhere.items()}

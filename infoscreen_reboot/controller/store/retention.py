@@ -26,6 +26,7 @@ from infoscreen_reboot.controller.store.tables import (
     schedule,
     schedule_member,
     schedule_night,
+    schedule_skip,
 )
 
 # Of each table in one transaction: nobody waits long for the lock of the writers.
@@ -48,6 +49,7 @@ def forget(tx: Transaction, before: datetime) -> int:
                 (power_cycle, power_cycle.c.ended_at < before),
                 (message, message.c.made_at < before),
                 (preview, preview.c.made_at < before),
+                (schedule_skip, schedule_skip.c.day < before.date().isoformat()),
                 (freeze, or_(freeze.c.ended_at < before, freeze.c.until < before)),
                 (boot, and_(boot.c.heard_at < before, ~_is_present(boot.c.client_uuid, boot.c.boot_id))),
                 (batch, and_(batch.c.created_at < before, ~exists().where(command.c.batch_id == batch.c.id))),
