@@ -37,6 +37,7 @@ PURE = (
     *("client.doctor.judgement", "client.doctor.finding", "client.doctor.tuning", "client.doctor.firmware"),
     *("controller.lifecycle", "controller.safety", "controller.windows", "controller.selection"),
     *("controller.presence", "controller.dispatch", "controller.text", "controller.inventory"),
+    *("controller.brake", "controller.stages", "controller.rollout"),
 )
 # What puts things together, and is imported by nobody.
 ASSEMBLY = "client.agent.app", "client.cli"

@@ -6,6 +6,9 @@ windows       when a maintenance window is open                 pure
 selection     selectors, and the hash of a preview              pure
 presence      who is online, whatever the order of statuses     pure
 dispatch      the bytes of a command, and when to ask again     pure
+brake         when a rollout stops, and what its sample proves   pure
+stages        who is in which stage of a rollout            pure
+rollout       every state of a rollout and what moves it on     pure
 policies      budgets, windows and deadlines as a site writes them    pure
 inventory     lists of clients, as CSV and from Ansible         pure
 text          what may stand in a name, a reason, a note        pure
