@@ -16,6 +16,7 @@ ingest        bytes from clients become facts
 engine        what is heard and what goes out, in one transaction after the other
 leader        takes the lease, and keeps the engine at work while it holds it
 orders        makes commands for whoever asks
+rollouts      many commands in stages, with a brake
 auth          roles and tokens
 config        the settings, from environment variables
 app           the program: API, leader, systemd's watchdog

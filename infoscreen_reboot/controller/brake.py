@@ -182,7 +182,7 @@ def upper_bound(failed: int, ran: int) -> float:
     if failed >= ran:
         return 1.0
     low, high = failed / ran, 1.0
-    for _ in range(50):
+    for _ in range(30):
         rate = (low + high) / 2
         low, high = (rate, high) if _at_most(failed, ran, rate) > _DOUBT else (low, rate)
     return high

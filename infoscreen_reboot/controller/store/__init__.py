@@ -9,6 +9,7 @@ clients     what clients say of themselves
 batches     many commands from one preview
 facts       what the rules ask for
 fleet       what people change
+rollouts    batches in stages, their members and what was counted of them
 notices     what people are to be told
 people      users, tokens, the audit
 lease       who may speak with the broker
