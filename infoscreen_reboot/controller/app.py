@@ -23,6 +23,7 @@ from infoscreen_reboot.controller.config import Settings
 from infoscreen_reboot.controller.engine import Orders
 from infoscreen_reboot.controller.leader import Leader
 from infoscreen_reboot.controller.orders import House
+from infoscreen_reboot.controller.rollouts import Rollouts
 from infoscreen_reboot.controller.store import lease, schema
 from infoscreen_reboot.controller.store.database import Database, StoreError
 from infoscreen_reboot.controller.store.facts import Policy
@@ -118,13 +119,14 @@ def _serve(environment: Mapping[str, str]) -> int:
         log.error("cannot start: %s", error)
         _notify(f"STATUS=cannot start: {error}")
         return os.EX_CONFIG if isinstance(error, SchemaTooNew) else 1
-    orders = Orders(settings.limits, _policy(settings), settings.valid_for, settings.accepts_all)
+    house = House(_policy(settings), settings.valid_for, signer, settings.deadlines)
+    plans = (Rollouts(house, settings.limits),)
+    orders = Orders(settings.limits, _policy(settings), settings.valid_for, settings.accepts_all, plans)
     # Two containers may have the same name, and the same process number.
     holder = f"{socket.gethostname()}/{secrets.token_hex(3)}"
     where = settings.listen.address
     log.info("infoscreen-reboot-controller %s at %s as %s, %s", __version__, where, holder, database.address)
     leader = Leader(database, settings.broker, orders, signer, holder, settings.keep)
-    house = House(_policy(settings), settings.valid_for, signer, settings.deadlines)
     with lock or contextlib.nullcontext():
         return asyncio.run(_run(settings, database, house, leader, listener))
 
@@ -138,7 +140,7 @@ async def _run(
     from infoscreen_reboot.controller.api.access import Site
     from infoscreen_reboot.controller.api.app import create_app
 
-    app = create_app(Site(database, house, settings.limits, leader.wake, leader.ignored))
+    app = create_app(Site(database, house, settings.limits, leader.wake, leader.ignored, settings.max_failed))
     where = settings.listen
     server = _new_server(
         uvicorn.Config(

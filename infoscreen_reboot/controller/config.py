@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from infoscreen_reboot.contract.signature import is_key_id
-from infoscreen_reboot.controller import policies
+from infoscreen_reboot.controller import brake, policies
 from infoscreen_reboot.controller.dispatch import Signs
 from infoscreen_reboot.controller.lifecycle import Limits
 from infoscreen_reboot.controller.safety import Budget
@@ -31,11 +31,11 @@ _NAMES = (
     *("DATABASE_URL", "LISTEN", "LISTEN_TLS_CERT", "LISTEN_TLS_KEY", "TRUSTED_PROXIES"),
     *("ACCEPT_CLIENTS", "COMMAND_SIGNING_KEY", "COMMAND_SIGNING_KEY_ID", "COMMAND_VALID_S"),
     *("DEADLINE_DOWN_S", "DEADLINE_BACK_S", "DEADLINE_LAST_ACK_S", "DEADLINES"),
-    *("FLEET_CAP", "BUDGETS", "WINDOWS", "KEEP_DAYS"),
+    *("FLEET_CAP", "BUDGETS", "WINDOWS", "KEEP_DAYS", "ROLLOUT_MAX_FAILED"),
 )
 _OUR_PREFIXES = (
     *("MQTT_", "DATABASE_", "LISTEN", "TRUSTED_", "ACCEPT_", "COMMAND_", "DEADLINE", "FLEET_", "BUDGET", "WINDOW"),
-    "KEEP_",
+    *("KEEP_", "ROLLOUT_"),
 )
 # LSB's code for "program is not configured". The unit takes it as skipped, not as failed.
 EX_NOT_CONFIGURED = 6
@@ -100,6 +100,7 @@ class Settings:
     budgets: tuple[Budget, ...]
     windows: tuple[tuple[Selector, Window], ...]
     keep: timedelta
+    max_failed: str
 
 
 def is_configured(environment: Mapping[str, str]) -> bool:
@@ -149,6 +150,7 @@ def load(environment: Mapping[str, str]) -> Settings:
         budgets=_entries(reader, "BUDGETS", policies.budget),
         windows=_entries(reader, "WINDOWS", policies.window),
         keep=timedelta(days=reader.number("KEEP_DAYS", default=400, low=1, high=36_500)),
+        max_failed=_max_failed(reader),
     )
     if reader.problems:
         raise ConfigError(reader.problems)
@@ -246,6 +248,15 @@ def _accepts_all(reader: Reader) -> bool:
     if text not in ("ask", "auto"):
         reader.problems.append(f"ACCEPT_CLIENTS is {text!r}; allowed are ask and auto")
     return text == "auto"
+
+
+def _max_failed(reader: Reader) -> str:
+    text = reader.text("ROLLOUT_MAX_FAILED") or brake.MAX_FAILED
+    try:
+        brake.read_threshold(text)
+    except ValueError as error:
+        reader.problems.append(f"ROLLOUT_MAX_FAILED: {error}")
+    return text.strip()
 
 
 def _entries(reader: Reader, name: str, read: Callable[[str], T]) -> tuple[T, ...]:

@@ -37,6 +37,16 @@ MATRIX: dict[tuple[str, str], Role] = {
     ("GET", "/batches/{batch_id}"): Role.VIEWER,
     ("GET", "/batches/{batch_id}/members"): Role.VIEWER,
     ("POST", "/batches/{batch_id}/cancel"): Role.OPERATOR,
+    ("POST", "/rollouts/preview"): Role.OPERATOR,
+    ("POST", "/rollouts"): Role.OPERATOR,
+    ("GET", "/rollouts"): Role.VIEWER,
+    ("GET", "/rollouts/{rollout_id}"): Role.VIEWER,
+    ("GET", "/rollouts/{rollout_id}/members"): Role.VIEWER,
+    ("POST", "/rollouts/{rollout_id}/pause"): Role.OPERATOR,
+    ("POST", "/rollouts/{rollout_id}/recovery"): Role.OPERATOR,
+    ("POST", "/rollouts/{rollout_id}/resume"): Role.OPERATOR,
+    ("POST", "/rollouts/{rollout_id}/abort"): Role.OPERATOR,
+    ("POST", "/rollouts/{rollout_id}/rollback"): Role.OPERATOR,
     ("GET", "/clients"): Role.VIEWER,
     ("GET", "/clients/{client_uuid}"): Role.VIEWER,
     ("PATCH", "/clients/{client_uuid}"): Role.OPERATOR,
@@ -76,7 +86,7 @@ def test_every_route_stands_in_the_matrix_and_each_role_gets_what_it_may(web: We
         if path == "/events":
             continue
         address = path.replace("{freeze_id}", "1").replace("{name}", "nobody")
-        for name in ("command_id", "batch_id", "client_uuid", "token_id"):
+        for name in ("command_id", "batch_id", "rollout_id", "client_uuid", "token_id"):
             address = address.replace(f"{{{name}}}", str(uuid4()))
         assert kind(web.call(method, address, None)) == (401, "not_authenticated")
         for role in Role:

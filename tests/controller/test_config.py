@@ -23,7 +23,7 @@ def test_a_broker_is_all_that_is_needed() -> None:
     assert (settings.listen.address, settings.accepts_all) == ("http://127.0.0.1:8480", False)
     assert (settings.fleet_cap, settings.keep, settings.deadlines) == (None, timedelta(days=400), ())
     assert settings.valid_for == timedelta(minutes=4) and settings.limits.back == timedelta(seconds=150)
-    assert (settings.budgets, settings.windows) == ((), ())
+    assert (settings.budgets, settings.windows, settings.max_failed) == ((), (), "5 %")
 
 
 def test_budgets_and_windows() -> None:
@@ -76,6 +76,7 @@ def test_budgets_and_windows() -> None:
         ("DEADLINES", "site=alpine up=100", "allowed are down, back, last_ack"),
         ("DEADLINES", "site=< back=100", "site=<"),
         ("KEEP_DAYS", "0", "from 1"),
+        ("ROLLOUT_MAX_FAILED", "5", "'5' is no threshold"),
     ],
 )
 def test_a_fault_is_named(name: str, value: str, words: str) -> None:

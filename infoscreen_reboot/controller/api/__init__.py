@@ -6,5 +6,5 @@ access      who is calling, and what that role may do
 door        the bound of a request, and what every answer has
 models      what goes in and comes out
 show        rows as the API shows them
-commands, batches, clients, fleet, people, live, metrics     the routes, by what they are about
+commands, batches, rollouts, clients, fleet, people, live, metrics     the routes, by what they are about
 """

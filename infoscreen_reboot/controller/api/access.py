@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
+from infoscreen_reboot.controller import brake
 from infoscreen_reboot.controller.api.problems import Problem
 from infoscreen_reboot.controller.auth import Identity, Role
 from infoscreen_reboot.controller.lifecycle import Limits
@@ -27,7 +28,7 @@ class Site:
     """What the routes work on.
 
     `wake` tells the engine that there is something to do. `rubbish` says how many messages this process could not use,
-    and what they were.
+    and what they were. `max_failed` is the brake of a rollout that names none.
     """
 
     database: Database
@@ -35,6 +36,7 @@ class Site:
     limits: Limits
     wake: Callable[[], None]
     rubbish: Callable[[], Mapping[str, int]] = field(default=dict)
+    max_failed: str = brake.MAX_FAILED
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,18 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
 from infoscreen_reboot import __version__
-from infoscreen_reboot.controller.api import batches, clients, commands, fleet, live, metrics, models, people, problems
+from infoscreen_reboot.controller.api import (
+    batches,
+    clients,
+    commands,
+    fleet,
+    live,
+    metrics,
+    models,
+    people,
+    problems,
+    rollouts,
+)
 from infoscreen_reboot.controller.api.access import Call, Site
 from infoscreen_reboot.controller.api.door import Door
 from infoscreen_reboot.controller.api.problems import Problem
@@ -34,6 +45,7 @@ _AUDITED = ("forbidden", "last_admin", Kind.NO_SUCH_CLIENT)
 _TAGS = {
     "commands": "One command to one client: made, read, explained, cancelled.",
     "batches": "Many commands that are made together, from a preview.",
+    "rollouts": "Many commands in stages, with a brake.",
     "clients": "Who there is, and who may get commands.",
     "fleet": "What holds everybody.",
     "people": "Users, their tokens, and what everybody did.",
@@ -73,7 +85,7 @@ def create_app(site: Site) -> FastAPI:
     app.state.site = site
     app.state.is_stopping = False
     app.state.pulse = live.Pulse(site)
-    for routes in (commands, batches, clients, fleet, people, live):
+    for routes in (commands, batches, rollouts, clients, fleet, people, live):
         app.include_router(routes.router, prefix=PREFIX)
     app.include_router(metrics.router)
     app.add_api_route("/healthz", healthz, include_in_schema=False)
