@@ -17,7 +17,7 @@ import pytest
 from sqlalchemy import insert, select, update
 
 from infoscreen_reboot.contract.command import Action
-from infoscreen_reboot.controller import orders
+from infoscreen_reboot.controller import orders, rollouts
 from infoscreen_reboot.controller.api import models, problems
 from infoscreen_reboot.controller.api.app import PREFIX
 from infoscreen_reboot.controller.auth import Role
@@ -25,7 +25,7 @@ from infoscreen_reboot.controller.lifecycle import Limits, Overdue, Step
 from infoscreen_reboot.controller.orders import Caller, House, Wish
 from infoscreen_reboot.controller.store import commands, people
 from infoscreen_reboot.controller.store.database import Database
-from infoscreen_reboot.controller.store.tables import client, command
+from infoscreen_reboot.controller.store.tables import client, command, rollout
 from tests.controller.web import Web, serving
 
 # Of PyPI, for the Python that runs this: tools/lab/roots.py puts it there.
@@ -43,7 +43,7 @@ LAST = "revoke_token", "change_user", "begin_freeze", "end_freeze"
 # A stream that does not end.
 STREAM = "follow_events"
 # Their success hangs on an answer that was given before: tests of their own show it.
-NEVER_WELL = {"create_batch"}
+NEVER_WELL = {"create_batch", "create_rollout"}
 
 
 def operations(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -112,9 +112,17 @@ def fill(database: Database) -> dict[str, str]:
         tx.db.execute(insert(client).values(uuid=third, standing="accepted", is_online=True))
         open_id, _ = orders.order(tx, ann, Wish(Action.REBOOT_HOST), third, None, House())
         token = people.add_token(tx, "ann", "old", Role.OPERATOR, False, None)
+        fourth = str(uuid4())
+        tx.db.execute(insert(client).values(uuid=fourth, standing="accepted", is_online=True))
+        terms = rollouts.Terms(Action.REBOOT_HOST)
+        plan = rollouts.preview(tx, ann, terms, [fourth], House())
+        rollout_id, _ = rollouts.create(tx, ann, terms, [fourth], plan.hash, 1, None, House())
+        # In this state each operation has something to do, in the order of the document.
+        tx.db.execute(update(rollout).values(state="running", recovery_off=True))
     return {
         "client_uuid": uuids[0],
         "batch_id": batch,
+        "rollout_id": rollout_id,
         "command_id": open_id,
         "token_id": token.token_id,
         "name": "ann",
