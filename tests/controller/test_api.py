@@ -100,7 +100,7 @@ def test_a_command_is_made_read_and_explained(web: Web) -> None:
     command_id = made.json()["id"]
     assert web.call("GET", f"/commands/{command_id}", Role.VIEWER).json() == made.json()
     told = web.call("GET", f"/commands/{command_id}/explain").json()
-    assert all(rule["is_yes"] for rule in told["rules"]) and len(told["rules"]) == 17
+    assert all(rule["is_yes"] for rule in told["rules"]) and len(told["rules"]) == 18
     assert [event["kind"] for event in told["events"]] == ["queued"]
     assert told["command"]["waits_for"] == "to be sent"
 

@@ -90,8 +90,9 @@ def learn(tx: Transaction, rollout_id: str, record: Record, fact: rules.Fact) ->
         return record
     values = {name: getattr(after, name) for name in _FIELDS}
     tx.db.execute(update(rollout).where(rollout.c.id == rollout_id).values(**values))
-    if after.state is not record.state:
-        _tell(tx, rollout_id, after, after.changed_by)
+    if after.state is record.state:
+        return after
+    _tell(tx, rollout_id, after, after.changed_by)
     if after.stage != record.stage or after.state is State.SETTLING:
         column = "began_at" if after.stage != record.stage else "ended_at"
         which = and_(rollout_stage.c.rollout_id == rollout_id, rollout_stage.c.number == after.stage)
