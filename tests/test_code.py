@@ -41,6 +41,7 @@ PURE = (
     "controller.recovery",
     *("controller.power.port", "controller.power.cycle"),
     *("controller.notifying", "controller.targets", "controller.freezing"),
+    *("controller.brake", "controller.stages", "controller.rollout"),
 )
 # What puts things together, and is imported by nobody.
 ASSEMBLY = "client.agent.app", "client.cli"

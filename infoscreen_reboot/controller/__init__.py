@@ -11,6 +11,9 @@ presence      who is online, whatever the order of statuses     pure
 dispatch      the bytes of a command, and when to ask again     pure
 recovery      what is done about a client that does not come back     pure
 policies      budgets, windows, deadlines and recovery as a site writes them    pure
+brake         when a rollout stops, and what its sample proves   pure
+stages        who is in which stage of a rollout            pure
+rollout       every state of a rollout and what moves it on     pure
 inventory     lists of clients, as CSV and from Ansible         pure
 notifying     which notices become which message, and when      pure
 freezing      events of a calendar as freezes                   pure
@@ -28,6 +31,7 @@ calendars     reads that file each day
 leader        takes the lease, and keeps the engine at work while it holds it
 orders        makes commands for whoever asks
 schedules     opens the nights of schedules, and ends them with a report
+rollouts      many commands in stages, with a brake
 auth          roles and tokens
 config        the settings, from environment variables
 app           the program: API, leader, systemd's watchdog

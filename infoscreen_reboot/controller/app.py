@@ -30,8 +30,9 @@ from infoscreen_reboot.controller.power.outlet import Outlets
 from infoscreen_reboot.controller.power.snmp import Snmp
 from infoscreen_reboot.controller.power.worker import Cycles
 from infoscreen_reboot.controller.recoveries import Recoveries
+from infoscreen_reboot.controller.rollouts import Rollouts
 from infoscreen_reboot.controller.schedules import Schedules
-from infoscreen_reboot.controller.store import lease, power, schema
+from infoscreen_reboot.controller.store import lease, power, rollouts, schema
 from infoscreen_reboot.controller.store.database import Database, StoreError
 from infoscreen_reboot.controller.store.facts import Policy
 from infoscreen_reboot.controller.store.schema import SchemaTooNew
@@ -150,7 +151,12 @@ def _serve(environment: Mapping[str, str]) -> int:
     for fault in settings.notify.faults:
         log.error("%s", fault)
     house = House(_policy(settings), settings.valid_for, signer, settings.deadlines, settings.fleet_zone)
-    plans = (Schedules(house, settings.limits), Recoveries(settings.recovery, settings.limits, power))
+    plans = (
+        Schedules(house, settings.limits),
+        Rollouts(house, settings.limits),
+        # After the rollouts: they may just have said that their clients are to be left alone.
+        Recoveries(settings.recovery, settings.limits, power, rollouts.recovery_is_off),
+    )
     orders = Orders(settings.limits, _policy(settings), settings.valid_for, settings.accepts_all, plans)
     # Two containers may have the same name, and the same process number.
     holder = f"{socket.gethostname()}/{secrets.token_hex(3)}"
@@ -185,7 +191,9 @@ async def _run(
     notify = settings.notify
     site = Site(
         *(database, house, settings.limits, leader.wake, leader.ignored, outlets),
-        *(notify.targets, notify.faults),
+        targets=notify.targets,
+        notify_faults=notify.faults,
+        max_failed=settings.max_failed,
     )
     app = create_app(site)
     where = settings.listen

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from infoscreen_reboot.contract.signature import is_key_id
-from infoscreen_reboot.controller import policies
+from infoscreen_reboot.controller import brake, policies
 from infoscreen_reboot.controller.dispatch import Signs
 from infoscreen_reboot.controller.lifecycle import Limits
 from infoscreen_reboot.controller.notifying import GRACE
@@ -37,12 +37,13 @@ _NAMES = (
     *("DATABASE_URL", "LISTEN", "LISTEN_TLS_CERT", "LISTEN_TLS_KEY", "TRUSTED_PROXIES"),
     *("ACCEPT_CLIENTS", "COMMAND_SIGNING_KEY", "COMMAND_SIGNING_KEY_ID", "COMMAND_VALID_S"),
     *("DEADLINE_DOWN_S", "DEADLINE_BACK_S", "DEADLINE_LAST_ACK_S", "DEADLINES"),
-    *("FLEET_CAP", "BUDGETS", "WINDOWS", "FLEET_ZONE", "FREEZE_CALENDAR", "RECOVERY", "POWER_OFF_S"),
+    *("FLEET_CAP", "BUDGETS", "WINDOWS", "FLEET_ZONE", "FREEZE_CALENDAR", "ROLLOUT_MAX_FAILED"),
+    *("RECOVERY", "POWER_OFF_S"),
     *("NOTIFY_FILE", "NOTIFY_GRACE_S", "KEEP_DAYS"),
 )
 _OUR_PREFIXES = (
     *("MQTT_", "DATABASE_", "LISTEN", "TRUSTED_", "ACCEPT_", "COMMAND_", "DEADLINE", "FLEET_", "BUDGET", "WINDOW"),
-    *("RECOVER", "POWER_", "NOTIFY_", "FREEZE_", "KEEP_"),
+    *("ROLLOUT_", "RECOVER", "POWER_", "NOTIFY_", "FREEZE_", "KEEP_"),
 )
 _OF_SYSTEMD = "NOTIFY_SOCKET"
 # LSB's code for "program is not configured". The unit takes it as skipped, not as failed.
@@ -132,6 +133,7 @@ class Settings:
     fleet_zone: str
     notify: Notify
     freeze_calendar: Path | None
+    max_failed: str
 
 
 def is_configured(environment: Mapping[str, str]) -> bool:
@@ -185,6 +187,7 @@ def load(environment: Mapping[str, str]) -> Settings:
         fleet_zone=_zone(reader),
         notify=_notify(reader, environment),
         freeze_calendar=_calendar(reader),
+        max_failed=_max_failed(reader),
     )
     if reader.problems:
         raise ConfigError(reader.problems)
@@ -347,6 +350,15 @@ def _zone(reader: Reader) -> str:
     except ValueError as error:
         reader.problems.append(f"FLEET_ZONE: {error}; allowed is as in Europe/Berlin")
         return "UTC"
+
+
+def _max_failed(reader: Reader) -> str:
+    text = reader.text("ROLLOUT_MAX_FAILED") or brake.MAX_FAILED
+    try:
+        brake.read_threshold(text)
+    except ValueError as error:
+        reader.problems.append(f"ROLLOUT_MAX_FAILED: {error}")
+    return text.strip()
 
 
 def _entries(reader: Reader, name: str, read: Callable[[str], T]) -> tuple[T, ...]:

@@ -41,6 +41,8 @@ class Kind(StrEnum):
     PREVIEW_CHANGED = "preview_changed"
     COUNT_DIFFERS = "count_differs"
     NOTHING_ELIGIBLE = "nothing_eligible"
+    BAD_TERMS = "bad_terms"
+    WRONG_STATE = "wrong_state"
 
 
 class Refused(Exception):

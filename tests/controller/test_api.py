@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -37,6 +38,16 @@ MATRIX: dict[tuple[str, str], Role] = {
     ("GET", "/batches/{batch_id}"): Role.VIEWER,
     ("GET", "/batches/{batch_id}/members"): Role.VIEWER,
     ("POST", "/batches/{batch_id}/cancel"): Role.OPERATOR,
+    ("POST", "/rollouts/preview"): Role.OPERATOR,
+    ("POST", "/rollouts"): Role.OPERATOR,
+    ("GET", "/rollouts"): Role.VIEWER,
+    ("GET", "/rollouts/{rollout_id}"): Role.VIEWER,
+    ("GET", "/rollouts/{rollout_id}/members"): Role.VIEWER,
+    ("POST", "/rollouts/{rollout_id}/pause"): Role.OPERATOR,
+    ("POST", "/rollouts/{rollout_id}/recovery"): Role.OPERATOR,
+    ("POST", "/rollouts/{rollout_id}/resume"): Role.OPERATOR,
+    ("POST", "/rollouts/{rollout_id}/abort"): Role.OPERATOR,
+    ("POST", "/rollouts/{rollout_id}/rollback"): Role.OPERATOR,
     ("GET", "/clients"): Role.VIEWER,
     ("GET", "/clients/{client_uuid}"): Role.VIEWER,
     ("PATCH", "/clients/{client_uuid}"): Role.OPERATOR,
@@ -113,7 +124,7 @@ def test_every_route_stands_in_the_matrix_and_each_role_gets_what_it_may(web: We
         address = path.replace("{name}", "nobody")
         for number in ("freeze_id", "recovery_id", "cycle_id"):
             address = address.replace(f"{{{number}}}", "1")
-        for name in ("command_id", "batch_id", "client_uuid", "token_id", "schedule_id", "night_id", "site_name"):
+        for name in re.findall(r"{(\w+)}", address):
             address = address.replace(f"{{{name}}}", str(uuid4()))
         assert kind(web.call(method, address, None)) == (401, "not_authenticated")
         for role in Role:

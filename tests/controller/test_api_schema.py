@@ -18,7 +18,7 @@ import pytest
 from sqlalchemy import insert, select, update
 
 from infoscreen_reboot.contract.command import Action
-from infoscreen_reboot.controller import orders, recovery
+from infoscreen_reboot.controller import orders, recovery, rollouts
 from infoscreen_reboot.controller.api import models, problems
 from infoscreen_reboot.controller.api.app import PREFIX
 from infoscreen_reboot.controller.auth import Role
@@ -30,7 +30,7 @@ from infoscreen_reboot.controller.store import commands, people, power, recoveri
 from infoscreen_reboot.controller.store import schedules as store
 from infoscreen_reboot.controller.store.database import Database
 from infoscreen_reboot.controller.store.schedules import Made
-from infoscreen_reboot.controller.store.tables import client, command
+from infoscreen_reboot.controller.store.tables import client, command, rollout
 from tests.controller.test_schedules import NIGHTLY
 from tests.controller.web import Web, serving
 
@@ -52,7 +52,7 @@ LAST = (
 # A stream that does not end.
 STREAM = "follow_events"
 # Their success hangs on an answer that was given before: tests of their own show it.
-NEVER_WELL = {"create_batch", "run_schedule"}
+NEVER_WELL = {"create_batch", "create_rollout", "resume_rollout", "run_schedule"}
 
 
 def operations(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -132,12 +132,20 @@ def fill(database: Database) -> dict[str, str]:
         sites.put(tx, "alpine", {"zone": "Europe/Vienna"})
         lost = recovery.begin(tx.now, recovery.DEFAULT, False, Limits().back, tx.now)
         recovery_id = recoveries.begin(tx, third, open_id, lost, None)
+        fourth = str(uuid4())
+        tx.db.execute(insert(client).values(uuid=fourth, standing="accepted", is_online=True))
+        terms = rollouts.Terms(Action.REBOOT_HOST)
+        plan = rollouts.preview(tx, ann, terms, [fourth], House())
+        rollout_id, _ = rollouts.create(tx, ann, terms, [fourth], plan.hash, 1, None, House())
+        # In this state each operation has something to do, in the order of the document.
+        tx.db.execute(update(rollout).values(state="running", recovery_off=True))
     return {
         "schedule_id": made,
         "night_id": night_id,
         "site_name": "alpine",
         "client_uuid": uuids[0],
         "batch_id": batch,
+        "rollout_id": rollout_id,
         "command_id": open_id,
         "token_id": token.token_id,
         "recovery_id": str(recovery_id),

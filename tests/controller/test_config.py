@@ -27,6 +27,7 @@ def test_a_broker_is_all_that_is_needed() -> None:
     assert (settings.budgets, settings.windows, settings.fleet_zone) == ((), (), "UTC")
     assert settings.recovery == ()
     assert settings.power_off == timedelta(seconds=10)
+    assert (settings.budgets, settings.windows, settings.max_failed) == ((), (), "5 %")
 
 
 def test_budgets_and_windows() -> None:
@@ -88,6 +89,7 @@ def test_budgets_and_windows() -> None:
         ("FLEET_ZONE", "../../etc/passwd", "Europe/Berlin"),
         ("NOTIFY_GRACE_S", "0", "from 5"),
         ("FREEZE_CALENDAR", "https://example.org/x.ics", "path of a file"),
+        ("ROLLOUT_MAX_FAILED", "5", "'5' is no threshold"),
     ],
 )
 def test_a_fault_is_named(name: str, value: str, words: str) -> None:

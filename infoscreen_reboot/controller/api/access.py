@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from infoscreen_reboot.controller import sending
+from infoscreen_reboot.controller import brake, sending
 from infoscreen_reboot.controller.api.problems import Problem
 from infoscreen_reboot.controller.auth import Identity, Role
 from infoscreen_reboot.controller.lifecycle import Limits
@@ -31,7 +31,8 @@ class Site:
     """What the routes work on. `targets` are those who are told; of their file there may be faults.
 
     `wake` tells the engine that there is something to do. `rubbish` says how many messages this process could not use,
-    and what they were. `outlets` read ports, and switch them on.
+    and what they were. `outlets` read ports, and switch them on. `max_failed` is the brake of a rollout that names
+    none.
     """
 
     database: Database
@@ -43,6 +44,7 @@ class Site:
     targets: tuple[Target, ...] = ()
     notify_faults: tuple[str, ...] = ()
     deliver: Deliver = sending.deliver
+    max_failed: str = brake.MAX_FAILED
 
     @property
     def fleet_zone(self) -> str:

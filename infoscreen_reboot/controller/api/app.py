@@ -24,6 +24,7 @@ from infoscreen_reboot.controller.api import (
     power,
     problems,
     recoveries,
+    rollouts,
     schedules,
     sites,
     telling,
@@ -49,6 +50,7 @@ _AUDITED = ("forbidden", "last_admin", Kind.NO_SUCH_CLIENT)
 _TAGS = {
     "commands": "One command to one client: made, read, explained, cancelled.",
     "batches": "Many commands that are made together, from a preview.",
+    "rollouts": "Many commands in stages, with a brake.",
     "clients": "Who there is, and who may get commands.",
     "recoveries": "What is done about clients that did not come back.",
     "power": "Ports of switches that feed clients, and power cycles.",
@@ -92,7 +94,20 @@ def create_app(site: Site) -> FastAPI:
     app.state.site = site
     app.state.is_stopping = False
     app.state.pulse = live.Pulse(site)
-    for routes in (commands, batches, clients, recoveries, power, fleet, sites, schedules, people, telling, live):
+    for routes in (
+        commands,
+        batches,
+        rollouts,
+        clients,
+        recoveries,
+        power,
+        fleet,
+        sites,
+        schedules,
+        people,
+        telling,
+        live,
+    ):
         app.include_router(routes.router, prefix=PREFIX)
     app.include_router(metrics.router)
     app.add_api_route("/healthz", healthz, include_in_schema=False)

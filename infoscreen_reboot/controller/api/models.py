@@ -18,8 +18,9 @@ from pydantic import (
 )
 
 from infoscreen_reboot.contract.command import Action
-from infoscreen_reboot.controller import recurrence, text
+from infoscreen_reboot.controller import brake, recurrence, stages, text
 from infoscreen_reboot.controller.auth import Role
+from infoscreen_reboot.controller.brake import Count
 from infoscreen_reboot.controller.calendar import NightState
 from infoscreen_reboot.controller.inventory import Outcome
 from infoscreen_reboot.controller.lifecycle import Proof, State, Step
@@ -29,6 +30,7 @@ from infoscreen_reboot.controller.power.port import Backend
 from infoscreen_reboot.controller.recovery import State as RecoveryState
 from infoscreen_reboot.controller.recovery import Step as RecoveryStep
 from infoscreen_reboot.controller.report import Outcome as NightOutcome
+from infoscreen_reboot.controller.rollout import State as RolloutState
 from infoscreen_reboot.controller.safety import Standing
 
 
@@ -43,6 +45,8 @@ Why = Annotated[str, StringConstraints(min_length=1, max_length=text.MOST_REASON
 Name = Annotated[str, StringConstraints(min_length=1, max_length=text.MOST_NAME, pattern=text.LINE)]
 Note = Annotated[str, StringConstraints(max_length=text.MOST_NOTE, pattern=text.LINES)]
 UserName = Annotated[str, StringConstraints(max_length=64, pattern=text.USER_NAME)]
+StageText = Annotated[str, StringConstraints(min_length=1, max_length=300, pattern=text.LINE)]
+ThresholdText = Annotated[str, StringConstraints(min_length=1, max_length=32, pattern=text.LINE)]
 # A number would be seconds to one and milliseconds to another.
 Moment = Annotated[AwareDatetime, BeforeValidator(_check_text)]
 Key = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern="^[ -~]+$")]
@@ -355,6 +359,234 @@ class Cancelled(Model):
 
     cancelled: int
     too_late: int
+
+
+class RolloutTerms(Model):
+    """How a rollout goes. The same terms are sent for the preview and for what is made of it."""
+
+    action: Action
+    reason: Reason | None = None
+    someone_is_there: StrictBool = Field(False, description="For a shutdown: someone will switch the clients on again.")
+    stages: list[StageText] = Field(
+        list(stages.DEFAULT),
+        max_length=stages.MOST,
+        description="Each a number of clients, a percentage of all, or a selector; what they leave is a last stage.",
+    )
+    max_failed: ThresholdText | None = Field(
+        None, description="It stops when more than that percentage of those that ran failed. Null: as the site has set."
+    )
+    minimum_sample: StrictInt = Field(
+        brake.MINIMUM, ge=1, le=10_000, description="Until so many have run, any failure pauses it and asks."
+    )
+    settle_s: StrictInt = Field(
+        120, ge=0, le=86_400, description="After the last verdict of a stage: time for what shows itself late."
+    )
+    pause_s: StrictInt = Field(300, ge=0, le=604_800, description="From there to the next stage.")
+    wait_s: StrictInt = Field(
+        3600, ge=60, le=86_400, description="How long a client may wait for what holds it, once its stage has begun."
+    )
+    labels: dict[str, str] = Field(
+        default_factory=dict, max_length=8, description="Set on each client when it has completed."
+    )
+
+
+_TERMS = {
+    "action": "reboot_host",
+    "reason": "new player",
+    "stages": ["canary 1", "10 %", "site=alpine"],
+    "max_failed": "5 %",
+    "labels": {"version": "7.2"},
+}
+
+
+class RolloutPreviewRequest(RolloutTerms, Selection):
+    model_config = _example(_TERMS | {"selector": "model=pi5", "stages": ["canary 1", "10 %"]})
+
+
+class PlannedStage(Model):
+    name: str
+    clients: list[UUID] = Field(description="In the order in which they come: the least recently rebooted first.")
+    brake: str = Field(description="What the brake will do in this stage, if all went well before.")
+
+
+_PLANNED = "none has run so far; failure 1 stops it"
+
+
+class RolloutPreview(Model):
+    """What would come of it. Send `clients`, `hash` and, from two clients on, `count` when you create the rollout."""
+
+    model_config = _example(
+        {
+            "action": "reboot_host",
+            "hash": _HASH,
+            "count": 1,
+            "max_failed": "5 %",
+            "clients": [_CLIENT, _BATCH],
+            "stages": [{"name": "canary 1", "clients": [_CLIENT], "brake": _PLANNED}],
+            "held": {_BATCH: _HOLD},
+            "held_by_rule": {"lockout": 1},
+            "warnings": {},
+        }
+    )
+
+    action: Action
+    hash: str
+    count: int = Field(description="How many of the clients would get the command.")
+    max_failed: str
+    clients: list[UUID] = Field(description="All that are meant, also those that a rule holds.")
+    stages: list[PlannedStage]
+    held: dict[str, Hold]
+    held_by_rule: dict[str, int]
+    warnings: dict[str, list[str]]
+
+
+class NewRollout(RolloutTerms):
+    model_config = _example(_TERMS | {"clients": [_CLIENT, _BATCH], "hash": _HASH, "count": 2})
+
+    clients: list[UUID] = Field(min_length=1, max_length=20_000)
+    hash: str = Field(min_length=64, max_length=64)
+    count: StrictInt | None = None
+
+
+class RolloutPause(Model):
+    model_config = _example({"why": "a screen in the bar is dark"})
+
+    why: Why | None = None
+
+
+class RolloutStage(Model):
+    number: int
+    name: str
+    began_at: datetime | None
+    ended_at: datetime | None
+    states: dict[str, int] = Field(description="How many of its clients are in each state; `waiting` has no command.")
+    batches: list[UUID] = Field(description="The commands that were made for it; after a resume there is one more.")
+
+
+class RolloutBrake(Model):
+    """What it counts since the last resume after a stop: refused, expired, cancelled and pretended ones are not in."""
+
+    ran: int
+    failed: int
+    left: int = Field(description="How many have no verdict yet.")
+    words: str
+
+
+_A_ROLLOUT = {
+    "id": _BATCH,
+    "action": "reboot_host",
+    "reason": "new player",
+    "created_at": _at("14:00:00"),
+    "created_by": "ann",
+    "via": "api",
+    "state": "running",
+    "is_over": False,
+    "why": None,
+    "changed_by": None,
+    "changed_at": _at("14:09:00"),
+    "due_at": None,
+    "ended_at": None,
+    "stage": 2,
+    "run": 1,
+    "recovery_off": False,
+    "max_failed": "5 %",
+    "minimum_sample": 20,
+    "settle_s": 120,
+    "pause_s": 300,
+    "wait_s": 3600,
+    "labels": {"version": "7.2"},
+    "states": {"completed": 20, "awaiting_reconnect": 1, "waiting": 179},
+    "brake": {
+        "ran": 20,
+        "failed": 0,
+        "left": 180,
+        "words": "0 of 20 failed: the true rate may still be 14 %; failure 2 stops it if no other client succeeds"
+        " before; failure 11 of 200 stops it in any case",
+    },
+    "stages": [
+        {
+            "number": 1,
+            "name": "canary 1",
+            "began_at": _at("14:00:05"),
+            "ended_at": _at("14:02:00"),
+            "states": {"completed": 1},
+            "batches": [_COMMAND],
+        }
+    ],
+}
+
+
+class Rollout(Model):
+    model_config = _example(_A_ROLLOUT)
+
+    id: UUID
+    action: Action
+    reason: str | None
+    created_at: datetime
+    created_by: str
+    via: str
+    state: RolloutState
+    is_over: bool
+    why: str | None = Field(description="Of the last pause or stop.")
+    changed_by: str | None = Field(description="Who has brought it into this state; null: the controller itself.")
+    changed_at: datetime | None
+    due_at: datetime | None = Field(description="When time moves it on.")
+    ended_at: datetime | None
+    stage: int = Field(description="The number of the present stage; 0 before the first.")
+    run: int = Field(description="Grows with each resume.")
+    recovery_off: bool = Field(description="Its brake has stopped it: the controller recovers none of its clients.")
+    max_failed: str
+    minimum_sample: int
+    settle_s: int
+    pause_s: int
+    wait_s: int
+    labels: dict[str, str]
+    states: dict[str, int] = Field(description="How many of its clients are in each state.")
+    brake: RolloutBrake
+    stages: list[RolloutStage]
+
+
+class RolloutPage(Model):
+    """`next` is the cursor of the next page; null on the last one."""
+
+    model_config = _example({"items": [_A_ROLLOUT], "next": None})
+
+    items: list[Rollout]
+    next: str | None
+
+
+class RolloutMember(Model):
+    model_config = _example(
+        {
+            "client_uuid": _CLIENT,
+            "name": "Bar left",
+            "stage": 2,
+            "command_id": _COMMAND,
+            "state": "timed_out",
+            "counted": "failed",
+            "counted_at": _at("14:12:00"),
+            "late": "completed",
+        }
+    )
+
+    client_uuid: UUID
+    name: str | None
+    stage: int
+    command_id: UUID | None = Field(description="Null while it has none, or if it was taken back.")
+    state: str = Field(description="Of its command; as it was when it was counted. `waiting`: it has none.")
+    counted: Count | None = Field(description="What it is for the brake; null: it has no verdict yet.")
+    counted_at: datetime | None
+    late: str | None = Field(description="What the client said afterwards. It changes no count.")
+
+
+class RolledBack(Model):
+    """How many commands were cancelled; on how many clients the labels were restored, and were left as they are."""
+
+    model_config = _example({"cancelled": 18, "labels_restored": 20, "labels_left": 1})
+
+    cancelled: int
+    labels_restored: int
+    labels_left: int
 
 
 class Client(Model):

@@ -35,6 +35,8 @@ KINDS: dict[str, tuple[int, str]] = {
     "changed_meanwhile": (412, "Somebody has changed it meanwhile"),
     Kind.COUNT_DIFFERS: (412, "The count is another one"),
     Kind.NOTHING_ELIGIBLE: (409, "No client can get this command now"),
+    Kind.BAD_TERMS: (422, "How the rollout should go cannot be read"),
+    Kind.WRONG_STATE: (409, "It is in a state in which that cannot be done"),
 }
 # What any route may answer, whatever it is about.
 _ALWAYS = ("bad_request", "not_authenticated", "forbidden", "invalid", "unavailable")

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 from zoneinfo import ZoneInfo
 
 from infoscreen_reboot.controller import lifecycle
+from infoscreen_reboot.controller import rollout as rules
 from infoscreen_reboot.controller.api import models
+from infoscreen_reboot.controller.brake import Brake
 from infoscreen_reboot.controller.lifecycle import Limits
 from infoscreen_reboot.controller.safety import Answer
-from infoscreen_reboot.controller.store import commands, recoveries, views
+from infoscreen_reboot.controller.store import commands, recoveries, rollouts, views
 from infoscreen_reboot.controller.store.database import Row, Transaction
 
 _EVIDENCE = [name for name in models.Evidence.model_fields if name != "proof"]
@@ -94,6 +98,34 @@ def _batch(row: Row, states: Mapping[str, int]) -> models.Batch:
         send_at=row["send_at"],
         states=dict(states),
         is_over=not any(state in lifecycle.OPEN for state in states),
+    )
+
+
+def rollout(tx: Transaction, row: Row) -> models.Rollout:
+    of_stage = rollouts.states(tx, row["id"])
+    batches_of: dict[int, list[str]] = {}
+    for each in rollouts.batches_of(tx, row["id"]):
+        batches_of.setdefault(each["stage"], []).append(each["batch_id"])
+    sample = rollouts.sample(tx, row["id"], row["counts_from"])
+    words = Brake(row["threshold"], row["minimum"]).words(sample)
+    names = {"max_failed": "threshold", "minimum_sample": "minimum"}
+    ours = set(models.Rollout.model_fields) - {"stages", "states", "brake", "is_over"}
+    return models.Rollout(
+        **{name: row[names.get(name, name)] for name in ours},
+        is_over=rules.State(row["state"]).is_over,
+        states=dict(sum(of_stage.values(), Counter[str]())),
+        brake=models.RolloutBrake(ran=sample.ran, failed=sample.failed, left=sample.left, words=words),
+        stages=[
+            models.RolloutStage(
+                number=each["number"],
+                name=each["name"],
+                began_at=each["began_at"],
+                ended_at=each["ended_at"],
+                states=dict(of_stage.get(each["number"], {})),
+                batches=[UUID(batch_id) for batch_id in batches_of.get(each["number"], [])],
+            )
+            for each in rollouts.stages_of(tx, row["id"])
+        ],
     )
 
 

@@ -13,6 +13,8 @@ targets       which clients, commands and batches are meant
 act           reboot, shutdown, retry: preview, question, creation
 course        how far many commands are, from their events    pure
 watch         shows that, live
+rollouts      many in stages: preview, question, creation, and what a person says to them
+progress      shows how a rollout goes on, live
 history       commands and batches that were made
 fleet         clients, freezes, and how things stand
 schedule      schedules, their nights and reports

@@ -17,10 +17,10 @@ from infoscreen_reboot.controller.ctl.targets import SHORT, clients_named, id_of
 from infoscreen_reboot.controller.ctl.watch import summary, to_end
 
 # The contract's words for what the program calls by a verb.
-_ACTIONS = {"reboot": "reboot_host", "shutdown": "shutdown_host"}
-_VERBS = {"reboot_host": "Reboot", "shutdown_host": "Shut down"}
+ACTIONS = {"reboot": "reboot_host", "shutdown": "shutdown_host"}
+VERBS = {"reboot_host": "Reboot", "shutdown_host": "Shut down"}
 _SHOWN_NAMES = 20
-_NOTHING = "Nothing was made."
+NOTHING = "Nothing was made."
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Plan:
 
     @property
     def verb(self) -> str:
-        return _VERBS[self.preview["action"]]
+        return VERBS[self.preview["action"]]
 
     @property
     def ready(self) -> list[str]:
@@ -61,7 +61,7 @@ def act(call: Call) -> Outcome:
     if options.selector is not None and not options.selector.strip():
         raise usage("an empty selector means all clients, and is most likely a variable that is not set")
     wish = {
-        "action": _ACTIONS[options.command],
+        "action": ACTIONS[options.command],
         "reason": options.reason,
         **_how(call),
     }
@@ -121,12 +121,12 @@ def _one(call: Call, plan: Plan) -> Outcome:
         command = call.connection.create("/commands", content)
     except Refused as refused:
         if refused.status >= 500:
-            raise _may_be_made(refused, f"watch {command_id}") from None
+            raise may_be_made(refused, f"watch {command_id}") from None
         if refused.kind == "held":
             _add_opening(call, refused)
         raise
     except (Unreachable, KeyboardInterrupt) as error:
-        raise _may_be_made(error, f"watch {command_id}") from None
+        raise may_be_made(error, f"watch {command_id}") from None
     return _made(call, plan, "commands", "command", command)
 
 
@@ -140,7 +140,7 @@ def _confirm_one(call: Call, question: str, preview: Preview | None) -> None:
     if _is_confirmed(call, 1, preview):
         return
     if call.screen.ask(question).lower() not in ("y", "yes"):
-        raise Failure(Outcome.REFUSED, "not confirmed", _NOTHING)
+        raise Failure(Outcome.REFUSED, "not confirmed", NOTHING)
 
 
 def _add_opening(call: Call, refused: Refused) -> None:
@@ -152,13 +152,13 @@ def _held(call: Call, plan: Plan, sentence: str, hold: Hold) -> Failure:
     """Nobody can get it: a refusal by a rule, or for want of the right to shut down."""
     rules = set(plan.preview["held_by_rule"])
     outcome = Outcome.NOT_PERMITTED if rules == {"right_to_shut_down"} else Outcome.REFUSED
-    advice = _NOTHING
+    advice = NOTHING
     if hold["opens_at"] is not None:
-        advice = f"It opens at {times.opens(hold, call.now)}. {_NOTHING}"
+        advice = f"It opens at {times.opens(hold, call.now)}. {NOTHING}"
     elif hold["rule"] in ("online", "one_open_command", "budget", "fleet_cap"):
-        advice = f"{_NOTHING} To let it wait: --wait-until 1h"
+        advice = f"{NOTHING} To let it wait: --wait-until 1h"
     elif hold["rule"] == "can_be_woken":
-        advice = f"{_NOTHING} If someone will switch it on again: --someone-is-there"
+        advice = f"{NOTHING} If someone will switch it on again: --someone-is-there"
     return Failure(outcome, sentence, advice, {"kind": "held", "preview": plan.preview})
 
 
@@ -190,10 +190,10 @@ def _many(call: Call, plan: Plan) -> Outcome:
         if refused.status == 412:
             raise _moved(call, plan, refused) from None
         if refused.status >= 500:
-            raise _may_be_made(refused, "batch list") from None
+            raise may_be_made(refused, "batch list") from None
         raise
     except (Unreachable, KeyboardInterrupt) as error:
-        raise _may_be_made(error, "batch list") from None
+        raise may_be_made(error, "batch list") from None
     if not call.screen.is_json:
         call.screen.say(f"Made batch {batch['id']}.")
         call.screen.say(f"It can be taken back for 5 seconds: {PROGRAM} cancel {batch['id'][:SHORT]}")
@@ -217,7 +217,7 @@ def _confirm_count(call: Call, question: str, count: int, preview: Preview | Non
         return
     typed = call.screen.ask(f"{question} Type {count} to go on:")
     if typed != str(count):
-        raise Failure(Outcome.REFUSED, "not confirmed", _NOTHING)
+        raise Failure(Outcome.REFUSED, "not confirmed", NOTHING)
 
 
 def _is_confirmed(call: Call, count: int, preview: Preview | None) -> bool:
@@ -228,7 +228,7 @@ def _is_confirmed(call: Call, count: int, preview: Preview | None) -> bool:
     if given is None and call.screen.can_ask:
         return False
     about = f"this is about {plural(count, 'client')}"
-    advice = f"{_NOTHING} If you mean that number: --yes {count}"
+    advice = f"{NOTHING} If you mean that number: --yes {count}"
     document = {"kind": "not_confirmed", "count": count, "preview": preview}
     if given is None:
         raise Failure(Outcome.USAGE, f"there is no terminal to ask on, and {about}", advice, document)
@@ -249,7 +249,7 @@ def show_preview(call: Call, plan: Plan) -> None:
     _show_names(call, plan)
     if preview["held"]:
         screen.say()
-        screen.table(("held by", "#clients", "opens", "such as"), _holds(call, plan), indent=2)
+        screen.table(("held by", "#clients", "opens", "such as"), holds(call, plan), indent=2)
     if preview["warnings"]:
         screen.say()
         warned = Counter(word for words in preview["warnings"].values() for word in words)
@@ -268,7 +268,8 @@ def _show_names(call: Call, plan: Plan) -> None:
     call.screen.paragraph(", ".join(shown), indent=2)
 
 
-def _holds(call: Call, plan: Plan) -> list[tuple[object, ...]]:
+def holds(call: Call, plan: Plan) -> list[tuple[object, ...]]:
+    """A row for each rule: how many it holds, until when, and one of them."""
     rows: list[tuple[object, ...]] = []
     for rule, count in sorted(plan.preview["held_by_rule"].items()):
         holds = {uuid: hold for uuid, hold in plan.preview["held"].items() if hold["rule"] == rule}
@@ -297,13 +298,14 @@ def _moved(call: Call, plan: Plan, refused: Refused) -> Failure:
         if len(moved) > _SHOWN_NAMES:
             call.screen.say(f"  and {len(moved) - _SHOWN_NAMES} more")
     sentence = f"something has moved since the preview: {plural(len(moved), 'client')}"
-    return Failure(refused.outcome, sentence, f"{_NOTHING} Run it again to see how things stand.", refused.problem)
+    return Failure(refused.outcome, sentence, f"{NOTHING} Run it again to see how things stand.", refused.problem)
 
 
 # --- Made
 
 
-def _may_be_made(error: BaseException, look: str) -> Failure:
+def may_be_made(error: BaseException, look: str) -> Failure:
+    """The answer to what was to be made is lost; `look` is the command that shows whether it is there."""
     outcome = Outcome.INTERRUPTED if isinstance(error, KeyboardInterrupt) else Outcome.UNREACHABLE
     words = str(error) or "interrupted"
     return Failure(outcome, words, f"It is not known whether it was made. Look: {PROGRAM} {look}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 from infoscreen_reboot import __version__
@@ -16,6 +16,7 @@ from infoscreen_reboot.controller.ctl import (
     people,
     power,
     recoveries,
+    rollouts,
     schedule,
     site,
     telling,
@@ -47,6 +48,7 @@ def parser() -> argparse.ArgumentParser:
     commands = made.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_acting(commands)
     _add_looking(commands)
+    _add_rollouts(commands)
     _add_clients(commands)
     _add_schedules(commands)
     _add_recoveries(commands)
@@ -122,6 +124,54 @@ def _add_looking(commands: Any) -> None:
     _add_how(retrying)
     cancelling = _add(below, "cancel", history.cancel, "take back what was not sent yet")
     cancelling.add_argument("id", metavar="ID")
+
+
+def _add_rollouts(commands: Any) -> None:
+    rollout = _add(commands, "rollout", rollouts.rollouts, "reboot many clients in stages, with a brake")
+    rollout.set_defaults(limit=20)
+    below = rollout.add_subparsers(dest="what", metavar="COMMAND")
+    _add_limit(_add(below, "list", rollouts.rollouts, "list them, the newest first"))
+    _add_terms(_add(below, "preview", rollouts.preview, "show who would be in which stage, and make nothing"))
+    starting = _add_terms(_add(below, "start", rollouts.start, "show that, ask, and make it"))
+    starting.add_argument("--watch", action=argparse.BooleanOptionalAction, default=True, help="show how it goes on")
+    _add_yes(starting)
+    show = _add(below, "show", rollouts.show, "show one, its stages and its members")
+    show.add_argument("id", metavar="ID")
+    show.add_argument("--stage", type=_number, metavar="N", help="only the members of this stage")
+    pausing = _add(below, "pause", rollouts.pause, "begin no new stage, and take back what was not sent")
+    pausing.add_argument("id", metavar="ID")
+    pausing.add_argument("--reason", metavar="TEXT", help="why, for the others")
+    for name, run, words in (
+        ("watch", rollouts.watch, "show how it goes on, until it is over or asks"),
+        ("resume", rollouts.resume, "go on with one that was paused or stopped"),
+        ("abort", rollouts.abort, "end it, and cancel what was not sent"),
+        ("rollback", rollouts.roll_back, "end it, and give labels their old values"),
+        ("recovery", rollouts.recovery, "let its clients be recovered again, after a stop"),
+    ):
+        _add(below, name, run, words).add_argument("id", metavar="ID")
+
+
+def _add_terms(made: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    made.add_argument("clients", nargs="*", metavar="CLIENT", help="name or UUID")
+    made.add_argument("-l", "--selector", help="all that have these labels, as in site=alpine,room!=bar")
+    made.add_argument("--action", choices=tuple(act.ACTIONS), default="reboot")
+    made.add_argument("--reason", metavar="TEXT", help="why, for the records")
+    made.add_argument("--someone-is-there", action="store_true", help="someone will switch them on again")
+    made.add_argument(
+        "--stage", action="append", metavar="STAGE", help="'canary 1', '10 %%', 25 or site=alpine; several, in order"
+    )
+    made.add_argument("--max-failed", metavar="PERCENT", help="stop above it, as in '5 %%'")
+    made.add_argument("--minimum-sample", type=_number, metavar="N", help="until so many ran, any failure asks")
+    for name, words in (
+        ("settle", "after a stage, for what shows itself late"),
+        ("pause", "from there to the next stage"),
+        ("wait", "how long a client may wait for what holds it"),
+    ):
+        made.add_argument(f"--{name}", type=_span, metavar="TIME", help=f"{words}: 90s, 30m")
+    made.add_argument(
+        "--set", action="append", type=_label, metavar="KEY=VALUE", help="label of each client that has completed"
+    )
+    return made
 
 
 def _add_limit(made: argparse.ArgumentParser) -> None:
@@ -333,6 +383,20 @@ def _day(text: str) -> str:
         return date.fromisoformat(text).isoformat()
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is no day; say it as in 2026-12-24") from None
+
+
+def _span(text: str) -> timedelta:
+    try:
+        return times.parse_span(text)
+    except (ValueError, OverflowError):
+        raise argparse.ArgumentTypeError(f"{text!r} is no duration; say 90s, 30m or 1h30m") from None
+
+
+def _label(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not (key and equals and value):
+        raise argparse.ArgumentTypeError(f"{text!r} is no label; say KEY=VALUE")
+    return key, value
 
 
 def _when(text: str) -> datetime:

@@ -61,7 +61,7 @@ class Refused(Failure):
 
 
 # The kinds of a 4xx that tell of a fault in what was typed.
-_USAGE = ("bad_request", "bad_selector", "bad_wait", "invalid", "too_large", "not_found", "no_such_client")
+_USAGE = ("bad_request", "bad_selector", "bad_terms", "bad_wait", "invalid", "too_large", "not_found", "no_such_client")
 
 
 def _outcome_of(status: int, kind: str) -> Outcome:

@@ -110,6 +110,56 @@ class Member(TypedDict):
     state: str
 
 
+class PlannedStage(TypedDict):
+    name: str
+    clients: list[str]
+    brake: str
+
+
+class RolloutPreview(Preview):
+    max_failed: str
+    stages: list[PlannedStage]
+
+
+class RolloutStage(TypedDict):
+    number: int
+    name: str
+    began_at: str | None
+    ended_at: str | None
+    states: dict[str, int]
+    batches: list[str]
+
+
+class Rollout(TypedDict):
+    id: str
+    action: str
+    reason: str | None
+    created_at: str
+    created_by: str
+    state: str
+    is_over: bool
+    why: str | None
+    changed_by: str | None
+    due_at: str | None
+    stage: int
+    recovery_off: bool
+    max_failed: str
+    labels: dict[str, str]
+    states: dict[str, int]
+    brake: dict[str, Any]
+    stages: list[RolloutStage]
+
+
+class RolloutMember(TypedDict):
+    client_uuid: str
+    name: str | None
+    stage: int
+    command_id: str | None
+    state: str
+    counted: str | None
+    late: str | None
+
+
 class Whoami(TypedDict):
     name: str
     role: str

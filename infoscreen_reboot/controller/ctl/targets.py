@@ -14,6 +14,7 @@ from infoscreen_reboot.controller.ctl.shapes import Client
 
 # The lists show so many digits of an id, and take them.
 SHORT = 8
+_ONE = {"batches": "batch", "commands": "command", "rollouts": "rollout"}
 _BEGINNING = re.compile(rf"[0-9a-f-]{{{SHORT},36}}")
 
 
@@ -85,14 +86,14 @@ def command_or_batch(connection: Connection, text: str) -> tuple[str, str]:
 
 
 def id_of(connection: Connection, kind: str, text: str) -> str:
-    """The id of a command (`commands`) or batch (`batches`). Raises Failure."""
+    """The id of a command (`commands`), batch (`batches`) or rollout (`rollouts`). Raises Failure."""
     text = text.lower()
     uuid = uuid_of(text)
     if uuid is not None:
         return uuid
     matches = _beginning(connection, kind, text)
     if len(matches) != 1:
-        raise _not_one(text, "batch" if kind == "batches" else "command", len(matches))
+        raise _not_one(text, _ONE[kind], len(matches))
     return matches[0][1]
 
 

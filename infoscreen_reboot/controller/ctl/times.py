@@ -16,13 +16,28 @@ _CLOCK = re.compile(r"(\d{1,2}):(\d{2})", re.ASCII)
 
 def parse_when(text: str, now: datetime) -> datetime:
     """`30m`, `1h30m`, `04:00` (the next one), `2026-11-27T04:00` (local) or with a zone. Raises ValueError."""
-    duration = _DURATION.fullmatch(text.strip())
-    if duration is not None and any(duration.groups()):
-        return now + timedelta(**{unit: int(number) for unit, number in duration.groupdict(default="0").items()})
+    duration = _duration(text)
+    if duration is not None:
+        return now + duration
     clock = _CLOCK.fullmatch(text.strip())
     if clock is not None:
         return _next(time(int(clock[1]), int(clock[2])), now)
     return datetime.fromisoformat(text.strip()).astimezone(UTC)
+
+
+def parse_span(text: str) -> timedelta:
+    """`30m`, `1h30m`, `90s`. Raises ValueError."""
+    duration = _duration(text)
+    if duration is None:
+        raise ValueError(f"{text!r} is no duration")
+    return duration
+
+
+def _duration(text: str) -> timedelta | None:
+    found = _DURATION.fullmatch(text.strip())
+    if found is None or not any(found.groups()):
+        return None
+    return timedelta(**{unit: int(number) for unit, number in found.groupdict(default="0").items()})
 
 
 def _next(at: time, now: datetime) -> datetime:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 _SHOWN_LINES = 8
-_WIDEST_BAR, _WIDEST_NAME = 60, 32
+WIDEST_BAR, _WIDEST_NAME = 60, 32
 # After the first loss of the stream, the second, and so on; the last for all others.
 RECONNECT_AFTER_S = (0.2, 1.0, 2.0, 5.0)
 # Without any connection for so long, the call ends: a script must not hang for ever.
@@ -199,9 +199,9 @@ class Picture:
         passed = times.elapsed(time.monotonic() - self._started_s)
         head = Text.assemble((clean(self._title), "bold"), (f"   {passed}", "dim"))
         done = f"  {ended} of {total}"
-        bar = _bar(counts, total, min(_WIDEST_BAR, self._width - len(done) - 1))
+        bar = bar_of(counts, total, min(WIDEST_BAR, self._width - len(done) - 1))
         bar.append(done)
-        return Group(head, bar, _count_line(counts), Text(), *self._drawn(lines))
+        return Group(head, bar, count_line_of(counts), Text(), *self._drawn(lines))
 
     def _drawn(self, lines: Sequence[Line]) -> Iterable[Text]:
         widest = max((len(clean(line.name)) for line in lines), default=0)
@@ -222,7 +222,7 @@ def line_of(line: Line, now: datetime, widest: int, width: int) -> Text:
     return drawn
 
 
-def _bar(counts: dict[str, int], total: int, width: int) -> Text:
+def bar_of(counts: Mapping[str, int], total: int, width: int) -> Text:
     """As long as the whole, and with a part for each kind of end; the rest is still to come."""
     from rich.text import Text
 
@@ -242,7 +242,8 @@ def _bar(counts: dict[str, int], total: int, width: int) -> Text:
     return bar
 
 
-def _count_line(counts: dict[str, int]) -> Text:
+def count_line_of(counts: Mapping[str, int]) -> Text:
+    """How many are in each state, in the colours of the states."""
     from rich.text import Text
 
     line = Text()

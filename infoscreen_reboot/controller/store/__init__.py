@@ -11,6 +11,7 @@ facts       what the rules ask for
 fleet       what people change
 schedules   rules for nights, what became of each night, and its members
 sites       places, with their zones and opening hours
+rollouts    batches in stages, their members and what was counted of them
 notices     what people are to be told
 recoveries  what is done about clients that do not come back
 power       ports that feed clients, and their power cycles

@@ -7,6 +7,7 @@ from datetime import datetime
 from sqlalchemy import ColumnElement, Table, and_, delete, exists, or_, select
 
 from infoscreen_reboot.controller.lifecycle import VERDICT_RANK
+from infoscreen_reboot.controller.rollout import OVER
 from infoscreen_reboot.controller.store.database import Transaction
 from infoscreen_reboot.controller.store.tables import (
     alert,
@@ -23,6 +24,7 @@ from infoscreen_reboot.controller.store.tables import (
     power_cycle,
     preview,
     recovery,
+    rollout,
     schedule,
     schedule_member,
     schedule_night,
@@ -51,6 +53,7 @@ def forget(tx: Transaction, before: datetime) -> int:
                 (preview, preview.c.made_at < before),
                 (schedule_skip, schedule_skip.c.day < before.date().isoformat()),
                 (freeze, or_(freeze.c.ended_at < before, freeze.c.until < before)),
+                (rollout, and_(rollout.c.ended_at < before, rollout.c.state.in_(OVER), ~rollout.c.recovery_off)),
                 (boot, and_(boot.c.heard_at < before, ~_is_present(boot.c.client_uuid, boot.c.boot_id))),
                 (batch, and_(batch.c.created_at < before, ~exists().where(command.c.batch_id == batch.c.id))),
             )

@@ -491,6 +491,97 @@ recovery = Table(
     sqlite_autoincrement=True,
 )
 
+# --- Rollouts
+
+# A batch in stages, with a brake. Its present state is the record of the module `rollout`.
+rollout = Table(
+    "rollout",
+    metadata,
+    Column("id", _UUID, primary_key=True),
+    Column("action", String(16), nullable=False),
+    Column("reason", Text),
+    Column("created_at", Moment, nullable=False),
+    Column("created_by", String(128), nullable=False),
+    Column("via", String(32), nullable=False),
+    Column("address", String(64)),
+    Column("may_shut_down", Boolean, nullable=False),
+    Column("someone_is_there", Boolean, nullable=False),
+    Column("preview_hash", String(64), nullable=False),
+    Column("idempotency_key", String(128)),
+    Column("request_digest", String(64)),
+    # What each client gets when it has completed, by key.
+    Column("labels", JSON, nullable=False),
+    # As it was written: what cannot be read stops.
+    Column("threshold", String(32), nullable=False),
+    Column("minimum", Integer, nullable=False),
+    Column("settle_s", Integer, nullable=False),
+    Column("pause_s", Integer, nullable=False),
+    # How long a client may wait for what holds it, from the beginning of its stage on.
+    Column("wait_s", Integer, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("stage", Integer, nullable=False),
+    Column("run", Integer, nullable=False),
+    Column("counts_from", Integer, nullable=False),
+    Column("due_at", Moment),
+    Column("is_asking", Boolean, nullable=False),
+    Column("recovery_off", Boolean, nullable=False),
+    Column("why", Text),
+    Column("changed_by", String(128)),
+    Column("changed_at", Moment),
+    Column("ended_at", Moment),
+    UniqueConstraint("created_by", "idempotency_key", name="rollout_key"),
+    Index("rollout_created", "created_at", "id"),
+    Index("rollout_state", "state"),
+)
+
+_ROLLOUT = "rollout.id"
+
+rollout_stage = Table(
+    "rollout_stage",
+    metadata,
+    Column("rollout_id", _UUID, ForeignKey(_ROLLOUT, ondelete="CASCADE"), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("began_at", Moment),
+    Column("ended_at", Moment),
+)
+
+# The commands that were made for a stage. The key is why a process that is killed makes none of them twice.
+rollout_batch = Table(
+    "rollout_batch",
+    metadata,
+    Column("rollout_id", _UUID, ForeignKey(_ROLLOUT, ondelete="CASCADE"), primary_key=True),
+    Column("stage", Integer, primary_key=True),
+    Column("run", Integer, primary_key=True),
+    Column("batch_id", _UUID, nullable=False),
+)
+
+rollout_member = Table(
+    "rollout_member",
+    metadata,
+    Column("rollout_id", _UUID, ForeignKey(_ROLLOUT, ondelete="CASCADE"), primary_key=True),
+    Column("client_uuid", _UUID, primary_key=True),
+    Column("stage", Integer, nullable=False),
+    Column("position", Integer, nullable=False),
+    # The one on its way; null before it, and again if it was taken back before it was sent.
+    Column("command_id", _UUID),
+    # As it was when it was first seen, what it is for the brake, and in which run that was. Late truth changes nothing.
+    Column("verdict", String(24)),
+    Column("counted", String(16)),
+    Column("counted_at", Moment),
+    Column("run", Integer),
+    # The labels that the rollout has changed, as they were; null where it has not.
+    Column("labels_before", JSON(none_as_null=True)),
+    Index("rollout_member_client", "client_uuid"),
+    Index("rollout_member_command", "command_id", unique=True),
+    Index(
+        "rollout_member_awaited",
+        "rollout_id",
+        postgresql_where=text("command_id IS NOT NULL AND verdict IS NULL"),
+        sqlite_where=text("command_id IS NOT NULL AND verdict IS NULL"),
+    ),
+)
+
 user = Table(
     "user_account",  # `user` is a word of PostgreSQL's
     metadata,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import RowMapping, Select, and_, func, or_, select
+from sqlalchemy import RowMapping, Select, Table, and_, func, or_, select
 
 from infoscreen_reboot.controller.lifecycle import VERDICT_RANK, State
 from infoscreen_reboot.controller.store.bulk import among
@@ -112,11 +112,16 @@ def batch_of(tx: Transaction, batch_id: str) -> RowMapping | None:
 
 def batches_page(tx: Transaction, limit: int, cursor: str | None) -> tuple[list[RowMapping], str | None]:
     """The newest first. Raises ValueError for a cursor that is none of ours."""
-    query = select(batch)
+    return newest_first(tx, batch, limit, cursor)
+
+
+def newest_first(tx: Transaction, table: Table, limit: int, cursor: str | None) -> tuple[list[RowMapping], str | None]:
+    """A page of a table that has `created_at` and `id`. Raises ValueError for a cursor that is none of ours."""
+    query = select(table)
     if cursor is not None:
         at, last = _position(cursor)
-        query = query.where(or_(batch.c.created_at < at, and_(batch.c.created_at == at, batch.c.id < last)))
-    query = query.order_by(batch.c.created_at.desc(), batch.c.id.desc()).limit(limit + 1)
+        query = query.where(or_(table.c.created_at < at, and_(table.c.created_at == at, table.c.id < last)))
+    query = query.order_by(table.c.created_at.desc(), table.c.id.desc()).limit(limit + 1)
     return _cut(list(tx.db.execute(query).mappings()), limit)
 
 
