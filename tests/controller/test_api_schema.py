@@ -113,13 +113,12 @@ def fill(database: Database) -> dict[str, str]:
         open_id, _ = orders.order(tx, ann, Wish(Action.REBOOT_HOST), third, None, House())
         token = people.add_token(tx, "ann", "old", Role.OPERATOR, False, None)
         lost = recovery.begin(tx.now, recovery.DEFAULT, False, Limits().back, tx.now)
-        recovery_id = recoveries.begin(tx, third, open_id, lost, None)
+        recoveries.begin(tx, third, open_id, lost, None)
     return {
         "client_uuid": uuids[0],
         "batch_id": batch,
         "command_id": open_id,
         "token_id": token.token_id,
-        "recovery_id": str(recovery_id),
         "name": "ann",
     }
 
