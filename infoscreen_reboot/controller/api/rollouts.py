@@ -19,6 +19,7 @@ from infoscreen_reboot.controller.orders import Caller
 from infoscreen_reboot.controller.rollouts import Terms
 from infoscreen_reboot.controller.store import rollouts as stored
 from infoscreen_reboot.controller.store.database import Row, Transaction
+from infoscreen_reboot.controller.store.zones import zones_of
 
 router = APIRouter(prefix="/rollouts", tags=["rollouts"])
 
@@ -57,6 +58,7 @@ def preview_rollout(call: Operator, content: models.RolloutPreviewRequest) -> mo
         else:
             uuids = sorted({str(uuid) for uuid in content.clients or []})
         plan = rollouts.preview(tx, caller, _terms(call, content), uuids, call.site.house)
+        zones = zones_of(tx, plan.shown.held.keys(), call.site.fleet_zone)
     return models.RolloutPreview(
         action=plan.terms.action,
         hash=plan.hash,
@@ -67,7 +69,7 @@ def preview_rollout(call: Operator, content: models.RolloutPreviewRequest) -> mo
             models.PlannedStage(name=each.name, clients=[UUID(uuid) for uuid in each.clients], brake=words)
             for each, words in zip(plan.dealt, plan.words(), strict=True)
         ],
-        held={uuid: show.hold(answer) for uuid, answer in plan.shown.held.items()},
+        held={uuid: show.hold(answer, zones[uuid]) for uuid, answer in plan.shown.held.items()},
         held_by_rule=dict(Counter(answer.rule for answer in plan.shown.held.values())),
         warnings={uuid: list(words) for uuid, words in plan.shown.warnings.items()},
     )
