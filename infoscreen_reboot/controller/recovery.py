@@ -29,7 +29,7 @@ class Step(StrEnum):
     POWER = "power"
 
 
-ORDER = tuple(Step)
+ORDER: tuple[Step, ...] = (Step.ASK, Step.WATCHDOG, Step.POWER)
 DEFAULT: tuple[Step, ...] = (Step.ASK, Step.WATCHDOG)
 _DOES = {
     Step.ASK: "ask the client again",

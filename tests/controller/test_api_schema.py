@@ -131,7 +131,7 @@ def fill(database: Database) -> dict[str, str]:
         store.add_members(tx, made, "2026-11-26", night_id, batch, {})
         sites.put(tx, "alpine", {"zone": "Europe/Vienna"})
         lost = recovery.begin(tx.now, recovery.DEFAULT, False, Limits().back, tx.now)
-        recovery_id = recoveries.begin(tx, third, open_id, lost, None)
+        recoveries.begin(tx, third, open_id, lost, None)
         fourth = str(uuid4())
         tx.db.execute(insert(client).values(uuid=fourth, standing="accepted", is_online=True))
         terms = rollouts.Terms(Action.REBOOT_HOST)
@@ -148,7 +148,6 @@ def fill(database: Database) -> dict[str, str]:
         "rollout_id": rollout_id,
         "command_id": open_id,
         "token_id": token.token_id,
-        "recovery_id": str(recovery_id),
         "name": "ann",
     }
 

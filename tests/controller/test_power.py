@@ -23,7 +23,7 @@ from infoscreen_reboot.controller.power.outlet import Outlet, Outlets
 from infoscreen_reboot.controller.power.port import Backend, Port, PowerError, Reading
 from infoscreen_reboot.controller.power.snmp import Snmp
 from infoscreen_reboot.controller.power.worker import Worker, restore_all
-from infoscreen_reboot.controller.store import facts, fleet, lease, power
+from infoscreen_reboot.controller.store import facts, fleet, lease, power, retention
 from infoscreen_reboot.controller.store.database import Database, Row, Transaction
 from infoscreen_reboot.controller.store.facts import Policy
 from infoscreen_reboot.controller.store.tables import client, event, notice, power_cycle
@@ -478,3 +478,13 @@ def test_a_client_with_a_port_can_be_woken_but_not_by_one_that_only_pretends(
         power.put_port(tx, uuid, Port("core", "1", switch.address, "lab"), "ann")
         assert woken(tx)
         assert power.remove_port(tx, uuid) and not power.remove_port(tx, uuid) and not woken(tx)
+
+
+def test_a_cycle_is_forgotten_when_it_is_old_and_never_while_it_is_owed(database: Database, switch: Switch) -> None:
+    with database.write() as tx:
+        made = [power.request(tx, uuid, "ann", None) or 0 for uuid in fed(tx, switch, 2)]
+        power.move(tx, made[0], Step.REFUSE, "no")
+        power.move(tx, made[1], Step.OWE, must_be_on_by=tx.now)
+        retention.forget(tx, tx.now + timedelta(days=1))
+        assert [row["id"] for row in power.cycles(tx, 10)] == [made[1]]
+        assert power.outcome(tx, made[0]) == ("failed", "this power cycle is not known any more")
