@@ -27,6 +27,7 @@ from infoscreen_reboot.controller import rollouts
 from infoscreen_reboot.controller.engine import Engine, Orders
 from infoscreen_reboot.controller.lifecycle import Limits
 from infoscreen_reboot.controller.orders import Caller, House
+from infoscreen_reboot.controller.recoveries import Recoveries
 from infoscreen_reboot.controller.rollouts import Rollouts, Terms
 from infoscreen_reboot.controller.store import lease, views
 from infoscreen_reboot.controller.store import rollouts as stored
@@ -97,6 +98,8 @@ class Air:
         self.terms = BrokerTerms()
         self.now = EVENING
         self.boot_takes = SECOND
+        # The broker keeps what it has for the controller, also while there is none.
+        self.has_session = True
         self._given: list[Received] = []
         self._next: list[Received] = []
         self._later: list[tuple[datetime, PlayedHost, str]] = []
@@ -184,6 +187,7 @@ class Town:
                 tx.db.execute(insert(label), labels)
         self.air = Air(hosts)
         self.pace = SECOND
+        self.recovers = False
         self.start(fleet_cap)
 
     @property
@@ -194,7 +198,8 @@ class Town:
         """A controller, also after one that was killed."""
         self.fleet_cap = fleet_cap
         self.house = House(Policy(fleet_cap))
-        orders = Orders(Limits(), Policy(fleet_cap), plans=(Rollouts(self.house, Limits()),))
+        plans = Rollouts(self.house, Limits()), Recoveries(is_off=stored.recovery_is_off)
+        orders = Orders(Limits(), Policy(fleet_cap), plans=plans if self.recovers else plans[:1])
         self.air.lose()
         with self.database.write() as tx:
             epoch = lease.take(tx, "test")

@@ -12,7 +12,7 @@ from infoscreen_reboot.controller.auth import Role
 from infoscreen_reboot.controller.lifecycle import Limits
 from infoscreen_reboot.controller.orders import House
 from infoscreen_reboot.controller.rollouts import Rollouts
-from infoscreen_reboot.controller.store.tables import command, label, rollout
+from infoscreen_reboot.controller.store.tables import client, command, label, rollout
 from tests.controller.played import aged
 from tests.controller.web import Web, kind
 
@@ -66,6 +66,17 @@ def test_a_rollout_is_shown_made_once_and_read(web: Web) -> None:
     assert [(each["state"], each["stage"], each["command_id"]) for each in members] == [("waiting", 2, None)] * 2
     audit = web.call("GET", "/audit", Role.ADMIN).json()["items"]
     assert [(line["what"], line["outcome"]) for line in audit] == [("rollout reboot_host", "made")]
+
+
+def test_who_has_to_wait_is_in_a_stage_and_who_never_gets_it_is_not(web: Web) -> None:
+    waits, never, _ = web.uuids
+    with web.database.write() as tx:
+        tx.db.execute(update(client).where(client.c.uuid == waits).values(is_online=False))
+        tx.db.execute(update(client).where(client.c.uuid == never).values(two_hosts_at=tx.now))
+    plan, _ = planned(web)
+    assert plan["count"] == 2 and plan["held_by_rule"] == {"online": 1, "one_host": 1}
+    assert {each["rule"] for each in plan["held"].values()} == {"online", "one_host"}
+    assert never not in [uuid for stage in plan["stages"] for uuid in stage["clients"]]
 
 
 @pytest.mark.parametrize(

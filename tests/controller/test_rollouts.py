@@ -29,6 +29,7 @@ from infoscreen_reboot.controller.store.tables import (
     event,
     label,
     notice,
+    recovery,
     rollout,
     rollout_batch,
     rollout_member,
@@ -48,6 +49,7 @@ QUICK = Terms(
 @pytest.fixture
 def clockwork(database: Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[Clockwork]:
     monkeypatch.setattr(engines, "HEARING_AGAIN", timedelta(0))
+    monkeypatch.setattr(engines, "SILENT", timedelta(days=9))  # they send no health
     database.close()
     found = Clockwork(database.url)
     yield found
@@ -232,6 +234,22 @@ def test_what_was_refused_cancelled_or_only_pretended_is_shown_and_not_counted(c
         assert (stored.sample(tx, made, 1).ran, stored.sample(tx, made, 1).failed) == (2, 0)
         ended = tx.db.execute(select(notice.c.content).where(notice.c.kind == "finished")).scalar_one()
     assert [each["client_uuid"] for each in ended["missing"]] == [blocked, cancelled]
+
+
+def test_the_controller_leaves_the_clients_of_a_stopped_rollout_alone(clockwork: Clockwork) -> None:
+    town = Town(clockwork, {"alpine": 3, "city": 1})
+    town.recovers, town.pace = True, timedelta(seconds=10)
+    town.start()
+    town.behave("lost", town.everybody[0], town.everybody[3])
+    made = town.roll_out(replace(QUICK, stages=("canary 1",)), town.uuids["alpine"])
+    other = town.roll_out(replace(QUICK, max_failed="50 %", minimum=1, stages=()), town.uuids["city"])
+    town.until(made, "stopped")
+    town.until(other, "stopped")
+    operate(town, other, rollouts.allow_recovery)
+    town.tick(2)
+    with clockwork.read() as tx:
+        states = {row.client_uuid: (row.state, row.words) for row in tx.db.execute(select(recovery))}
+    assert states[town.everybody[0]][0] == "stopped" and "keeps recovery away" in states[town.everybody[0]][1]
 
 
 def test_recovery_stays_off_after_an_abort_until_a_person_allows_it(clockwork: Clockwork) -> None:
