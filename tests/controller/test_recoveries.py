@@ -404,6 +404,12 @@ def test_a_client_has_one_recovery_at_a_time(night: Night) -> None:
         stored.begin(tx, row["client_uuid"], str(uuid4()), stored.record_of(row), None)
 
 
+def test_a_second_reboot_that_is_lost_meanwhile_begins_no_second_one(night: Night) -> None:
+    first = night.lose(night.uuids[0])
+    night.lose(night.uuids[0])
+    assert [(row["command_id"], row["ended_at"]) for row in night.rows] == [(first, None)]
+
+
 def test_only_a_reboot_that_does_not_come_back_begins_one(night: Night) -> None:
     uuid = night.uuids[0]
     with night.database.write() as tx:
