@@ -147,7 +147,7 @@ class Engine:
             self._hears_all_from = tx.now + HEARING_AGAIN
             self._misses_from = tx.now + SILENT
             commands.send_again(tx, commands.in_flight(tx), tx.now)
-            if not self._consumer.has_session:
+            if not self._consumer.terms.has_session:
                 self._assume_gone(tx)
 
     def _assume_gone(self, tx: Transaction) -> None:

@@ -15,9 +15,6 @@ from infoscreen_reboot.contract.ack import AckStatus, ErrorCode
 from infoscreen_reboot.controller.inventory import guarded
 from infoscreen_reboot.controller.lifecycle import Proof, Record, State
 
-# What one sentence names at most.
-_NAMED = 10
-
 
 class Outcome(StrEnum):
     """In the order in which an operator wants to read them."""
@@ -156,11 +153,9 @@ def in_words(counts: Mapping[str, int]) -> str:
     return ", ".join(parts) or "no clients"
 
 
-def named(kept: Mapping[str, Any], outcome: Outcome) -> str:
-    """The names of those with this outcome, as far as they fit into a sentence."""
-    names = [each["name"] or each["client_uuid"] for each in kept["lines"] if each["outcome"] == outcome]
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more
+def named(kept: Mapping[str, Any], outcome: Outcome) -> list[str]:
+    """The names of those with this outcome; a client without a name by its UUID."""
+    return [each["name"] or each["client_uuid"] for each in kept["lines"] if each["outcome"] == outcome]
 
 
 def to_csv(kept: Mapping[str, Any]) -> str:

@@ -413,10 +413,8 @@ def _tell_end(tx: Transaction, row: Row, verb: str) -> None:
     missing = [_named(each) for each in everybody if each["counted"] != Count.RAN]
     done = len(everybody) - len(missing)
     words = f"The {_title(row)} {verb}: {done} of {len(everybody)} completed"
-    if missing:
-        words += f"; not {', '.join(each['name'] or each['client_uuid'] for each in missing[:5])}"
-        words += f" and {len(missing) - 5} more" if len(missing) > 5 else ""
-    content = {"completed": done, "missing": missing[:_MOST_NAMED], "missing_count": len(missing)}
+    names = [each["name"] or each["client_uuid"] for each in missing]
+    content = {"completed": done, "missing": names[:_MOST_NAMED], "not_completed": missing[:_MOST_NAMED]}
     notices.tell(tx, notices.Kind.FINISHED, _subject(row), words, content)
 
 

@@ -237,11 +237,10 @@ class Schedules:
         state = calendar.turned(NightState(row["state"]), Turn.CLOSED)
         store.end_night(tx, row["id"], state, words, kept)
         sentence = f"{called(row)}: {words}"
-        if missing := report.named(kept, Outcome.NOT_BACK):
-            sentence += f". Not back: {missing}"
         log.info("%s", sentence)
         content = {"schedule": row["name"], "occurrence": row["occurrence"], "zone": row["zone"]}
-        notices.tell(tx, Kind.FINISHED, f"night/{row['id']}", sentence, {**content, "counts": kept["counts"]})
+        content |= {"counts": kept["counts"], "missing": report.named(kept, Outcome.NOT_BACK)}
+        notices.tell(tx, Kind.FINISHED, f"night/{row['id']}", sentence, content)
 
 
 def _caller(row: Row) -> Caller:

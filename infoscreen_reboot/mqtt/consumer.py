@@ -96,8 +96,6 @@ class Consumer:
         self._keep_alive_s = settings.keep_alive_s
         self.protocol = PROTOCOLS[settings.protocol][0]
         self.terms = Terms()
-        # Whether the broker still knew us when this connection began.
-        self.has_session = False
 
     def open(self) -> None:
         """Connect and subscribe. Raises Lost, and a refused subscription is one: half an ear is worse than none."""
@@ -273,7 +271,6 @@ class Consumer:
         if code != 0:
             raise Lost(reasons.words(code, connack.properties))
         self.terms = Terms.read(connack)
-        self.has_session = connack.has_session
         self._keep_alive_s = self.terms.keep_alive_s or self._settings.keep_alive_s
         self._next_misc = 0.0
         paho_client.heed_keep_alive(client, self._keep_alive_s)

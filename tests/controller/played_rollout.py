@@ -95,11 +95,10 @@ class Air:
 
     def __init__(self, hosts: Sequence[PlayedHost]) -> None:
         self.hosts = {host.uuid: host for host in hosts}
-        self.terms = BrokerTerms()
+        # The broker keeps what it has for the controller, also while there is none.
+        self.terms = BrokerTerms(has_session=True)
         self.now = EVENING
         self.boot_takes = SECOND
-        # The broker keeps what it has for the controller, also while there is none.
-        self.has_session = True
         self._given: list[Received] = []
         self._next: list[Received] = []
         self._later: list[tuple[datetime, PlayedHost, str]] = []

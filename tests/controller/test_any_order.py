@@ -384,8 +384,7 @@ class Timed(Database):
 class PlayedConsumer:
     """The engine's side of a broker: what comes is what the machine has put there."""
 
-    terms = Terms()
-    has_session = True
+    terms = Terms(has_session=True)
 
     def __init__(self, publish: Callable[[Message, int], None]) -> None:
         self.received: list[Received] = []

@@ -102,7 +102,7 @@ def test_what_has_to_be_looked_at_comes_first_and_the_counts_are_those_of_the_li
     assert sum(kept["counts"].values()) == len(members)
     assert report.in_words(kept["counts"]) == "5 not back, 2 back late, 5 skipped, 1 only pretended, 2 back"
     assert report.in_words({}) == "no clients"
-    assert report.named(kept, Outcome.BACK_LATE) == "u1, u2"
+    assert report.named(kept, Outcome.BACK_LATE) == ["u1", "u2"]
 
 
 def test_no_cell_is_a_formula() -> None:

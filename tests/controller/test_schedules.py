@@ -402,7 +402,8 @@ def test_who_is_missing_has_until_the_time_that_was_said_and_late_truth_changes_
         late: "back_late",
         never: "not_back",
     }
-    assert world.told()[-1][1].endswith(f"1 not back, 1 back late, 1 back. Not back: {never}")
+    assert world.told()[-1][1].endswith("1 not back, 1 back late, 1 back")
+    assert world.rows(notice)[-1]["content"]["missing"] == [never]
     world.now = at("2026-06-02T09:00")
     world.learn(never, Acked(world.now, AckStatus.COMPLETED, NEW))
     world.look("2026-06-02T09:01")
