@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tools.lab.scratch import CACHE, LabError, Scratch, command, kill_group, locked
+from tools.lab.scratch import CACHE, LabError, Scratch, command, kill_group, locked, unmount_below
 
 # What takes time is said here, for whoever is waiting.
 log = logging.getLogger("lab")
@@ -189,6 +189,7 @@ def layer(name: str, make: Callable[[Path], None]) -> Path:
             started = time.monotonic()
             log.info("making %s", name)
             temporary = path.with_name(f".{name}")
+            unmount_below(temporary)  # whoever began with it was killed
             shutil.rmtree(temporary, ignore_errors=True)
             path.parent.mkdir(parents=True, exist_ok=True)
             make(temporary)

@@ -172,6 +172,14 @@ def remove_group(cgroup: Path) -> None:
         Path(path).rmdir()
 
 
+def unmount_below(directory: Path) -> None:
+    """What is mounted there cannot be removed; whoever mounted it may have been killed."""
+    mounts = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
+    for mount in reversed(mounts):
+        if mount.startswith(f"{directory}/"):
+            command("umount", mount)
+
+
 def _tear_down(name: str) -> None:
     directory = SCRATCH / name
     cgroup = _cgroups() / f"infoscreen-{name}"
@@ -179,10 +187,7 @@ def _tear_down(name: str) -> None:
     remove_group(cgroup)
     if Path("/run/netns", name).exists():
         command("ip", "netns", "del", name)
-    mounts = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
-    for mount in reversed(mounts):
-        if mount.startswith(f"{directory}/"):
-            command("umount", mount)
+    unmount_below(directory)
     # nspawn itself removes this only where /run is a tmpfs.
     with suppress(OSError):
         Path("/run/systemd/nspawn/propagate", name).rmdir()
