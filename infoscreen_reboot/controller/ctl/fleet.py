@@ -53,7 +53,7 @@ def status(call: Call) -> Outcome:
             ("you are", f"{whoami['name']}, {whoami['role']}{may}"),
             ("clients", _counted(counts)),
             ("open commands", _counted(states)),
-            ("not back", _counted_lost(lost)),
+            ("recoveries", _counted_lost(lost)),
             ("alerts", plural(len(alerted), "client") if alerted else "none"),
             ("holds", _counted_holds(holds)),
         )

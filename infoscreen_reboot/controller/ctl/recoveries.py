@@ -29,7 +29,7 @@ def recoveries(call: Call) -> Outcome:
         )
         for each in found
     ]
-    nothing = "No recoveries." if options.all else "All clients have come back, as far as they were sent a reboot."
+    nothing = "No recoveries." if options.all else "No recovery is open. Those that are over: recovery --all"
     call.screen.listing(("#id", "client", "state", "began", ""), rows, nothing)
     return Outcome.DONE
 
