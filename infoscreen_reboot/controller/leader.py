@@ -22,9 +22,8 @@ log = logging.getLogger(__name__)
 
 # One for all instances: the broker keeps what is not acknowledged for whoever comes with this id next.
 CLIENT_ID = "infoscreen-reboot-controller"
+# Also between attempts to reach the broker: what clients say to one that has forgotten us is lost until we are there.
 _RETRY_S = 1.0
-# The pauses between attempts to reach the broker double up to this.
-_LONGEST_PAUSE_S = 10.0
 # Another instance may reach the broker: after so long without it, the lease is given up, and left alone for a while.
 _DEAF_S, _OTHERS_FIRST_S = 30.0, 3.0
 _FORGET_EVERY_S = 3600.0
@@ -129,19 +128,18 @@ class Leader(threading.Thread):
     def _lead(self, epoch: int) -> None:
         engine = Engine(self._database, self._consumer, self._orders, epoch, self._signer, self._rubbish)
         heard_at_s = time.monotonic()
-        pause_s = _RETRY_S
         while not self._stopping.is_set() and time.monotonic() < heard_at_s + _DEAF_S:
             try:
                 self._consumer.open()
                 engine.begin()
                 self._say(f"connected to {self._address}")
-                pause_s = _RETRY_S
-                self._work(engine, epoch)
-                heard_at_s = time.monotonic()
+                try:
+                    self._work(engine, epoch)
+                finally:
+                    heard_at_s = time.monotonic()
             except Lost as error:
                 self._say(f"cannot hear the broker at {self._address}: {error}")
-                self._be_deaf(engine, epoch, pause_s)
-                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+                self._be_deaf(engine, epoch)
         self._stop_workers()  # while they still may write
         with self._database.write() as tx:
             lease.give_up(tx, epoch)
@@ -155,13 +153,11 @@ class Leader(threading.Thread):
             if time.monotonic() >= self._forgets_at_s:
                 self._forget(epoch)
 
-    def _be_deaf(self, engine: Engine, epoch: int, pause_s: float) -> None:
+    def _be_deaf(self, engine: Engine, epoch: int) -> None:
         with self._database.write() as tx:
             lease.listen(tx, epoch, is_heard=False)
-        until_s = time.monotonic() + pause_s
-        while time.monotonic() < until_s and not self._stopping.is_set():
-            engine.rest()
-            self._wait(_RETRY_S)
+        engine.rest()
+        self._wait(_RETRY_S)
 
     def _forget(self, epoch: int) -> None:
         """Some of what is older than it has to be kept; the rest of it in one of the next rounds."""
