@@ -17,10 +17,12 @@ from infoscreen_reboot.controller import lifecycle, recovery, safety
 from infoscreen_reboot.controller.engine import HEARING_AGAIN
 from infoscreen_reboot.controller.lifecycle import Limits
 from infoscreen_reboot.controller.recovery import (
+    Allowed,
     AskedAgain,
     Back,
     Due,
     Fact,
+    Held,
     Locked,
     PowerDone,
     Skipped,
@@ -111,7 +113,7 @@ class Recoveries:
             )
             number = recoveries.begin(tx, uuid, change.command_id, record, change.letter)
             log.info("recovery %d of %s: %s", number, uuid, record.words)
-            if (fact := self._spoken_against(tx, of_client, uuid)) is not None:
+            if (fact := self._spoken_against(tx, of_client, uuid, record.state)) is not None:
                 row = recoveries.one(tx, number)
                 assert row is not None
                 _move(tx, row, [fact])
@@ -132,6 +134,9 @@ class Recoveries:
             _move(tx, row, [Back(tx.now, f"the client has answered: {answer}")])
         elif row["standing"] != Standing.ACCEPTED:
             _move(tx, row, [Stopped(tx.now, "the controller", f"the client is {row['standing']}")])
+        elif state is State.HELD_BACK:
+            if not self.is_off(tx, row["client_uuid"]):
+                _move(tx, row, [Allowed(tx.now)])
         elif state is State.POWER and (done := self.power.outcome(tx, row["cycle_id"])) is not None:
             _move(tx, row, [PowerDone(tx.now, done[0] == "done", done[1])])
         elif heard_since is not None and row["due_at"] is not None and row["due_at"] <= tx.now:
@@ -144,7 +149,7 @@ class Recoveries:
             return [AskedAgain(tx.now)]
         uuid = row["client_uuid"]
         of_client = _facts(tx, [uuid])[uuid]
-        if (fact := self._spoken_against(tx, of_client, uuid)) is not None:
+        if (fact := self._spoken_against(tx, of_client, uuid, record.state)) is not None:
             return [fact]
         if record.next_step is not Step.POWER:
             return [Due(tx.now)]
@@ -156,10 +161,10 @@ class Recoveries:
             return [Skipped(tx.now, "no port of its own that may be switched is in the inventory"), Due(tx.now)]
         return [Due(tx.now, cycle_id)]
 
-    def _spoken_against(self, tx: Transaction, of_client: Facts, uuid: str) -> Fact | None:
-        """Why nothing more is tried. A power cycle counts as a reboot."""
-        if self.is_off(tx, uuid):
-            return Stopped(tx.now, "a rollout", "it was stopped, and keeps recovery away from its clients")
+    def _spoken_against(self, tx: Transaction, of_client: Facts, uuid: str, state: State) -> Fact | None:
+        """Why nothing more is tried now. A power cycle counts as a reboot."""
+        if state is not State.POWER and self.is_off(tx, uuid):
+            return Held(tx.now, "a rollout was stopped, and keeps recovery away from its clients until it is allowed")
         started = (*of_client.started, *recoveries.cycled(tx, uuid, tx.now - LOCKOUT_WINDOW))
         asked = replace(of_client, started=started)
         hold = next((hold for rule in _LOCKOUTS if (hold := rule(asked).hold) is not None), None)

@@ -5,7 +5,8 @@
 - Each step is there for at least COOLDOWN before the next one begins. Whatever it is at, the ladder ends when the
   client is back.
 - A step is left out where it can do nothing, and the record says why.
-- `needs_person` is no end: a client that comes back by itself ends it, and so does somebody who says so.
+- `needs_person` is no end: a client that comes back by itself ends it, and so does somebody who says so. Nor is
+  `held_back`: it goes on where it was when that is allowed.
 - Nothing here asks a clock. Times are the controller's, by the clock of its database.
 """
 
@@ -44,6 +45,7 @@ class State(StrEnum):
     WATCHDOG = "waiting_for_watchdog"
     POWER = "cycling_power"
     BOOTING = "waiting_for_client"
+    HELD_BACK = "held_back"
     NEEDS_PERSON = "needs_person"
     BACK = "back"
     STOPPED = "stopped"
@@ -55,8 +57,8 @@ class State(StrEnum):
 
 OVER = (State.BACK, State.STOPPED)
 # In which the controller still does something by itself.
-AT_WORK = tuple(state for state in State if state not in (*OVER, State.NEEDS_PERSON))
-OPEN = (*AT_WORK, State.NEEDS_PERSON)
+AT_WORK = tuple(state for state in State if state not in (*OVER, State.NEEDS_PERSON, State.HELD_BACK))
+OPEN = (*AT_WORK, State.HELD_BACK, State.NEEDS_PERSON)
 _STATE_OF = {Step.ASK: State.ASKING, Step.WATCHDOG: State.WATCHDOG, Step.POWER: State.POWER}
 _BEFORE_A_STEP = (State.COOLING, State.ASKING, State.WATCHDOG)
 
@@ -136,6 +138,21 @@ class Locked:
 
 
 @dataclass(frozen=True, slots=True)
+class Held:
+    """A plan keeps recovery away from the client, until somebody allows it."""
+
+    at: datetime
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Allowed:
+    """Nothing keeps it back any more."""
+
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Back:
     """The client is there. `how` says by what that is known."""
 
@@ -145,14 +162,14 @@ class Back:
 
 @dataclass(frozen=True, slots=True)
 class Stopped:
-    """Somebody has ended it, or a plan has."""
+    """Somebody has ended it."""
 
     at: datetime
     by: str
     why: str
 
 
-Fact = Due | Skipped | AskedAgain | PowerDone | Locked | Back | Stopped
+Fact = Due | Skipped | AskedAgain | PowerDone | Locked | Held | Allowed | Back | Stopped
 Guard = Callable[[Record, Fact], bool]
 
 
@@ -198,6 +215,9 @@ TABLE: tuple[Row, ...] = (
     Row(State.POWER, PowerDone, State.NEEDS_PERSON, _failed),
     *(Row(state, Due, State.NEEDS_PERSON) for state in (State.POWER, State.BOOTING)),
     *(Row(state, Locked, State.NEEDS_PERSON) for state in AT_WORK),
+    # A power cycle goes on to its end.
+    *(Row(state, Held, State.HELD_BACK) for state in (*_BEFORE_A_STEP, State.BOOTING)),
+    Row(State.HELD_BACK, Allowed, State.COOLING),
     *(Row(state, Back, State.BACK) for state in OPEN),
     *(Row(state, Stopped, State.STOPPED) for state in OPEN),
 )
@@ -268,7 +288,7 @@ def _with_outcome(record: Record, fact: Fact) -> tuple[Tried, ...]:
             outcome = "the client did not come"
         case PowerDone(is_on_again=False):
             outcome = f"failed: {fact.words}"
-        case Locked() | Stopped():
+        case Locked() | Held() | Stopped():
             outcome = "ended before its time"
         case _:
             outcome = None
@@ -290,6 +310,10 @@ def _words(record: Record, fact: Fact) -> str:
             return f"cannot switch its power off and on: {fact.words}"
         case Locked():
             return f"reboots do not help: {fact.why}"
+        case Held():
+            return f"held back: {fact.why}"
+        case Allowed():
+            return f"it is allowed again; next: {_next_words(record)}"
         case Back():
             return fact.how
         case Stopped():

@@ -21,7 +21,7 @@ from infoscreen_reboot.controller import orders, policies, recoveries
 from infoscreen_reboot.controller.engine import Orders
 from infoscreen_reboot.controller.lifecycle import Acked, Fact, Limits, Overdue, Seen, Step
 from infoscreen_reboot.controller.orders import Caller, House, Wish
-from infoscreen_reboot.controller.recoveries import Recoveries
+from infoscreen_reboot.controller.recoveries import Recoveries, never_off
 from infoscreen_reboot.controller.safety import Standing
 from infoscreen_reboot.controller.store import commands, fleet, lease
 from infoscreen_reboot.controller.store import recoveries as stored
@@ -362,9 +362,12 @@ def test_a_rollout_that_was_stopped_keeps_recovery_off(night: Night, when: str) 
         night.plan = off
     night.lose(uuid)
     night.plan = off
-    assert night.after(91) == "stopped"
-    assert night.row["words"].startswith("stopped by a rollout")
-    assert night.told() == []
+    assert night.after(91) == "held_back"
+    assert night.row["words"].startswith("held back: a rollout was stopped")
+    assert night.after(3600) == "held_back" and night.told() == [], "nobody has allowed it"
+    night.plan = replace(night.plan, is_off=never_off)
+    assert night.after(0) == "cooling" and "allowed again" in night.row["words"]
+    assert night.after(61) == "asking", "it goes on where it was"
 
 
 def test_a_client_that_is_retired_is_left_alone(night: Night) -> None:

@@ -250,7 +250,7 @@ def test_the_controller_leaves_the_clients_of_a_stopped_rollout_alone(clockwork:
     town.tick(2)
     with clockwork.read() as tx:
         states = {row.client_uuid: (row.state, row.words) for row in tx.db.execute(select(recovery))}
-    assert states[town.everybody[0]][0] == "stopped" and "keeps recovery away" in states[town.everybody[0]][1]
+    assert states[town.everybody[0]][0] == "held_back" and "keeps recovery away" in states[town.everybody[0]][1]
 
 
 def test_recovery_stays_off_after_an_abort_until_a_person_allows_it(clockwork: Clockwork) -> None:

@@ -34,6 +34,7 @@ STYLES = {
     "rolled_back": "yellow",
     "late_truth": "yellow",
     "needs_person": "red",
+    "held_back": "yellow",
     "back": "green",
     "online": "green",
     "offline": "red",

@@ -16,6 +16,9 @@ from infoscreen_reboot.controller.store.commands import Letter, shown
 from infoscreen_reboot.controller.store.database import Row, Transaction
 from infoscreen_reboot.controller.store.tables import client, command, event, label, outbox, recovery
 
+# Whose end does not come with time.
+_WATCHED = (State.POWER, State.HELD_BACK)
+
 
 def begin(tx: Transaction, client_uuid: str, command_id: str, record: Record, letter: Letter | None) -> int:
     """Returns its number. Its client has no other one that is open."""
@@ -102,7 +105,7 @@ def to_look_at(tx: Transaction, answered: Iterable[str], hears: bool, most: int)
     While the controller does not hear everything, no time is over: the client may be there.
     """
     is_there = or_(client.c.is_online, among(tx, recovery.c.client_uuid, answered))
-    concerns = or_(is_there, client.c.standing != Standing.ACCEPTED, recovery.c.state == State.POWER)
+    concerns = or_(is_there, client.c.standing != Standing.ACCEPTED, recovery.c.state.in_(_WATCHED))
     if hears:
         concerns = or_(concerns, recovery.c.due_at <= tx.now)
     columns = recovery, client.c.is_online, client.c.standing, client.c.boot_id.label("boot_now")
