@@ -319,7 +319,8 @@ def _notify(reader: Reader, environment: Mapping[str, str]) -> Notify:
             status = os.fstat(opened.fileno())
             content = opened.read(_MOST_NOTIFY).decode("utf-8")
     except FileNotFoundError:
-        return Notify(file, grace, faults=() if text is None else (f"there is no {file}",))
+        # The default file need not be there, also where somebody has written its name down.
+        return Notify(file, grace, faults=() if file == NOTIFY_FILE else (f"there is no {file}",))
     except OSError as error:
         advice = "give it the group infoscreen-controller and the mode 640"
         return Notify(file, grace, faults=(f"{file} cannot be read: {error.strerror}; {advice}",))
