@@ -47,8 +47,10 @@ class Disk:
         image = machine.scratch.directory / "disk.ext4"
         with image.open("wb") as file:
             file.truncate(SIZE_MB << 20)
-        # Nothing is reserved for root, so that full is full for everyone.
-        command("mkfs.ext4", "-q", "-m", "0", image)
+        # Nothing is reserved for root, so that full is full for everyone. Blocks as large as a Pi's: in smaller ones,
+        # as a file system of this size would have, SQLite allocates only a part of its shared memory, and Linux 6.18
+        # ends a process with SIGBUS that writes to the rest on a full disk.
+        command("mkfs.ext4", "-q", "-b", "4096", "-m", "0", image)
         self.path = machine.scratch.directory / "disk"
         self.path.mkdir()
         command("mount", "-o", "loop", image, self.path)

@@ -39,7 +39,8 @@ class Ground(Machine):
         image = self.scratch.directory / "disk.img"
         with image.open("wb") as file:
             file.truncate(DISK_BYTES)
-        command("mkfs.ext4", "-q", "-m", "0", image)
+        # Blocks as large as a Pi's: see tests/system/test_disk.py.
+        command("mkfs.ext4", "-q", "-b", "4096", "-m", "0", image)
         command("mount", "-o", "loop", image, self.disk)
         for inside, name in STATE.items():
             (self.disk / name).mkdir()
