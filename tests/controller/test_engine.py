@@ -109,9 +109,10 @@ def test_a_host_that_went_down_while_the_broker_forgot_it_may_take_as_long_as_an
 
 
 def test_an_ack_that_a_broker_has_lost_is_asked_for_before_the_verdict(
-    controller: Controller, client: PlayedClient, broker: Broker
+    controller: Controller, client: PlayedClient, broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The broker had it, and told the client so, while we were not subscribed there. The client was back at once."""
+    monkeypatch.setattr(engine, "HEARING_AGAIN", timedelta(0))
     controller.settle()
     command_id = controller.order(client.uuid)
     controller.until(command_id, "published")
