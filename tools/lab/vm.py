@@ -56,7 +56,8 @@ WantedBy=multi-user.target
 # it late for us, and not for itself: no timeout in it comes early, and what it measures is comparable.
 # The disk's changes last as long as the process: over the guest's reboots, and no longer.
 HARDWARE = """\
--name guest -nodefaults -machine q35 -accel tcg,thread=single -cpu max -m 768 -display none -vga none
+-name guest -nodefaults -machine q35,sata=off,smbus=off,i8042=off -accel tcg,thread=single -cpu max -m 768
+-display none -vga none
 -icount shift=2,sleep=on -rtc clock=vm
 -drive file={image}/disk,format=raw,if=none,id=ssd,snapshot=on,cache=unsafe
 -device qemu-xhci -device usb-uas,id=uas -device scsi-hd,bus=uas.0,scsi-id=0,lun=0,drive=ssd
@@ -69,7 +70,7 @@ HARDWARE = """\
 -device virtio-serial-pci -chardev socket,id=lab,path={directory}/lab -device virtserialport,chardev=lab,name=lab
 -chardev socket,id=qmp,path={directory}/qmp -mon chardev=qmp,mode=control
 """
-KERNEL_COMMAND_LINE = f"root=LABEL={LABEL} ro quiet console=ttyS0"
+KERNEL_COMMAND_LINE = f"root=LABEL={LABEL} ro quiet console=ttyS0 8250.nr_uarts=1"
 CLOCK_CHIP = {"path": "/machine", "property": "rtc-time"}
 
 
