@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.system.conftest import deb, pytest_addoption, suite
-from tests.vm.hands import Normal, normal_reboot
+from tests.vm.hands import Normal, facts, normal_reboot, take_back
 from tools.lab.screen import AGENT
 from tools.lab.vm import VirtualMachine
 
@@ -34,16 +34,25 @@ def online(suite: str, deb: Path) -> Iterator[VirtualMachine]:
 
 
 @pytest.fixture(scope="session")
-def normal(suite: str, deb: Path) -> Normal:
+def rebooted(suite: str, deb: Path) -> Iterator[tuple[VirtualMachine, Normal]]:
+    """A machine after a commanded reboot, with what overrides the shipped settings still on it."""
+    with online(suite, deb) as machine:
+        yield machine, normal_reboot(machine)
+
+
+@pytest.fixture(scope="session")
+def normal(rebooted: tuple[VirtualMachine, Normal]) -> Normal:
     """What a client's settings are, before and after a commanded reboot that nothing hinders, and how long it took."""
-    with online(suite, deb) as machine:
-        return normal_reboot(machine)
+    return rebooted[1]
 
 
-@pytest.fixture(scope="module")
-def machine(suite: str, deb: Path) -> Iterator[VirtualMachine]:
-    with online(suite, deb) as machine:
-        yield machine
+@pytest.fixture(scope="session")
+def machine(rebooted: tuple[VirtualMachine, Normal]) -> VirtualMachine:
+    """The same machine, with its settings as the installation left them."""
+    machine, normal = rebooted
+    take_back(machine)
+    assert facts(machine) == normal.shipped
+    return machine
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -78,6 +78,14 @@ class Normal:
     boot_s: float
 
 
+def take_back(machine: VirtualMachine) -> None:
+    """What normal_reboot() wrote is gone, and what was shipped is in force again."""
+    paths = " ".join(RASPBERRY_PI | ADMINISTRATOR)
+    again = "systemctl daemon-reexec && sysctl --quiet --system && udevadm control --reload"
+    again += " && udevadm trigger --settle --subsystem-match=block"
+    machine.run(f"rm {paths} && {again}", timeout_s=SLOW_S)
+
+
 def normal_reboot(machine: VirtualMachine) -> Normal:
     shipped, well = facts(machine), diagnosis(machine)
     for path, text in (RASPBERRY_PI | ADMINISTRATOR).items():
