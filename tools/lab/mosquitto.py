@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tools.lab.notify import Readiness
-from tools.lab.patience import MOST, Patience, slow
+from tools.lab.patience import MOST, Patience
 from tools.lab.scratch import LabError, Scratch
 
 CONFIGURATION = """\
@@ -179,6 +179,11 @@ class Broker:
 
     def retained(self, topic: str) -> bytes | None:
         """What a new subscriber of the topic would be told at once."""
-        argv = *self._client("sub"), "-t", topic, "-C", "1", "-W", str(slow(1)), "-N", "--retained-only"
-        done = subprocess.run(argv, capture_output=True, timeout=30 * MOST)
-        return done.stdout if done.returncode == 0 else None
+        # A broker tells what is retained in the order of the subscriptions: the hello comes first only if nothing is.
+        self.publish(HELLO, b"nothing?", retain=True)
+        argv = *self._client("sub"), "-t", topic, "-t", HELLO, "-C", "1", "--retained-only", "-F", "%t %x"
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=30 * MOST)
+        if done.returncode != 0:
+            raise LabError(f"cannot ask what is retained on {topic}: {done.stderr.strip()}")
+        found, _, payload = done.stdout.strip().partition(" ")
+        return bytes.fromhex(payload) if found != HELLO else None

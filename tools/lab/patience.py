@@ -18,6 +18,7 @@ MOST = 10.0
 PROBE_S = 0.15
 PROBE = "/usr/bin/python3", "-I", "-c", "import asyncio, json, sqlite3, ssl, xml.etree.ElementTree"
 _LOOK_S = 1.0
+_probing = threading.Lock()
 
 
 def stalled_s() -> float:
@@ -80,7 +81,9 @@ def slow(seconds: float) -> int:
 
 def slowness() -> float:
     """How many times longer than on an idle machine a start of Python on every core takes; from 1 to MOST."""
-    return _slowness(int(time.monotonic() / 10))
+    # One probe for all who ask at once: several would measure each other.
+    with _probing:
+        return _slowness(int(time.monotonic() / 10))
 
 
 @functools.lru_cache(maxsize=1)
