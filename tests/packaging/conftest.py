@@ -9,8 +9,8 @@ import pytest
 
 from tests.system.conftest import (
     MACHINES,
-    bare,
     deb,
+    furnished,
     pytest_addoption,
     pytest_runtest_makereport,
     pytest_runtest_setup,
@@ -21,7 +21,7 @@ from tools.lab.debian import Bench
 from tools.lab.machine import Machine
 from tools.lab.roots import layers_of_testbed
 
-__all__ = ["bare", "deb", "pytest_addoption", "pytest_runtest_makereport", "pytest_runtest_setup", "suite"]
+__all__ = ["deb", "furnished", "pytest_addoption", "pytest_runtest_makereport", "pytest_runtest_setup", "suite"]
 
 
 @pytest.fixture

@@ -142,30 +142,32 @@ def test_settings_that_are_bad_stop_the_play_and_not_the_agent(fleet: Fleet, tes
         assert testbed.run(*check, check=False) == answer
 
 
-def test_cloud_init_accepts_the_example_and_its_files_make_a_client(bench: Bench, bare: Machine, deb: Path) -> None:
+def test_cloud_init_accepts_the_example_and_its_files_make_a_client(
+    bench: Bench, furnished: Machine, deb: Path
+) -> None:
     example = "docs/examples/cloud-init/user-data.yaml"
     assert "Valid" in bench.run_as_root("cloud-init", "schema", "--config-file", example)
     to_json = "import json, sys, yaml; print(json.dumps(yaml.safe_load(open(sys.argv[1]))))"
     content = json.loads(bench.run_as_root("python3", "-c", to_json, example).splitlines()[0])
     assert content["packages"] == ["infoscreen-reboot"]
-    bare.install(deb)
+    furnished.install(deb)
     for file in content["write_files"]:
         assert file["defer"], "the package's directories come first"
-        bare.write(file["path"], file["content"], int(file["permissions"], 8))
-        assert mode(bare, file["path"]) == f"{file['owner']} {int(file['permissions'])}"
+        furnished.write(file["path"], file["content"], int(file["permissions"], 8))
+        assert mode(furnished, file["path"]) == f"{file['owner']} {int(file['permissions'])}"
     for words in content["runcmd"]:
-        bare.run(*words)
-    told = bare.run("infoscreen-reboot", "check-config")
+        furnished.run(*words)
+    told = furnished.run("infoscreen-reboot", "check-config")
     assert re.fullmatch(r"ok: client \S+, broker broker\.example:8883 over TLS\n", told)
-    assert unit(bare, AGENT, "ActiveState") == "active"
-    assert bare.read(CREDENTIAL) == "the broker's password\n"
+    assert unit(furnished, AGENT, "ActiveState") == "active"
+    assert furnished.read(CREDENTIAL) == "the broker's password\n"
 
 
-def test_a_preset_keeps_the_agent_off_until_it_is_enabled(bare: Machine, deb: Path) -> None:
-    bare.write(PRESET, (EXAMPLES / "systemd-preset/50-infoscreen.preset").read_text())
-    bare.install(deb)
-    assert bare.run("systemctl", "is-enabled", AGENT, check=False) == "disabled\n"
-    bare.broker.start()
-    bare.configure_for_broker()
-    bare.run("systemctl", "enable", "--now", AGENT)
-    bare.wait_online()
+def test_a_preset_keeps_the_agent_off_until_it_is_enabled(furnished: Machine, deb: Path) -> None:
+    furnished.write(PRESET, (EXAMPLES / "systemd-preset/50-infoscreen.preset").read_text())
+    furnished.install(deb)
+    assert furnished.run("systemctl", "is-enabled", AGENT, check=False) == "disabled\n"
+    furnished.broker.start()
+    furnished.configure_for_broker()
+    furnished.run("systemctl", "enable", "--now", AGENT)
+    furnished.wait_online()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from tests.broker.conftest import Authority
 from tests.system.hands import start
 from tools.lab import tree
-from tools.lab.machine import AGENT, HELPER, Machine, bare_machine
+from tools.lab.machine import AGENT, HELPER, Machine, bare_machine, furnished_layers
 
 MACHINES = pytest.StashKey[list[Machine]]()
 TLS_PORT = 8883
@@ -50,14 +51,20 @@ def deb(suite: str) -> Path:
     return tree.build(suite)
 
 
-@pytest.fixture
-def parked(suite: str, deb: Path, request: pytest.FixtureRequest) -> Iterator[Machine]:
-    """Installed and configured, its clock synchronised after each boot, the broker up, the machine off."""
+@contextmanager
+def prepared(suite: str, deb: Path) -> Iterator[Machine]:
     with Machine(suite, deb) as machine:
-        request.node.stash[MACHINES].append(machine)
         machine.configure_for_broker()
         machine.set_clock_synchronised()
         machine.broker.start()
+        yield machine
+
+
+@pytest.fixture
+def parked(suite: str, deb: Path, request: pytest.FixtureRequest) -> Iterator[Machine]:
+    """Installed and configured, its clock synchronised after each boot, the broker up, the machine off."""
+    with prepared(suite, deb) as machine:
+        request.node.stash[MACHINES].append(machine)
         yield machine
 
 
@@ -102,6 +109,16 @@ def secured(parked: Machine, tmp_path: Path) -> Machine:
 def bare(suite: str, deb: Path, request: pytest.FixtureRequest) -> Iterator[Machine]:
     """A plain Debian, booted, on which nothing of ours was ever installed; its broker is not started."""
     with bare_machine(suite, deb) as machine:
+        request.node.stash[MACHINES].append(machine)
+        machine.boot()
+        machine.wait_booted()
+        yield machine
+
+
+@pytest.fixture
+def furnished(suite: str, deb: Path, request: pytest.FixtureRequest) -> Iterator[Machine]:
+    """The same with all that our package wants from Debian."""
+    with Machine(suite, deb, layers=furnished_layers(suite, deb)) as machine:
         request.node.stash[MACHINES].append(machine)
         machine.boot()
         machine.wait_booted()

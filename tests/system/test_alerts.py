@@ -195,16 +195,16 @@ def test_both_units_take_the_password_from_the_credential_store(machine: Machine
     assert machine.run("infoscreen-reboot", "check-config").startswith("ok")
 
 
-def test_an_unconfigured_notifier_is_skipped(bare: Machine, deb: Path) -> None:
-    bare.install(deb)
-    bare.write("/etc/systemd/system/player-wall@.service", PLAYER_UNIT)
-    bare.run("systemctl", "daemon-reload")
-    bare.run("systemctl", "start", PLAYER, check=False)
-    wait_state(bare, PLAYER, "failed")
-    wait_until(lambda: "not configured" in bare.journal(notifier_of(PLAYER)), "says what is missing")
-    wait_state(bare, notifier_of(PLAYER), "inactive")
-    assert bare.run("systemctl", "--failed", "--plain", "--no-legend").split()[0] == PLAYER
-    assert len(bare.run("systemctl", "--failed", "--plain", "--no-legend").splitlines()) == 1
+def test_an_unconfigured_notifier_is_skipped(furnished: Machine, deb: Path) -> None:
+    furnished.install(deb)
+    furnished.write("/etc/systemd/system/player-wall@.service", PLAYER_UNIT)
+    furnished.run("systemctl", "daemon-reload")
+    furnished.run("systemctl", "start", PLAYER, check=False)
+    wait_state(furnished, PLAYER, "failed")
+    wait_until(lambda: "not configured" in furnished.journal(notifier_of(PLAYER)), "says what is missing")
+    wait_state(furnished, notifier_of(PLAYER), "inactive")
+    assert furnished.run("systemctl", "--failed", "--plain", "--no-legend").split()[0] == PLAYER
+    assert len(furnished.run("systemctl", "--failed", "--plain", "--no-legend").splitlines()) == 1
 
 
 @pytest.mark.parametrize("action", ["remove", "purge"])

@@ -59,18 +59,18 @@ def files(root: Path) -> dict[str, str]:
     return {path: words for path, words in found.items() if path not in BOOKKEEPING}
 
 
-def test_an_install_without_configuration_is_skipped_and_says_what_is_missing(bare: Machine, deb: Path) -> None:
-    before = bare.run("systemctl", "is-system-running", check=False)
-    bare.install(deb)
+def test_an_install_without_configuration_is_skipped_and_says_what_is_missing(furnished: Machine, deb: Path) -> None:
+    before = furnished.run("systemctl", "is-system-running", check=False)
+    furnished.install(deb)
     for _ in ("after the install", "after the next boot"):
         # It says itself that it is not configured, and has ended a moment later.
-        wait_state(bare, AGENT, "inactive")
-        assert unit(bare, AGENT, "ExecMainStatus") == "6"
-        assert bare.run("systemctl", "is-enabled", AGENT).strip() == "enabled"
-        assert "MQTT_BROKER" in bare.run("systemctl", "status", AGENT, check=False)
-        assert bare.run("systemctl", "is-system-running", check=False) == before
-        bare.run("systemctl", "reboot")
-        bare.follow_reboot()
+        wait_state(furnished, AGENT, "inactive")
+        assert unit(furnished, AGENT, "ExecMainStatus") == "6"
+        assert furnished.run("systemctl", "is-enabled", AGENT).strip() == "enabled"
+        assert "MQTT_BROKER" in furnished.run("systemctl", "status", AGENT, check=False)
+        assert furnished.run("systemctl", "is-system-running", check=False) == before
+        furnished.run("systemctl", "reboot")
+        furnished.follow_reboot()
 
 
 def test_a_client_obeys_right_after_its_first_install(bare: Machine, deb: Path) -> None:
@@ -131,27 +131,27 @@ def test_removed_it_runs_no_more_and_keeps_configuration_and_state(machine: Mach
     assert machine.run("systemctl", "--failed", "--plain", "--no-legend") == ""
 
 
-def test_purged_it_leaves_nothing_but_its_user(bare: Machine, deb: Path) -> None:
-    for needed in ("Depends", "Recommends"):
-        bare.apt("satisfy", command("dpkg-deb", "-f", deb, needed).strip())
-    bare.set_clock_synchronised()
-    before = files(bare.root)
-    passwd, group = bare.read("/etc/passwd"), bare.read("/etc/group")
+def test_purged_it_leaves_nothing_but_its_user(furnished: Machine, deb: Path) -> None:
+    furnished.set_clock_synchronised()
+    before = files(furnished.root)
+    passwd, group = furnished.read("/etc/passwd"), furnished.read("/etc/group")
 
-    bare.install(deb)
-    start_agent(bare)
-    order = bare.command(expires_at="2026-01-01T00:10:00Z", issued_at="2026-01-01T00:00:00Z")
-    bare.send(order)
-    bare.wait_ack(order["command_id"], "failed")
-    bare.run("infoscreen-reboot", "status", check=False)
-    bare.run("systemctl", "start", HELPER)
-    bare.apt("purge", "infoscreen-reboot")
+    furnished.install(deb)
+    start_agent(furnished)
+    order = furnished.command(expires_at="2026-01-01T00:10:00Z", issued_at="2026-01-01T00:00:00Z")
+    furnished.send(order)
+    furnished.wait_ack(order["command_id"], "failed")
+    furnished.run("infoscreen-reboot", "status", check=False)
+    furnished.run("systemctl", "start", HELPER)
+    furnished.apt("purge", "infoscreen-reboot")
 
-    after = files(bare.root)
+    after = files(furnished.root)
     changed = {path for path in before.keys() | after.keys() if before.get(path) != after.get(path)}
     assert changed <= ACCOUNTS
     for name, old in (("passwd", passwd), ("group", group)):
-        added = set(bare.read(f"/etc/{name}").splitlines()) - set(old.splitlines())
+        added = set(furnished.read(f"/etc/{name}").splitlines()) - set(old.splitlines())
         assert [line.split(":")[0] for line in added] == ["infoscreen-reboot"]
-    leftovers = bare.run("find", "/var/lib/systemd", "/run", "/var/lib/dpkg/info", "-xdev", "-name", "*infoscreen*")
+    leftovers = furnished.run(
+        "find", "/var/lib/systemd", "/run", "/var/lib/dpkg/info", "-xdev", "-name", "*infoscreen*"
+    )
     assert leftovers == ""

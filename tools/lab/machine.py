@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tools.lab.container import POWER_CUT, POWERED_OFF, REBOOTED, Container
 from tools.lab.mosquitto import Broker
 from tools.lab.roots import digest, larder, layer, layers_of_testbed, machine_root
+from tools.lab.scratch import command
 from tools.lab.screen import AGENT, CLOCK_FLAG, CLOCK_SNIPPET, HELPER, Client, new_command, timestamp
 
 __all__ = [
@@ -68,10 +69,21 @@ def bare_machine(suite: str, deb: Path, base: Path | None = None) -> Machine:
     return Machine(suite, deb, layers=[larder(suite, deb, base=base), base])
 
 
+def furnished_layers(suite: str, deb: Path, base: Path | None = None) -> list[Path]:
+    """The same after apt has installed what the package wants, which takes it most of an install; nothing of ours."""
+    base = base or machine_root(suite)
+    food = larder(suite, deb, base=base)
+
+    def furnish(machine: Machine) -> None:
+        for wanted in ("Depends", "Recommends"):
+            machine.apt("satisfy", command("dpkg-deb", "-f", deb, wanted).strip())
+
+    return _worked_on(f"furnished-{suite}-{digest(food.name.encode())}", suite, deb, [food, base], furnish)
+
+
 def installed_layers(suite: str, deb: Path, base: Path | None = None) -> list[Path]:
     """A machine's layers after apt has installed the package while real systemd was running."""
-    base = base or machine_root(suite)
-    return _installed("installed", suite, [deb], [larder(suite, deb, base=base), base])
+    return _installed("installed", suite, [deb], furnished_layers(suite, deb, base))
 
 
 def layers_of_server(suite: str, debs: Sequence[Path]) -> list[Path]:
@@ -80,16 +92,25 @@ def layers_of_server(suite: str, debs: Sequence[Path]) -> list[Path]:
 
 
 def _installed(kind: str, suite: str, debs: Sequence[Path], below: Sequence[Path], *others: str) -> list[Path]:
-    def make(target: Path) -> None:
-        with Machine(suite, debs[0], layers=below) as machine:
-            machine.boot()
-            machine.wait_booted()
-            machine.install(*debs, others=others)
-            machine.stop()
-            shutil.rmtree(machine.root / "var/log/journal" / machine.read("/etc/machine-id").strip())
-            for deb in debs:
-                (machine.root / "var/tmp" / deb.name).unlink()
-            machine.scratch.keep_as(target)
+    def install(machine: Machine) -> None:
+        machine.install(*debs, others=others)
+        for deb in debs:
+            (machine.root / "var/tmp" / deb.name).unlink()
 
     content = *(deb.read_bytes() for deb in debs), below[0].name.encode(), *(name.encode() for name in others)
-    return [layer(f"{kind}-{suite}-{digest(*content)}", make), *below]
+    return _worked_on(f"{kind}-{suite}-{digest(*content)}", suite, debs[0], below, install)
+
+
+def _worked_on(name: str, suite: str, deb: Path, below: Sequence[Path], work: Callable[[Machine], None]) -> list[Path]:
+    """These layers and, on them, the one of what that work leaves on a machine with real systemd."""
+
+    def make(target: Path) -> None:
+        with Machine(suite, deb, layers=below) as machine:
+            machine.boot()
+            machine.wait_booted()
+            work(machine)
+            machine.stop()
+            shutil.rmtree(machine.root / "var/log/journal" / machine.read("/etc/machine-id").strip())
+            machine.scratch.keep_as(target)
+
+    return [layer(name, make), *below]
