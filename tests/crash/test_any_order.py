@@ -463,12 +463,45 @@ class Undisturbed(AnyOrder):
     the_clock = None  # type: ignore[assignment]
 
 
+class InTheSameBoot(Undisturbed):
+    """Only shutdowns, ends of the agent, and the power; each has the time to take its effect."""
+
+    @rule(kind=st.sampled_from(Kind), typed=st.booleans(), hold_s=st.sampled_from([0.0, 100.0]))
+    def somebody_takes_the_host_down(self, kind: Kind, typed: bool, hold_s: float) -> None:
+        super().somebody_takes_the_host_down(kind, typed, hold_s, False, 20.0)
+
+    @rule()
+    def the_power_fails(self) -> None:
+        self.go(asyncio.sleep(20.0))
+        super().the_power_fails()
+        self.go(asyncio.sleep(20.0))
+
+    time_passes = None  # type: ignore[assignment]
+    a_command_is_sent = None  # type: ignore[assignment]
+    the_helper_will = None  # type: ignore[assignment]
+    the_next_shutdown_will = None  # type: ignore[assignment]
+    is_lost = None  # type: ignore[assignment]
+
+
 class WithASlowHelper(Undisturbed):
     """polkit takes long, say; and the deadline is as short as it once could be."""
 
     execution_timeout_s = 10.0
     helper_takes_s = 36.0
     the_helper_will = None  # type: ignore[assignment]
+
+
+class BesideASlowHelper(WithASlowHelper):
+    """Only commands to shut down, and others who take the host down while the helper thinks."""
+
+    @rule()
+    def a_command_is_sent(self) -> None:
+        super().a_command_is_sent(Action.SHUTDOWN_HOST, 240, False, TOPICS.commands, CLIENT, 1.0)
+
+    the_agent_is_killed = None  # type: ignore[assignment]
+    the_agent_is_restarted = None  # type: ignore[assignment]
+    the_power_fails = None  # type: ignore[assignment]
+    is_lost = None  # type: ignore[assignment]
 
 
 class OnAFullDisk(AnyOrder):
@@ -548,8 +581,8 @@ def _forgets_what_it_refused(patch: pytest.MonkeyPatch) -> None:
     [
         (_never_comes_back, Undisturbed, "not back 10 s after|is not online"),
         (_gives_the_helper_no_time, WithASlowHelper, "did it"),
-        (_leaves_the_mark, Undisturbed, "the power failed, and it is called clean"),
-        (_takes_any_departure_for_its_own, WithASlowHelper, "nothing took the host down|did it"),
+        (_leaves_the_mark, InTheSameBoot, "the power failed, and it is called clean"),
+        (_takes_any_departure_for_its_own, BesideASlowHelper, "nothing took the host down|did it"),
         (_forgets_what_it_refused, OnAFullDisk, "heard .'failed', '(accepted|failed)'"),
     ],
 )
