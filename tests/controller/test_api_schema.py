@@ -164,6 +164,8 @@ def run(tmp_path: Path, address: str, secret: str, *options: str) -> tuple[str, 
         *options,
     ]
     environment = {"PYTHONPATH": str(FOLDER), "PATH": os.environ["PATH"], "HOME": str(tmp_path), "LANG": "C.UTF-8"}
+    # Its modules lie there as they came, and it may not write beside them: all runs share what the first compiles.
+    environment["PYTHONPYCACHEPREFIX"] = str(tmp_path.parent / "compiled")
     both, pipe = subprocess.STDOUT, subprocess.PIPE
     done = subprocess.run(argv, cwd=tmp_path, env=environment, text=True, stdout=pipe, stderr=both, check=False)
     assert report.exists(), done.stdout

@@ -75,12 +75,12 @@ class Program:
         self.trusted = ssl.create_default_context()
 
     def does(self, *words: str) -> subprocess.CompletedProcess[str]:
-        argv = [sys.executable, "-B", "-c", PROGRAM, *words]
+        argv = [sys.executable, "-c", PROGRAM, *words]
         return subprocess.run(argv, env=self.environment, capture_output=True, text=True, check=False)
 
     def start(self) -> None:
         with self.log.open("ab") as log:
-            argv = [sys.executable, "-B", "-c", PROGRAM, "serve"]
+            argv = [sys.executable, "-c", PROGRAM, "serve"]
             self.process = subprocess.Popen(argv, env=self.environment, stdout=log, stderr=log)
         eventually(self.serves, 30)
 
