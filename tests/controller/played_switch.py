@@ -38,20 +38,8 @@ class Switch:
             self.address = f"127.0.0.1:{free.getsockname()[1]}"
         made = {f"1.{number}": {"is_on": True, "device": number <= ports} for number in range(1, ports + uplinks + 1)}
         _keep(self.state, {"ports": made, "is_stubborn": False})
-        self._configure()
-
-    def _configure(self) -> None:
-        lines = [
-            f"agentaddress udp:{self.address}",
-            f"createUser {USER} SHA {AUTH} AES {PRIV}",
-            f"view r included {ADMIN_ENABLE}",
-            f"view r included {DETECTION_STATUS}",
-            f"view w included {ADMIN_ENABLE}",
-            f"group g usm {USER}",
-            'access g "" usm priv exact r w none',
-            f"pass_persist {TABLE} {sys.executable} {Path(__file__)} {self.state}",
-        ]
-        (self.folder / "snmpd.conf").write_text("\n".join(lines) + "\n")
+        program = f"{sys.executable} {Path(__file__)}"
+        (folder / "snmpd.conf").write_text(configuration(self.address, f"{program} {self.state}"))
 
     def start(self) -> None:
         environment = {"SNMP_PERSISTENT_DIR": str(self.folder / "agent"), "PATH": os.environ["PATH"], "MIBS": ""}
@@ -85,6 +73,21 @@ class Switch:
         """It takes every value, and does nothing."""
         content = json.loads(self.state.read_text())
         _keep(self.state, content | {"is_stubborn": is_stubborn})
+
+
+def configuration(address: str, program: str) -> str:
+    """For snmpd; `program` is the command line of the script."""
+    lines = [
+        f"agentaddress udp:{address}",
+        f"createUser {USER} SHA {AUTH} AES {PRIV}",
+        f"view r included {ADMIN_ENABLE}",
+        f"view r included {DETECTION_STATUS}",
+        f"view w included {ADMIN_ENABLE}",
+        f"group g usm {USER}",
+        'access g "" usm priv exact r w none',
+        f"pass_persist {TABLE} {program}",
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def write_profile(folder: Path, name: str = "lab", content: str = PROFILE) -> Path:

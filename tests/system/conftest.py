@@ -35,7 +35,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool:
     """The way from one suite to the other is gone once, and the controller is of one suite."""
-    is_once = collection_path.name in ("test_controller.py", "test_dist_upgrade.py")
+    is_once = collection_path.name in ("test_controller.py", "test_dist_upgrade.py", "test_ladder.py")
     return is_once and config.getoption("--suite") != "trixie"
 
 

@@ -87,8 +87,9 @@ def installed_layers(suite: str, deb: Path, base: Path | None = None) -> list[Pa
 
 
 def layers_of_server(suite: str, debs: Sequence[Path]) -> list[Path]:
-    """The same with each of these packages and mosquitto, for a machine that others reach by the network."""
-    return _installed("server", suite, debs, layers_of_testbed(suite, *debs), "mosquitto", "mosquitto-clients")
+    """The same with each of these packages, mosquitto, and what plays a switch: a machine that others reach."""
+    others = "mosquitto", "mosquitto-clients", "snmp", "snmpd"
+    return _installed("server", suite, debs, layers_of_testbed(suite, *debs), *others)
 
 
 def _installed(kind: str, suite: str, debs: Sequence[Path], below: Sequence[Path], *others: str) -> list[Path]:

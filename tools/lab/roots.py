@@ -69,10 +69,10 @@ MACHINE_HOOKS = (
 )
 INSTALL = "apt-get -qy --no-install-recommends install"
 BENCH_PACKAGES = "ansible-core autopkgtest cloud-init faketime openssh-client piuparts prometheus reprotest"
-# python3-apt is what Ansible wants, apt-utils and dpkg-dev what autopkgtest wants; our tests want mosquitto.
+# python3-apt is what Ansible wants, apt-utils and dpkg-dev what autopkgtest wants, mosquitto and snmp our tests.
 TESTBED = f"""\
 {INSTALL} apt-utils dpkg-dev openssh-server python3 python3-apt
-{INSTALL} --download-only mosquitto mosquitto-clients
+{INSTALL} --download-only mosquitto mosquitto-clients snmp snmpd
 mkdir /repo
 mv /var/cache/apt/archives/*.deb /repo
 cd /repo
