@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from tests.system.conftest import (
 )
 from tools.lab import tree
 from tools.lab.debian import Bench
-from tools.lab.machine import Machine
+from tools.lab.machine import Machine, furnished_layers_of_testbed
 from tools.lab.roots import layers_of_testbed
 
 __all__ = ["deb", "furnished", "pytest_addoption", "pytest_runtest_makereport", "pytest_runtest_setup", "suite"]
@@ -41,12 +42,29 @@ def debs(suite: str, deb: Path) -> list[Path]:
     return tree.build_all(suite)
 
 
-@pytest.fixture
-def testbed(suite: str, deb: Path, debs: list[Path], bench: Bench, request: pytest.FixtureRequest) -> Iterator[Machine]:
-    """A booted Debian without our packages, which the bench may log in to; it comes back from reboots by itself."""
-    with Machine(suite, deb, auto_restart=True, layers=layers_of_testbed(suite, *debs)) as machine:
+@contextmanager
+def on_the_bench(
+    suite: str, deb: Path, layers: Sequence[Path], bench: Bench, request: pytest.FixtureRequest
+) -> Iterator[Machine]:
+    with Machine(suite, deb, auto_restart=True, layers=layers) as machine:
         request.node.stash[MACHINES].append(machine)
         bench.let_in(machine)
         machine.boot()
         machine.wait_booted()
+        yield machine
+
+
+@pytest.fixture
+def bare_testbed(
+    suite: str, deb: Path, debs: list[Path], bench: Bench, request: pytest.FixtureRequest
+) -> Iterator[Machine]:
+    """A booted plain Debian, which the bench may log in to; it comes back from reboots by itself."""
+    with on_the_bench(suite, deb, layers_of_testbed(suite, *debs), bench, request) as machine:
+        yield machine
+
+
+@pytest.fixture
+def testbed(suite: str, deb: Path, debs: list[Path], bench: Bench, request: pytest.FixtureRequest) -> Iterator[Machine]:
+    """The same, with what the client's package wants from Debian and nothing of ours."""
+    with on_the_bench(suite, deb, furnished_layers_of_testbed(suite, deb, debs), bench, request) as machine:
         yield machine

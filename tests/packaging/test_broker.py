@@ -42,8 +42,9 @@ def problems(machine: Machine) -> list[str]:
 
 
 def test_the_first_page_leads_from_a_package_to_a_reboot_and_away_again(
-    testbed: Machine, deb: Path, tmp_path: Path
+    bare_testbed: Machine, deb: Path, tmp_path: Path
 ) -> None:
+    testbed = bare_testbed
     set_up_broker(testbed, tmp_path)
     testbed.set_clock_synchronised()
     shutil.copy(deb, testbed.path("/root/kit"))

@@ -17,7 +17,7 @@ NOT_VARIED = "user_group", "fileordering", "domain_host"
 
 
 def test_autopkgtest_passes_with_a_reboot_that_the_agent_makes(
-    bench: Bench, testbed: Machine, suite: str, debs: list[Path]
+    bench: Bench, bare_testbed: Machine, suite: str, debs: list[Path]
 ) -> None:
     # Where the controller is not built, its test has nothing to install.
     tests = ["smoke", "reboot.py", *(["controller.py"] if suite == tree.CONTROLLER_SUITE else [])]
@@ -26,11 +26,11 @@ def test_autopkgtest_passes_with_a_reboot_that_the_agent_makes(
         *("autopkgtest", "--no-built-binaries", *map(bench.take, debs), "/build/src"),
         *(f"--test-name={name}" for name in tests),
         *("--", *server, "--capability=isolation-container"),
-        machine=testbed,
+        machine=bare_testbed,
     )
     results = re.findall(r"^(\S+) +(PASS|FAIL|SKIP|FLAKY)", told.partition("@@@ summary")[2], re.MULTILINE)
     assert results == [(name, "PASS") for name in tests]
-    assert len(testbed.lives) == 2
+    assert len(bare_testbed.lives) == 2
 
 
 def test_piuparts_finds_nothing_left_behind_by_install_upgrade_and_purge(

@@ -51,11 +51,15 @@ class Fleet:
         return {name: int(number) for name, number in re.findall(r"(\w+)=(\d+)", recap)}
 
 
+def fleet_of(bench: Bench, machine: Machine, deb: Path) -> Fleet:
+    machine.broker.start()
+    machine.set_clock_synchronised()
+    return Fleet(bench, machine, deb)
+
+
 @pytest.fixture
 def fleet(bench: Bench, testbed: Machine, deb: Path) -> Fleet:
-    testbed.broker.start()
-    testbed.set_clock_synchronised()
-    return Fleet(bench, testbed, deb)
+    return fleet_of(bench, testbed, deb)
 
 
 def main_pid(machine: Machine) -> str:
@@ -66,7 +70,10 @@ def mode(machine: Machine, path: str) -> str:
     return machine.run("stat", "--format=%U:%G %a", path).strip()
 
 
-def test_the_role_rolls_out_a_client_that_obeys_and_changes_nothing_twice(fleet: Fleet, testbed: Machine) -> None:
+def test_the_role_rolls_out_a_client_that_obeys_and_changes_nothing_twice(
+    bench: Bench, bare_testbed: Machine, deb: Path
+) -> None:
+    testbed, fleet = bare_testbed, fleet_of(bench, bare_testbed, deb)
     assert fleet.play("--check", "--diff")["failed"] == 0
     assert testbed.run("dpkg-query", "-W", "infoscreen-reboot", check=False).startswith("dpkg-query: no packages")
     assert fleet.play()["changed"] > 0

@@ -5,7 +5,10 @@ from __future__ import annotations
 import re
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 from tests.broker.conftest import Authority
 from tests.vm.conftest import STARTED, deb, suite
@@ -25,6 +28,7 @@ TLS_PORT = 8884
 LISTENER = f"listener {TLS_PORT} 127.0.0.1\nallow_anonymous true\ncertfile {{certificate}}\nkeyfile {{key}}\n"
 CA = "/etc/infoscreen-reboot/ca.pem"
 SNTP = Path(__file__).with_name("sntp.py")
+TIMESYNCD = "systemd-timesyncd.service"
 CLOCK_UNIT, HOOK = "infoscreen-reboot-clock.service", "/usr/lib/NetworkManager/dispatcher.d/50-infoscreen-reboot"
 
 
@@ -38,57 +42,69 @@ def synchronised_at_s(machine: VirtualMachine) -> float:
     return uptime_s(machine)
 
 
-def test_a_command_is_judged_as_soon_as_a_late_network_is_there(suite: str, deb: Path) -> None:
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("authority"))
+
+
+@pytest.fixture(scope="module")
+def machine(suite: str, deb: Path, authority: Authority) -> Iterator[VirtualMachine]:
+    """Booted without a network, in which a time server and a broker without and with TLS wait for it."""
     with VirtualMachine(suite, deb) as machine:
         STARTED[:] = [machine]
+        identity = authority.issue("broker", f"IP:{machine.BROKER_HOST}")
+        configuration = machine.broker.configuration
+        listener = LISTENER.format(certificate=identity.certificate, key=identity.key)
+        configuration.write_text(configuration.read_text() + listener)
         machine.broker.start()
         in_network = "nsenter", f"--net=/run/netns/{machine.scratch.name}"
         machine.scratch.popen(*in_network, "/usr/bin/python3", SNTP, "127.0.0.1", output=subprocess.DEVNULL)
         machine.boot()
         machine.plug_in(False)
         machine.wait_up()
-
-        # From here on nobody plays timesyncd.
-        machine.run(f"rm {CLOCK_SNIPPET} {CLOCK_FLAG}; systemctl unmask systemd-timedated.service")
         machine.configure_for_broker()
-        machine.run(f"systemctl restart {AGENT}")
-        machine.run(f"until [ $(cut -d. -f1 /proc/uptime) -ge {NETWORK_COMES_S} ]; do sleep 1; done", timeout_s=SLOW_S)
-        assert machine.run("systemctl is-active systemd-timesyncd.service; systemctl is-active NetworkManager") == (
-            "active\nactive\n"
-        )
-        assert machine.run(f"test -e {CLOCK_FLAG} || echo not yet") == "not yet\n"
+        yield machine
 
-        network_came_s = uptime_s(machine)
-        machine.plug_in()
-        took_s = synchronised_at_s(machine) - network_came_s
-        print(f"{suite}: the clock was right {took_s:.0f} s after the network came")
-        assert took_s <= PROMISED_S
-        machine.wait_online(SLOW_S)
-        since_s = uptime_s(machine)
-        late = new_command(machine.uuid, issued_at="2026-04-03T12:48:10Z", expires_at="2026-04-03T12:52:10Z")
-        machine.send(late)
-        # Held, if the clock were not trusted.
-        assert machine.wait_ack(late["command_id"], "failed", SLOW_S)["error_code"] == "expired"
-        assert uptime_s(machine) - since_s <= PROMISED_S
 
-        told = machine.run("until grep -s . /run/infoscreen-reboot-clock/took-s; do sleep 0.2; done", timeout_s=SLOW_S)
-        assert int(told) <= PROMISED_S
-        assert "has set the clock" in machine.run(f"journalctl -b -u {CLOCK_UNIT}")
-        assert f"ok: synchronised {int(told)} s after the network came" in diagnosis(machine)["clock"][0]
+def test_a_command_is_judged_as_soon_as_a_late_network_is_there(suite: str, machine: VirtualMachine) -> None:
+    # From here on nobody plays timesyncd.
+    machine.run(f"rm {CLOCK_SNIPPET} {CLOCK_FLAG}; systemctl unmask systemd-timedated.service")
+    machine.run(f"systemctl restart {AGENT}")
+    machine.run(f"sleep $(({NETWORK_COMES_S} - $(cut -d. -f1 /proc/uptime)))", timeout_s=SLOW_S)
+    assert machine.run(f"systemctl is-active {TIMESYNCD}; systemctl is-active NetworkManager") == ("active\nactive\n")
+    assert machine.run(f"test -e {CLOCK_FLAG} || echo not yet") == "not yet\n"
 
-        # A link that flaps restarts timesyncd once, and not so often that systemd would have enough of it. Or not at
-        # all: it asks of its own accord now and then, and says each time that it is synchronised.
-        before = int(machine.run("journalctl -b -u systemd-timesyncd.service | grep -c Started"))
-        machine.run(f"rm {CLOCK_FLAG}; for i in $(seq 12); do {HOOK} card up; {HOOK} lo up; {HOOK} card down; done")
-        synchronised_at_s(machine)
-        machine.run(f"while systemctl --quiet is-active {CLOCK_UNIT}; do sleep 0.2; done", timeout_s=SLOW_S)
-        assert int(machine.run("journalctl -b -u systemd-timesyncd.service | grep -c Started")) in (before, before + 1)
+    network_came_s = uptime_s(machine)
+    machine.plug_in()
+    took_s = synchronised_at_s(machine) - network_came_s
+    print(f"{suite}: the clock was right {took_s:.0f} s after the network came")
+    assert took_s <= PROMISED_S
+    machine.wait_online(SLOW_S)
+    since_s = uptime_s(machine)
+    late = new_command(machine.uuid, issued_at="2026-04-03T12:48:10Z", expires_at="2026-04-03T12:52:10Z")
+    machine.send(late)
+    # Held, if the clock were not trusted.
+    assert machine.wait_ack(late["command_id"], "failed", SLOW_S)["error_code"] == "expired"
+    assert uptime_s(machine) - since_s <= PROMISED_S
 
-        # Another daemon's clock is its own: nothing is restarted or started.
-        machine.run(f"systemctl stop systemd-timesyncd.service; rm {CLOCK_FLAG}; {HOOK} card up")
-        machine.run(f"while systemctl --quiet is-active {CLOCK_UNIT}; do sleep 0.2; done", timeout_s=SLOW_S)
-        assert machine.run("systemctl is-active systemd-timesyncd.service", check=False) == "inactive\n"
-        assert machine.run("systemctl is-failed --quiet '*clock*' || echo none") == "none\n"
+    told = machine.run("until grep -s . /run/infoscreen-reboot-clock/took-s; do sleep 0.2; done", timeout_s=SLOW_S)
+    assert int(told) <= PROMISED_S
+    assert "has set the clock" in machine.run(f"journalctl -b -u {CLOCK_UNIT}")
+    assert f"ok: synchronised {int(told)} s after the network came" in diagnosis(machine)["clock"][0]
+
+    # A link that flaps restarts timesyncd once, and not so often that systemd would have enough of it. Or not at
+    # all: it asks of its own accord now and then, and says each time that it is synchronised.
+    before = int(machine.run(f"journalctl -b -u {TIMESYNCD} | grep -c Started"))
+    machine.run(f"rm {CLOCK_FLAG}; for i in $(seq 12); do {HOOK} card up; {HOOK} lo up; {HOOK} card down; done")
+    synchronised_at_s(machine)
+    machine.run(f"while systemctl --quiet is-active {CLOCK_UNIT}; do sleep 0.2; done", timeout_s=SLOW_S)
+    assert int(machine.run(f"journalctl -b -u {TIMESYNCD} | grep -c Started")) in (before, before + 1)
+
+    # Another daemon's clock is its own: nothing is restarted or started.
+    machine.run(f"systemctl stop {TIMESYNCD}; rm {CLOCK_FLAG}; {HOOK} card up")
+    machine.run(f"while systemctl --quiet is-active {CLOCK_UNIT}; do sleep 0.2; done", timeout_s=SLOW_S)
+    assert machine.run(f"systemctl is-active {TIMESYNCD}", check=False) == "inactive\n"
+    assert machine.run("systemctl is-failed --quiet '*clock*' || echo none") == "none\n"
 
 
 def wait_pause(machine: VirtualMachine, at_least_s: int = 0) -> None:
@@ -103,32 +119,24 @@ def wait_pause(machine: VirtualMachine, at_least_s: int = 0) -> None:
 
 
 def test_a_broker_whose_certificate_was_not_yet_valid_is_connected_to_when_the_clock_is_set(
-    suite: str, deb: Path, tmp_path: Path
+    suite: str, machine: VirtualMachine, authority: Authority
 ) -> None:
-    authority = Authority(tmp_path)
-    with VirtualMachine(suite, deb) as machine:
-        STARTED[:] = [machine]
-        identity = authority.issue("broker", f"IP:{machine.BROKER_HOST}")
-        configuration = machine.broker.configuration
-        listener = LISTENER.format(certificate=identity.certificate, key=identity.key)
-        configuration.write_text(configuration.read_text() + listener)
-        machine.broker.start()
-        machine.boot()
-        machine.wait_up()
-        machine.write(CA, authority.certificate.read_text())
-        machine.configure_for_broker()
-        machine.configure(MQTT_PORT=str(TLS_PORT), MQTT_TLS="yes", MQTT_TLS_CA=CA)
-        machine.run(f"systemctl stop {AGENT}; date -s {LONG_AGO}; systemctl start {AGENT}", timeout_s=SLOW_S)
-        wait_pause(machine)
+    machine.plug_in()
+    machine.write(CA, authority.certificate.read_text())
+    machine.configure(MQTT_PORT=str(TLS_PORT), MQTT_TLS="yes", MQTT_TLS_CA=CA)
+    before = len(machine.broker.messages)
+    back = f"date -s {LONG_AGO}"
+    machine.run(f"systemctl stop {AGENT} {TIMESYNCD}; {back}; systemctl start {AGENT}", timeout_s=SLOW_S)
+    wait_pause(machine)
 
-        # Who listens has to hear each time that it is set, and not only the first.
-        machine.run(f"date -s {LATER_AND_STILL_WRONG}")
-        # If it tries earlier than this pause ends, it has another reason.
-        wait_pause(machine, LONG_PAUSE_S)
-        set_at_s = uptime_s(machine)
-        machine.run(f"date -s @{time.time():.0f}")
-        machine.wait_online(SLOW_S)
-        found = machine.run(f"journalctl -b -u {AGENT} -o short-monotonic --grep '^connected to' | tail -1")
-        took_s = float(found.split("]")[0].strip("[ ")) - set_at_s
-        print(f"{suite}: connected {took_s:.1f} s after the clock was set")
-        assert 0 < took_s <= CONNECTS_WITHIN_S
+    # Who listens has to hear each time that it is set, and not only the first.
+    machine.run(f"date -s {LATER_AND_STILL_WRONG}")
+    # If it tries earlier than this pause ends, it has another reason.
+    wait_pause(machine, LONG_PAUSE_S)
+    set_at_s = uptime_s(machine)
+    machine.run(f"date -s @{time.time():.0f}")
+    machine.wait_online(SLOW_S, after=before)
+    found = machine.run(f"journalctl -b -u {AGENT} -o short-monotonic --grep '^connected to' | tail -1")
+    took_s = float(found.split("]")[0].strip("[ ")) - set_at_s
+    print(f"{suite}: connected {took_s:.1f} s after the clock was set")
+    assert 0 < took_s <= CONNECTS_WITHIN_S

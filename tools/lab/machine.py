@@ -72,13 +72,23 @@ def bare_machine(suite: str, deb: Path, base: Path | None = None) -> Machine:
 def furnished_layers(suite: str, deb: Path, base: Path | None = None) -> list[Path]:
     """The same after apt has installed what the package wants, which takes it most of an install; nothing of ours."""
     base = base or machine_root(suite)
-    food = larder(suite, deb, base=base)
+    return _furnished("furnished", suite, deb, [larder(suite, deb, base=base), base])
+
+
+def furnished_layers_of_testbed(suite: str, deb: Path, debs: Sequence[Path]) -> list[Path]:
+    """So for a machine that others drive by ssh, on which all of `debs` can be installed."""
+    return _furnished("furnished-testbed", suite, deb, layers_of_testbed(suite, *debs))
+
+
+def _furnished(kind: str, suite: str, deb: Path, below: Sequence[Path]) -> list[Path]:
+    wanted = [command("dpkg-deb", "-f", deb, field).strip() for field in ("Depends", "Recommends")]
 
     def furnish(machine: Machine) -> None:
-        for wanted in ("Depends", "Recommends"):
-            machine.apt("satisfy", command("dpkg-deb", "-f", deb, wanted).strip())
+        for packages in wanted:
+            machine.apt("satisfy", packages)
 
-    return _worked_on(f"furnished-{suite}-{digest(food.name.encode())}", suite, deb, [food, base], furnish)
+    name = f"{kind}-{suite}-{digest(below[0].name.encode(), *(packages.encode() for packages in wanted))}"
+    return _worked_on(name, suite, deb, below, furnish)
 
 
 def installed_layers(suite: str, deb: Path, base: Path | None = None) -> list[Path]:
