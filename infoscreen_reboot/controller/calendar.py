@@ -91,6 +91,11 @@ class Night:
     ends_at: datetime
     back_by: datetime
 
+    @property
+    def span(self) -> tuple[datetime, datetime]:
+        """From its start until nothing more is to come of it."""
+        return self.starts_at, max(self.ends_at, self.back_by)
+
 
 def fault(plan: Plan) -> str | None:
     """Why such a schedule cannot do what it says; None if it can."""
@@ -169,9 +174,9 @@ def known(name: str) -> ZoneInfo | None:
         return None
 
 
-def clock_change(found: Night, zone: ZoneInfo) -> str | None:
-    """How the clocks change in this night or in the 12 hours before it; None in all other nights."""
-    low, high = found.starts_at - _HALF_DAY, max(found.ends_at, found.back_by)
+def clock_change(starts_at: datetime, ends_at: datetime, zone: ZoneInfo) -> str | None:
+    """How the clocks change in this time or in the 12 hours before it; None where they do not."""
+    low, high = starts_at - _HALF_DAY, ends_at
     step = timedelta(minutes=15)
     while low < high:
         before, after = _offset(low, zone), _offset(low + step, zone)

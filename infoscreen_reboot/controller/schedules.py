@@ -299,7 +299,7 @@ def forecast(
             found.append(Forecast(name, len(uuids), f"the system's tzdata has no zone {name!r}", ()))
             continue
         following = calendar.following(plan, zone, tx.now, count)
-        nights = tuple((each, calendar.clock_change(each, zone), skips.get(each.day)) for each in following)
+        nights = tuple((each, calendar.clock_change(*each.span, zone), skips.get(each.day)) for each in following)
         found.append(Forecast(name, len(uuids), None, nights))
     return found
 

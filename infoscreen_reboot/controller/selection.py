@@ -51,6 +51,18 @@ class Requirement:
             case Operator.MISSING:
                 return value is None
 
+    def __str__(self) -> str:
+        match self.operator, self.values:
+            case Operator.EXISTS, _:
+                return self.key
+            case Operator.MISSING, _:
+                return f"!{self.key}"
+            case Operator.IN, (value,):
+                return f"{self.key}={value}"
+            case Operator.NOT_IN, (value,):
+                return f"{self.key}!={value}"
+        return f"{self.key} {self.operator} ({','.join(self.values)})"
+
 
 @dataclass(frozen=True, slots=True)
 class Selector:
@@ -60,6 +72,10 @@ class Selector:
 
     def matches(self, labels: Mapping[str, str]) -> bool:
         return all(requirement.holds(labels) for requirement in self.requirements)
+
+    def __str__(self) -> str:
+        """As parse() reads it."""
+        return ",".join(map(str, self.requirements))
 
 
 def parse(text: str) -> Selector:

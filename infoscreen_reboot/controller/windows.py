@@ -27,18 +27,21 @@ class Window:
 
 def opens_at(windows: Iterable[Window], now: datetime) -> datetime | None:
     """The moment from which one of the windows is open: not after `now` if one is open now. None without windows."""
-    starts = [start for window in windows for start, end in _near(window, now) if end > now]
-    return min(starts, default=None)
+    return min((next_openings(window, now, 1)[0][0] for window in windows), default=None)
 
 
-def _near(window: Window, now: datetime) -> list[tuple[datetime, datetime]]:
-    """Start and end of each opening that may be open at `now`, and of the next ones; in UTC."""
+def next_openings(window: Window, now: datetime, count: int) -> list[tuple[datetime, datetime]]:
+    """Start and end, in UTC, of the next `count` openings that are not over; the first may have begun."""
     zone = ZoneInfo(window.zone)
-    today = now.astimezone(zone).date()
-    # A week before, for what is still open; a week after, for a window of a single day; a day more for the zone.
-    days = [today + timedelta(days=offset) for offset in range(-8, 9)]
-    starts = [start_on(day, window.start, zone) for day in days if day.weekday() in window.days]
-    return [(start, start + window.duration) for start in starts]
+    # A week before, for what is still open, and a day more for the zone.
+    day = now.astimezone(zone).date() - timedelta(days=8)
+    found: list[tuple[datetime, datetime]] = []
+    while len(found) < count:
+        start = start_on(day, window.start, zone)
+        if day.weekday() in window.days and start + window.duration > now:
+            found.append((start, start + window.duration))
+        day += timedelta(days=1)
+    return found
 
 
 def zone_named(name: str) -> ZoneInfo:

@@ -6,6 +6,7 @@ import re
 import threading
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -15,12 +16,15 @@ import pytest
 from fastapi.routing import APIRoute
 from sqlalchemy import update
 
+from infoscreen_reboot.controller import policies
 from infoscreen_reboot.controller.api.app import PREFIX
 from infoscreen_reboot.controller.api.door import MOST_BYTES
 from infoscreen_reboot.controller.auth import Role
 from infoscreen_reboot.controller.lifecycle import Limits
+from infoscreen_reboot.controller.orders import House
 from infoscreen_reboot.controller.store import commands, lease, people
 from infoscreen_reboot.controller.store.database import Database
+from infoscreen_reboot.controller.store.facts import Policy
 from infoscreen_reboot.controller.store.tables import client, command, token
 from tests.controller.test_orders import site as some_clients
 from tests.controller.web import Web, kind
@@ -90,6 +94,7 @@ MATRIX: dict[tuple[str, str], Role] = {
     ("GET", "/freezes"): Role.VIEWER,
     ("POST", "/freezes"): Role.OPERATOR,
     ("DELETE", "/freezes/{freeze_id}"): Role.OPERATOR,
+    ("GET", "/windows"): Role.VIEWER,
     ("GET", "/events"): Role.VIEWER,
     ("GET", "/notices"): Role.VIEWER,
     ("GET", "/notify/targets"): Role.VIEWER,
@@ -318,6 +323,30 @@ def test_what_holds_commands_is_told_by_rule(web: Web) -> None:
     [waiting] = told["waiting"]
     assert (waiting["rule"], waiting["count"], waiting["opens_at"]) == ("freeze", 2, None)
     assert "trade fair" in waiting["why"]
+
+
+def test_the_windows_are_told_with_their_next_openings(web: Web) -> None:
+    weekend, always = (
+        policies.window("site=alpine sat,sun 01:00 4h Europe/Berlin"),
+        policies.window("mon-sun 00:00 24h UTC"),
+    )
+    house = House(Policy(windows=(weekend, always, policies.window("site!=alpine mon 02:00 1h UTC"))))
+    web.app.state.site = replace(web.app.state.site, house=house)
+    first, second, third = web.call("GET", "/windows?openings=60", Role.VIEWER).json()
+    assert [first["selector"], second["selector"], third["selector"]] == ["site=alpine", "", "site!=alpine"]
+    assert [first["clients"], second["clients"], third["clients"]] == [3, 3, 0]
+    assert (first["days"], first["start"], first["duration_h"]) == (["sat", "sun"], "01:00", 4)
+    assert len(first["openings"]) == 60
+    assert {each["opens_local"][11:19] for each in first["openings"]} == {"01:00:00"}
+    # Thirty weekends: on one or two of them the clocks change.
+    marked = [each for each in first["openings"] if each["clocks"] is not None]
+    assert 1 <= len(marked) <= 2 and all(
+        re.match("clocks go (forward|back) by 60 min at", each["clocks"]) for each in marked
+    )
+    assert second["is_open"] and not any(each["clocks"] for each in second["openings"])
+    assert datetime.fromisoformat(second["openings"][0]["opens_at"]) <= datetime.now(UTC)
+    assert len(web.call("GET", "/windows").json()[0]["openings"]) == 5
+    assert kind(web.call("GET", "/windows?openings=0")) == (422, "invalid")
 
 
 def test_a_freeze_ends_within_a_year_or_by_hand(web: Web) -> None:

@@ -69,7 +69,7 @@ def test_the_nights_in_which_the_clocks_change_by_name(zone: str, start: str) ->
     changed = [
         f"{each.starts_at.astimezone(found).isoformat()} {words}"
         for each in nights
-        if (words := calendar.clock_change(each, found)) is not None
+        if (words := calendar.clock_change(*each.span, found)) is not None
     ]
     assert changed == CHANGES[zone, start]
 

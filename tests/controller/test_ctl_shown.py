@@ -15,13 +15,15 @@ from pathlib import Path
 import pytest
 from sqlalchemy import insert
 
-from infoscreen_reboot.controller import targets
+from infoscreen_reboot.controller import policies, targets
 from infoscreen_reboot.controller.auth import Role
 from infoscreen_reboot.controller.ctl import doctor
 from infoscreen_reboot.controller.freezing import Event
 from infoscreen_reboot.controller.notifying import Message, NotSent, Post
+from infoscreen_reboot.controller.orders import House
 from infoscreen_reboot.controller.store import calendars, deliveries, notices
 from infoscreen_reboot.controller.store.database import Database
+from infoscreen_reboot.controller.store.facts import Policy
 from infoscreen_reboot.controller.store.notices import Kind
 from infoscreen_reboot.controller.store.tables import label, metadata
 from infoscreen_reboot.controller.targets import Target
@@ -115,6 +117,19 @@ def test_the_status_counts_what_there_is(desk: Desk) -> None:
     assert desk("freeze", "end", number).code == 2
 
 
+def test_the_windows_are_shown_with_their_next_openings(desk: Desk) -> None:
+    assert "No windows: commands go out at any time." in desk("window").out
+    entries = "site=alpine sat,sun 01:00 4h America/New_York", "site=harbour mon-sun 00:00 24h UTC"
+    house = House(Policy(windows=tuple(map(policies.window, entries))))
+    desk.fleet.app.state.site = replace(desk.fleet.app.state.site, house=house)
+    done = desk("window", "list", "--openings", "60")
+    assert done.code == 0
+    assert re.search(r"^site=alpine: sat,sun 01:00 for 4 h in America/New_York\n  3 clients; ", done.out)
+    assert re.search(r"^ +\S+ 01:00 -0[45]00  .*  clocks go (forward|back) by 60 min at", done.out, re.MULTILINE)
+    assert re.search(r"^site=harbour: .*\n  0 clients; open now\n", done.out, re.MULTILINE)
+    assert [len(each["openings"]) for each in desk("window", "--json").json] == [5, 5]
+
+
 def test_clients_are_listed_changed_and_accepted(desk: Desk) -> None:
     desk.fleet.add("new-1", "new-2", standing="unknown")
     assert desk("clients", "--names").out.split() == ["bar-left", "bar-right", "lobby", "new-1", "new-2"]
@@ -206,6 +221,7 @@ def test_on_the_server_the_doctor_asks_the_servers_own_too(desk: Desk, ends_with
         ("commands",),
         ("batch",),
         ("freeze",),
+        ("window",),
         ("recovery",),
         ("token",),
         ("user",),

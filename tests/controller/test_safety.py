@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -12,7 +13,7 @@ from infoscreen_reboot.contract.command import Action
 from infoscreen_reboot.contract.telemetry import Executor
 from infoscreen_reboot.controller import safety
 from infoscreen_reboot.controller.safety import Amount, Answer, Budget, Facts, Freeze, Group, Reported, Standing
-from infoscreen_reboot.controller.windows import Window, opens_at
+from infoscreen_reboot.controller.windows import Window, next_openings, opens_at
 
 NOW = datetime(2026, 4, 3, 12, 0, tzinfo=UTC)  # a Friday
 ALWAYS = Facts(NOW, Action.REBOOT_HOST, Standing.ACCEPTED, True, NOW)
@@ -205,6 +206,18 @@ def window(days: str, start: str, hours: float, zone: str) -> Window:
 def test_when_a_window_opens(one: Window, now: str, opens: str) -> None:
     """Pitfalls 36 and 37."""
     assert opens_at([one], datetime.fromisoformat(now)) == datetime.fromisoformat(opens)
+
+
+def test_the_next_openings_begin_with_the_one_that_is_open_and_each_is_as_long_as_was_said() -> None:
+    one = window("fri sun", "22:30", 4, "Europe/Berlin")
+    found = next_openings(one, datetime.fromisoformat("2026-10-24T01:00+02:00"), 4)
+    assert [f"{start.astimezone(ZoneInfo(one.zone)):%a %d %H:%M %z}" for start, _ in found] == [
+        "Fri 23 22:30 +0200",
+        "Sun 25 22:30 +0100",
+        "Fri 30 22:30 +0100",
+        "Sun 01 22:30 +0100",
+    ]
+    assert {end - start for start, end in found} == {timedelta(hours=4)}
 
 
 def test_of_two_windows_the_one_that_is_open_counts() -> None:

@@ -33,6 +33,7 @@ LABELS = {"site": "alpine", "room": "bar 2", "spare": "x"}
 )
 def test_which_clients_a_selector_means(text: str, expected: bool) -> None:
     assert parse(text).matches(LABELS) is expected
+    assert parse(str(parse(text))) == parse(text)
 
 
 @pytest.mark.parametrize(

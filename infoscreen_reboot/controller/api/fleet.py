@@ -1,17 +1,22 @@
-"""`/freezes`, `/holds`, `/whoami`: what holds everybody, and who one is."""
+"""`/freezes`, `/windows`, `/holds`, `/whoami`: what holds everybody, and who one is."""
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Annotated
+from zoneinfo import ZoneInfo
 
 from fastapi import APIRouter, Path, Query
 
+from infoscreen_reboot.controller import windows
 from infoscreen_reboot.controller.api import models
 from infoscreen_reboot.controller.api.access import Operator, Viewer
 from infoscreen_reboot.controller.api.problems import Problem, documented
-from infoscreen_reboot.controller.store import calendars, fleet, views
+from infoscreen_reboot.controller.calendar import clock_change
+from infoscreen_reboot.controller.selection import Selector
+from infoscreen_reboot.controller.store import batches, calendars, fleet, views
 from infoscreen_reboot.controller.store.database import Row
+from infoscreen_reboot.controller.windows import Window
 
 router = APIRouter(tags=["fleet"])
 
@@ -61,6 +66,43 @@ def end_freeze(call: Operator, freeze_id: Annotated[int, Path(ge=1, lt=2**63)]) 
             raise Problem("not_found", f"no freeze {freeze_id} stands")
         call.note(tx, "end freeze", str(freeze_id), "ended")
     call.site.wake()
+
+
+@router.get("/windows", summary="List the maintenance windows", responses=documented())
+def list_windows(
+    call: Viewer,
+    openings: Annotated[int, Query(ge=1, le=60, description="How many of the next openings of each.")] = 5,
+) -> list[models.Window]:
+    """Those of the server's settings. A client that matches none of them may be sent commands at any time."""
+    with call.read() as tx:
+        everybody = batches.selected_labels(tx, Selector()).values()
+    return [
+        _window(window, selector, sum(map(selector.matches, everybody)), tx.now, openings)
+        for selector, window in call.site.house.policy.windows
+    ]
+
+
+def _window(window: Window, selector: Selector, clients: int, now: datetime, count: int) -> models.Window:
+    zone = ZoneInfo(window.zone)
+    coming = windows.next_openings(window, now, count)
+    return models.Window(
+        selector=str(selector),
+        days=[windows.DAYS[day] for day in sorted(window.days)],
+        start=f"{window.start:%H:%M}",
+        duration_h=window.duration / timedelta(hours=1),
+        zone=window.zone,
+        clients=clients,
+        is_open=coming[0][0] <= now,
+        openings=[
+            models.Opening(
+                opens_at=opens,
+                closes_at=closes,
+                opens_local=opens.astimezone(zone).isoformat(),
+                clocks=clock_change(opens, closes, zone),
+            )
+            for opens, closes in coming
+        ],
+    )
 
 
 @router.get("/holds", summary="What holds commands now", responses=documented())

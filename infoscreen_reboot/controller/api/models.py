@@ -1260,6 +1260,46 @@ class Schedule(Model):
     skips: list[str] = Field(description="Local days that were taken out, from a week ago on.")
 
 
+class Opening(Model):
+    opens_at: datetime
+    closes_at: datetime
+    opens_local: str = Field(description="When it opens, in the window's own zone.")
+    clocks: str | None = Field(description="How the clocks change while it is open, or in the 12 hours before.")
+
+
+class Window(Model):
+    """When clients may be sent commands; one entry of the setting `WINDOWS`."""
+
+    model_config = _example(
+        {
+            "selector": "site=alpine",
+            "days": ["sat", "sun"],
+            "start": "01:00",
+            "duration_h": 4,
+            "zone": "Europe/Berlin",
+            "clients": 38,
+            "is_open": False,
+            "openings": [
+                {
+                    "opens_at": "2027-03-28T00:00:00Z",
+                    "closes_at": "2027-03-28T04:00:00Z",
+                    "opens_local": "2027-03-28T01:00:00+01:00",
+                    "clocks": "clocks go forward by 60 min at 02:00",
+                }
+            ],
+        }
+    )
+
+    selector: str = Field(description="Empty: for all clients.")
+    days: list[str] = Field(description="The local days on which it opens.")
+    start: str
+    duration_h: float = Field(description="Real time, in the nights in which the clocks change, too.")
+    zone: str
+    clients: int = Field(description="So many accepted clients have it now.")
+    is_open: bool
+    openings: list[Opening]
+
+
 class ComingNight(Model):
     day: str
     starts_at: datetime

@@ -1,4 +1,4 @@
-"""`status`, `clients` and `freeze`: how things stand, and what people say about it."""
+"""`status`, `clients`, `window` and `freeze`: how things stand, and what people say about it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from infoscreen_reboot.controller.ctl.call import Call
 from infoscreen_reboot.controller.ctl.course import STATES
 from infoscreen_reboot.controller.ctl.outcome import Outcome
 from infoscreen_reboot.controller.ctl.screen import plural, usage
-from infoscreen_reboot.controller.ctl.shapes import Client, Command, Freeze, Whoami
+from infoscreen_reboot.controller.ctl.shapes import Client, Command, Freeze, Whoami, Window
 from infoscreen_reboot.controller.ctl.targets import SHORT, client_named, clients_named, name_of
 
 _SHOWN = 10
@@ -278,7 +278,35 @@ def _change(call: Call, content: dict[str, Any]) -> Outcome:
     return Outcome.DONE
 
 
-# --- Freezes
+# --- Windows and freezes
+
+
+def windows(call: Call) -> Outcome:
+    """Those of the server's settings, with their next openings."""
+    found: list[Window] = call.connection.get("/windows", openings=call.options.openings)
+    if call.screen.is_json:
+        call.screen.document(found)
+        return Outcome.DONE
+    if not found:
+        call.screen.say("No windows: commands go out at any time. To have some: WINDOWS in the server's settings.")
+    for number, each in enumerate(found):
+        if number:
+            call.screen.say()
+        state = "open now" if each["is_open"] else "closed now"
+        when = f"{','.join(each['days'])} {each['start']} for {each['duration_h']:g} h in {each['zone']}"
+        call.screen.title(f"{each['selector'] or 'all clients'}: {when}")
+        call.screen.say(f"  {plural(each['clients'], 'client')}; {state}")
+        rows = [
+            (
+                times.local(opening["opens_local"]),
+                times.clock(opening["opens_at"], call.now),
+                times.clock(opening["closes_at"], call.now),
+                opening["clocks"] or "",
+            )
+            for opening in each["openings"]
+        ]
+        call.screen.table(("opens there", "opens here", "closes here", ""), rows, indent=2)
+    return Outcome.DONE
 
 
 def freezes(call: Call) -> Outcome:

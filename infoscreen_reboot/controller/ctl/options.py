@@ -200,6 +200,10 @@ def _add_clients(commands: Any) -> None:
     labels.add_argument("labels", nargs="+", metavar="LABEL", help="KEY=VALUE, or KEY- to remove it")
     _add_client(_add(below, "name", fleet.name, "give a name")).add_argument("text", metavar="NAME")
     _add_client(_add(below, "note", fleet.note, "write a note")).add_argument("text", metavar="TEXT")
+    window = _add(commands, "window", fleet.windows, "show when clients may be sent commands")
+    listed = _add(window.add_subparsers(dest="what", metavar="COMMAND"), "list", fleet.windows, "list the windows")
+    for made, default in ((window, 5), (listed, argparse.SUPPRESS)):
+        made.add_argument("--openings", type=_number, default=default, metavar="N", help="of each (default: 5)")
     freeze = _add(commands, "freeze", fleet.freezes, "let no command be sent to anybody")
     frozen = freeze.add_subparsers(dest="what", metavar="COMMAND")
     freeze.set_defaults(coming=False)

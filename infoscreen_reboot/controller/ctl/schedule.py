@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -218,7 +218,7 @@ def _show_forecasts(call: Call, forecasts: list[Forecast]) -> None:
         rows = [
             (
                 night["day"],
-                _local(night["starts_local"]),
+                times.local(night["starts_local"]),
                 times.clock(night["starts_at"], call.now),
                 times.clock(night["back_by"], call.now),
                 f"skipped by {night['skipped_by']}" if night["skipped_by"] else night["clocks"] or "",
@@ -229,11 +229,6 @@ def _show_forecasts(call: Call, forecasts: list[Forecast]) -> None:
             call.screen.table(("night", "begins there", "begins here", "all back by", ""), rows, indent=2)
         else:
             call.screen.say("  no nights any more")
-
-
-def _local(text: str) -> str:
-    """A moment by the clocks of its place."""
-    return f"{datetime.fromisoformat(text):%Y-%m-%d %H:%M %z}"
 
 
 def _named(connection: Connection, text: str) -> Schedule:

@@ -249,6 +249,24 @@ class ComingNight(TypedDict):
     skipped_by: str | None
 
 
+class Opening(TypedDict):
+    opens_at: str
+    closes_at: str
+    opens_local: str
+    clocks: str | None
+
+
+class Window(TypedDict):
+    selector: str
+    days: list[str]
+    start: str
+    duration_h: float
+    zone: str
+    clients: int
+    is_open: bool
+    openings: list[Opening]
+
+
 class Forecast(TypedDict):
     zone: str
     clients: int

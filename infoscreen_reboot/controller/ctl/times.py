@@ -53,6 +53,11 @@ def as_sent(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat()
 
 
+def local(text: str) -> str:
+    """A moment of the API by the clocks of its place, which the server has reckoned."""
+    return f"{datetime.fromisoformat(text):%Y-%m-%d %H:%M %z}"
+
+
 def read(text: str) -> datetime:
     """A moment of the API."""
     return datetime.fromisoformat(text).astimezone()
