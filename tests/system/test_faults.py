@@ -88,7 +88,7 @@ def test_killed_while_a_command_is_held_the_command_is_held_on(parked: Machine) 
 
 @pytest.mark.parametrize("status", ["accepted", "execution_started"])
 def test_killed_on_an_ack_the_story_has_one_right_end(parked: Machine, status: str) -> None:
-    parked.configure(COMMAND_EXECUTION_TIMEOUT_S=str(slow(15)))
+    parked.configure(COMMAND_EXECUTION_TIMEOUT_S=str(slow(10)))
     parked.auto_restart = True
     start(parked)
     command = parked.command()
@@ -106,7 +106,7 @@ def test_killed_on_an_ack_the_story_has_one_right_end(parked: Machine, status: s
 
 
 def test_killed_while_the_helper_is_thinking_it_is_not_asked_again(parked: Machine) -> None:
-    parked.configure(COMMAND_EXECUTION_TIMEOUT_S=str(slow(15)))
+    parked.configure(COMMAND_EXECUTION_TIMEOUT_S=str(slow(10)))
     start(parked)
     freeze(parked, "polkit")
     command = parked.command()

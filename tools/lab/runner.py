@@ -32,7 +32,7 @@ PACKAGING = "tests/packaging"
 BROKERS = "tests/many_brokers"
 ON_MACHINES = ("tests/system", PACKAGING, "tests/vm")
 # What takes longest begins first.
-PLACES = ("tests/system", "tests/vm", WORKSHOP, CONTROLLER, PACKAGING, BROKERS)
+PLACES = ("tests/system", "tests/vm", WORKSHOP, PACKAGING, CONTROLLER, BROKERS)
 # The linters are of one suite, and so is the judgement of what they lint. The controller runs on trixie only.
 ONCE = "trixie"
 OF_ONE_SUITE = ("tests/*.py", CONTROLLER)
