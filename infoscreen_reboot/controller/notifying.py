@@ -47,10 +47,10 @@ class Kind(StrEnum):
 
 
 _TITLES = {
-    Kind.STARTED: ("started", "{} plans have started"),
-    Kind.STOPPED: ("stopped", "{} plans were stopped"),
-    Kind.FINISHED: ("finished", "{} plans have finished"),
-    Kind.MISSED: ("missed", "{} plans were missed"),
+    Kind.STARTED: ("a plan has started", "{} plans have started"),
+    Kind.STOPPED: ("a plan was stopped", "{} plans were stopped"),
+    Kind.FINISHED: ("a plan has finished", "{} plans have finished"),
+    Kind.MISSED: ("a plan was missed", "{} plans were missed"),
     Kind.NEEDS_PERSON: ("a client needs a person", "{} clients need a person"),
     Kind.BACK: ("a client is back", "{} clients are back"),
     Kind.UNKNOWN_CLIENT: ("a client that nobody knows", "{} clients that nobody knows"),

@@ -223,6 +223,11 @@ class Schedules:
         skipped = {uuid: f"it is in the schedule {name} tonight" for uuid, name in elsewhere.items()}
         store.add_members(tx, row["id"], occurrence, night_id, batch_id, skipped)
         log.info("%s has begun: %d clients, %d left out", _called(row["name"], night), len(turns), len(skipped))
+        if turns:
+            back_by = night.back_by.astimezone(self._reckoned(night.zone))
+            words = f"{_called(row['name'], night)} has begun: {len(turns)} clients, all back by {back_by:%H:%M} there"
+            content = {"schedule": row["name"], "occurrence": occurrence, "zone": night.zone, "clients": len(turns)}
+            notices.tell(tx, Kind.STARTED, f"night/{night_id}", words, content)
 
     def _end(self, tx: Transaction, row: Row) -> None:
         """When every command has its verdict, and whoever is missing has had all the time that was said."""

@@ -72,7 +72,7 @@ def test_who_is_told_and_what_has_not_arrived_without_a_secret(web: Web) -> None
     assert not new["is_settled"] and new["message"] is None
     page = web.call("GET", "/notices", Role.VIEWER, params={"cursor": page["next"]}).json()
     [old] = page["items"]
-    assert page["next"] is None and old["is_settled"] and old["message"]["title"] == "infoscreen: stopped"
+    assert page["next"] is None and old["is_settled"] and old["message"]["title"] == "infoscreen: a plan was stopped"
     assert [(each["target"], each["state"]) for each in old["message"]["deliveries"]] == [
         ("chat", "waiting"),
         ("mail", "sent"),

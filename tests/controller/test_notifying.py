@@ -60,7 +60,7 @@ def test_a_plan_that_has_finished_names_who_is_missing() -> None:
     words, names = "rollout spring has finished: 58 of 60 are back", ["bar-left", "lobby\nX"]
     done = Notice(1, OLD, Kind.FINISHED, "rollout/1", words, {"missing": names})
     [message] = told([done]).messages
-    assert message.title == "infoscreen: finished" and not message.is_loud
+    assert message.title == "infoscreen: a plan has finished" and not message.is_loud
     assert message.body == f"{words}\nMissing: bar-left, lobby X."
     many = Notice(1, OLD, Kind.FINISHED, "rollout/1", "done", {"missing": [f"c{n}" for n in range(60)]})
     assert told([many]).messages[0].body.endswith("c49, and 10 more.")

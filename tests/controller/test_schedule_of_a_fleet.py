@@ -231,7 +231,7 @@ def test_a_night_in_four_zones_in_which_the_clocks_change_and_seven_clients_misb
         nights = tx.db.execute(select(schedule_night).order_by(schedule_night.c.starts_at)).mappings().all()
         events = tx.db.execute(select(event).order_by(event.c.seq)).mappings().all()
         made = tx.db.execute(select(command.c.client_uuid)).scalars().all()
-        told = tx.db.execute(select(notice.c.words, notice.c.content)).all()
+        told = tx.db.execute(select(notice).order_by(notice.c.id)).all()
     clock.close()
     assert [(night["zone"], night["state"]) for night in nights] == [(zone, "ended") for zone in ZONES]
     lines = [line for night in nights for line in night["report"]["lines"]]
@@ -244,7 +244,9 @@ def test_a_night_in_four_zones_in_which_the_clocks_change_and_seven_clients_misb
     for night in nights:
         on_time = [line["back_at"] for line in night["report"]["lines"] if line["outcome"] == "back"]
         assert max(on_time) <= wire.format_time(night["back_by"])
-    assert len(told) == 4 and "1 not back" in told[0].words and told[0].content["missing"] == ["never back"]
+    started, ended = ([each for each in told if each.kind == kind] for kind in ("started", "finished"))
+    assert len(started) == len(ended) == 4 and all("100 clients, all back by 03:35" in each.words for each in started)
+    assert "1 not back" in ended[0].words and ended[0].content["missing"] == ["never back"]
     least = darkest(events, fleet)
     assert least[2] == 1 and 1 <= least[18] < 12, "many went at once, and no site was dark"
 

@@ -158,7 +158,11 @@ def test_a_night_from_its_begin_to_its_report(world: World) -> None:
     world.look("2026-06-02T01:10:02")
     assert world.nights() == [("2026-06-02", BERLIN, "ended")]
     assert world.report()["counts"]["back"] == 2
-    assert world.told() == [("finished", "Schedule nightly, night of 2026-06-02 in Europe/Berlin: 2 back")]
+    night = "Schedule nightly, night of 2026-06-02 in Europe/Berlin"
+    assert world.told() == [
+        ("started", f"{night} has begun: 2 clients, all back by 06:00 there"),
+        ("finished", f"{night}: 2 back"),
+    ]
 
 
 def test_a_freeze_holds_a_night_until_it_ends_or_the_window_does(world: World) -> None:
@@ -302,7 +306,7 @@ def test_a_zone_that_tzdata_does_not_have_leaves_its_clients_out_by_name(world: 
     assert (line["client_uuid"], line["outcome"]) == (lost, "skipped")
     assert line["why"] == row["words"] == "the system's tzdata has no zone 'Mars/Base'"
     assert [uuid for uuid, _ in world.ordered()] == [fine]
-    assert [kind for kind, _ in world.told()] == ["missed"]
+    assert [kind for kind, _ in world.told()] == ["started", "missed"]
 
 
 def test_a_fixed_zone_that_has_vanished_is_a_missed_night_and_no_crash(world: World) -> None:
@@ -407,7 +411,7 @@ def test_who_is_missing_has_until_the_time_that_was_said_and_late_truth_changes_
     world.now = at("2026-06-02T09:00")
     world.learn(never, Acked(world.now, AckStatus.COMPLETED, NEW))
     world.look("2026-06-02T09:01")
-    assert world.report() == kept and len(world.told()) == 1
+    assert world.report() == kept and [kind for kind, _ in world.told()] == ["started", "finished"]
 
 
 def test_whom_a_rule_refuses_is_in_the_report_with_the_rule(world: World) -> None:

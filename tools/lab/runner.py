@@ -42,8 +42,8 @@ SILENCE_S = 30 * 60
 # Less than CI waits for all of them together.
 TIMEOUT_S = 75 * 60
 LOOK_S = 1.0
-# One more than CI has processors: the tests in tests/system wait for most of their time.
-JOBS_AT_ONCE = 3
+# Two more than CI has processors: the tests in tests/system wait for most of their time.
+JOBS_AT_ONCE = 4
 # Of this checkout: another one on the same machine may run its tests at the same time.
 LOGS = CACHE / "logs" / str(tree.TREE).strip("/").replace("/", "-")
 # nspawn says so where /run is not a tmpfs, and it means nothing.

@@ -54,9 +54,10 @@ WantedBy=multi-user.target
 }
 # Its time goes by instructions, 4 ns each, and while it has none to carry out, by the host's time. So a busy host makes
 # it late for us, and not for itself: no timeout in it comes early, and what it measures is comparable.
+# A plain processor: for what a newer one has the kernel would load modules, and this is all emulated.
 # The disk's changes last as long as the process: over the guest's reboots, and no longer.
 HARDWARE = """\
--name guest -nodefaults -machine q35,sata=off,smbus=off,i8042=off -accel tcg,thread=single -cpu max -m 768
+-name guest -nodefaults -machine q35,sata=off,smbus=off,i8042=off -accel tcg,thread=single -cpu qemu64 -m 768
 -display none -vga none
 -icount shift=2,sleep=on -rtc clock=vm
 -drive file={image}/disk,format=raw,if=none,id=ssd,snapshot=on,cache=unsafe
