@@ -60,6 +60,9 @@ def test_a_rollout_is_shown_made_once_and_read(web: Web) -> None:
     look(web)
     now = web.call("GET", f"/rollouts/{one['id']}", Role.VIEWER).json()
     assert (now["state"], now["stage"], now["stages"][0]["states"]) == ("running", 1, {"queued": 1})
+    counted = web.call("GET", "/metrics", Role.VIEWER).text
+    assert 'infoscreen_rollouts{state="running"} 1.0' in counted
+    assert 'infoscreen_rollouts{state="stopped"} 0.0' in counted and 'state="finished"' not in counted
     [batch] = now["stages"][0]["batches"]
     assert web.call("GET", f"/batches/{batch}").json()["states"] == {"queued": 1}
     members = web.call("GET", f"/rollouts/{one['id']}/members?stage=2").json()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -83,6 +84,7 @@ def test_what_the_brake_stops_ends_with_4_and_says_what_to_do(desk: Desk, monkey
     assert "rollout resume" in done.out and done.out.endswith("Did not come back:\nbar-left\n")
     [one] = desk("rollout", "list", "--json").json
     assert (one["state"], one["states"]) == ("stopped", {"failed": 1, "waiting": 2})
+    assert re.search(r"rollout \w{8} +stage 1 of 2 +stopped +1 of 1 failed", desk("status").out)
     assert "off for its clients" in desk("rollout", "show", one["id"]).out
     assert desk("rollout", "recovery", one["id"]).code == 0
     assert desk("rollout", "resume", one["id"][:8]).code == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from datetime import timedelta
 
 from sqlalchemy import update
@@ -88,6 +89,7 @@ def test_the_report_of_a_night_names_who_is_missing_and_ends_with_3(desk: Desk) 
         values = {"zone": "UTC", "start": f"{soon:%H:%M}", "changed_at": soon - timedelta(days=1)}
         tx.db.execute(update(schedule).values(**values, looked_at=soon - timedelta(minutes=1)))
         Schedules(House(), Limits()).step(tx, [])
+    assert re.search("schedule nightly +UTC +running +all back by ", desk("status").out)
     desk.fleet.send()
     desk.fleet.complete("bar-right")
     desk.fleet.lose("lobby")
@@ -95,6 +97,7 @@ def test_the_report_of_a_night_names_who_is_missing_and_ends_with_3(desk: Desk) 
     with desk.fleet.database.write() as tx:
         tx.db.execute(update(schedule_night).values(back_by=tx.now))
         Schedules(House(), Limits()).step(tx, [])
+    assert "schedule nightly" not in desk("status").out
     listed = desk("report")
     assert listed.code == 0 and "1 not back, 1 skipped, 1 back" in listed.out
     [night] = desk("report", "--json").json

@@ -88,11 +88,7 @@ class Place:
         machine = stack.enter_context(Machine("trixie", debs[0], layers=layers_of_server("trixie", debs)))
         self.clients = {name: stack.enter_context(Machine(s, tree.build(s))) for name, s in SUITES.items()}
         request.node.stash[MACHINES] += [machine, *self.clients.values()]
-        broker = machine.broker
-        broker.configuration.write_text(broker.configuration.read_text().replace("127.0.0.1", "0.0.0.0"))
-        broker.start()
-        # Debian's own would want the same port.
-        (machine.root / "etc/systemd/system/mosquitto.service").symlink_to("/dev/null")
+        machine.start_broker_for_others()
         machine.boot()
         machine.wait_booted()
         machine.write(CREDENTIAL, PROFILE, 0o600)
@@ -108,7 +104,7 @@ class Place:
         )
         self.server.log_in()
         for number, (name, client) in enumerate(self.clients.items()):
-            client.broker = broker
+            client.broker = machine.broker
             address, _ = connect(machine, client, number)
             client.configure(MQTT_BROKER=address, MQTT_TLS="no", CLIENT_UUID=client.uuid)
             client.set_clock_synchronised()

@@ -81,12 +81,8 @@ class Site:
     def start_server(self) -> None:
         """Debian with the controller, and a mosquitto that the clients reach by their cables."""
         self.server = self._stack.enter_context(Machine(SUITE, self.debs[0], layers=self._layers))
-        broker = self.server.broker
-        broker.configuration.write_text(broker.configuration.read_text().replace("127.0.0.1", "0.0.0.0"))
-        broker.start()
+        self.server.start_broker_for_others()
         self.server.write(SETTINGS, "MQTT_BROKER=127.0.0.1\nMQTT_TLS=no\n", 0o640)
-        # Debian's own broker would want the same port.
-        (self.server.root / "etc/systemd/system/mosquitto.service").symlink_to("/dev/null")
         self.server.boot()
         self.server.wait_booted()
         self.token = self.server.run("infoscreen-reboot-controller", "admin", "demo").split()[-1]

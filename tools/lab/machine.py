@@ -47,6 +47,14 @@ class Machine(Container, Client):
             flag.parent.mkdir(parents=True, exist_ok=True)
             flag.touch() if now else flag.unlink(missing_ok=True)
 
+    def start_broker_for_others(self) -> None:
+        """Its broker, also for the machines to which connect() leads; before it is booted."""
+        text = self.broker.configuration.read_text()
+        self.broker.configuration.write_text(text.replace("127.0.0.1", "0.0.0.0"))
+        self.broker.start()
+        # Debian's own would want the same port.
+        (self.root / "etc/systemd/system/mosquitto.service").symlink_to("/dev/null")
+
     def drop_in(self, name: str, *lines: str) -> None:
         """An administrator's drop-in for a unit, in force from the next start."""
         self.write(f"/etc/systemd/system/{name}.d/test.conf", "\n".join(["[Service]", *lines, ""]))

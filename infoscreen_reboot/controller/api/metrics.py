@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
@@ -51,10 +51,9 @@ def _families(found: Figures) -> Iterable[Metric]:
         clients.add_metric(of_client, number)
     yield commands
     yield clients
-    recoveries = GaugeMetricFamily("infoscreen_recoveries", "Recoveries that are open.", labels=["state"])
-    for state, number in sorted(found.recoveries.items()):
-        recoveries.add_metric([state], number)
-    yield recoveries
+    yield _by_state("recoveries", "Recoveries that are open.", found.recoveries)
+    yield _by_state("rollouts", "Rollouts that are not over.", found.rollouts)
+    yield _by_state("nights", "Nights of schedules whose window was open within the last day.", found.nights)
     oldest_s = found.oldest_open.total_seconds()
     yield _gauge("oldest_open_command_seconds", "The age of the oldest command without a verdict.", oldest_s)
     yield _gauge("alerts", "Units of clients that have failed.", found.alerts)
@@ -63,6 +62,13 @@ def _families(found: Figures) -> Iterable[Metric]:
     yield _gauge("notices_undelivered", words, found.undelivered)
     yield _gauge("lease_held", "1 if an instance holds the lease.", found.is_lease_held)
     yield _gauge("broker_heard", "1 if the holder of the lease hears the broker.", found.is_broker_heard)
+
+
+def _by_state(name: str, words: str, numbers: Mapping[str, int]) -> Metric:
+    made = GaugeMetricFamily(f"infoscreen_{name}", words, labels=["state"])
+    for state, number in sorted(numbers.items()):
+        made.add_metric([state], number)
+    return made
 
 
 def _gauge(name: str, words: str, value: float) -> Metric:

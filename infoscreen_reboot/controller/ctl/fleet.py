@@ -11,10 +11,12 @@ from infoscreen_reboot.controller.ctl.call import Call
 from infoscreen_reboot.controller.ctl.course import STATES
 from infoscreen_reboot.controller.ctl.outcome import Outcome
 from infoscreen_reboot.controller.ctl.screen import plural, usage
-from infoscreen_reboot.controller.ctl.shapes import Client, Command, Freeze, Whoami, Window
+from infoscreen_reboot.controller.ctl.shapes import Client, Command, Freeze, Night, Rollout, Whoami, Window
 from infoscreen_reboot.controller.ctl.targets import SHORT, client_named, clients_named, name_of
 
 _SHOWN = 10
+# So many of the newest rollouts and nights: what is not over is among them.
+_LOOKED_AT = 100
 
 
 def status(call: Call) -> Outcome:
@@ -31,6 +33,10 @@ def status(call: Call) -> Outcome:
     alerted = [client for client in accepted if client["alerts"]]
     lost = [client for client in clients if client["recovery_id"] is not None]
     held_off = power.held_off(call)
+    rollouts: list[Rollout] = call.connection.pages("/rollouts", most=_LOOKED_AT)
+    rollouts = [rollout for rollout in rollouts if not rollout["is_over"]]
+    nights: list[Night] = call.connection.pages("/nights", most=_LOOKED_AT)
+    nights = [night for night in nights if night["state"] == "running"]
     if call.screen.is_json:
         call.screen.document(
             {
@@ -39,6 +45,8 @@ def status(call: Call) -> Outcome:
                 "clients": counts,
                 "holds": holds,
                 "open_commands": commands,
+                "rollouts": rollouts,
+                "nights": nights,
                 "ports_held_off": held_off,
                 "alerts": {client["uuid"]: client["alerts"] for client in alerted},
                 "recoveries": {client["uuid"]: client["recovery_state"] for client in lost},
@@ -61,6 +69,7 @@ def status(call: Call) -> Outcome:
     power.show_held_off(call, held_off)
     _show_holds(call, holds)
     _warn_of_calendar(call, holds.get("calendar"))
+    _show_plans(call, rollouts, nights)
     _show_open(call, commands, {client["uuid"]: name_of(client) for client in clients})
     if lost:
         call.screen.say()
@@ -78,6 +87,26 @@ def status(call: Call) -> Outcome:
         whom = plural(counts["unknown"], "client")
         call.screen.say(f"{whom} not accepted yet: infoscreen-rebootctl clients --standing unknown")
     return Outcome.DONE
+
+
+def _show_plans(call: Call, rollouts: Sequence[Rollout], nights: Sequence[Night]) -> None:
+    """What the controller does by itself now, and what of it waits for a person."""
+    rows = [
+        (
+            f"schedule {each['schedule']}",
+            each["zone"],
+            each["state"],
+            f"all back by {times.clock(each['back_by'], call.now)}",
+        )
+        for each in nights
+    ]
+    for each in rollouts:
+        where = f"stage {each['stage']} of {len(each['stages'])}"
+        rows.append((f"rollout {each['id'][:SHORT]}", where, each["state"], each["why"] or ""))
+    if rows:
+        call.screen.say()
+        call.screen.title("Plans")
+        call.screen.table(("plan", "where", "state", ""), rows, indent=2)
 
 
 def _counted(counts: dict[str, int]) -> str:

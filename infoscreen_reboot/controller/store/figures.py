@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import and_, case, func, select
+from sqlalchemy import Column, ColumnElement, and_, case, func, select
 
+from infoscreen_reboot.controller.calendar import NightState
 from infoscreen_reboot.controller.lifecycle import VERDICT_RANK, Proof, State
 from infoscreen_reboot.controller.recovery import OPEN
+from infoscreen_reboot.controller.rollout import OVER
+from infoscreen_reboot.controller.rollout import State as RolloutState
 from infoscreen_reboot.controller.store import deliveries, power
 from infoscreen_reboot.controller.store.database import Transaction
-from infoscreen_reboot.controller.store.tables import alert, client, command, lease, recovery
+from infoscreen_reboot.controller.store.tables import alert, client, command, lease, recovery, rollout, schedule_night
+
+# For how long nights are counted after their window.
+_NIGHTS = timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """`commands` by action, state and proof; `clients` by standing and presence; open `recoveries` by state."""
+    """`commands` by action, state and proof; `clients` by standing and presence; open `recoveries` and `rollouts`, and
+    `nights` whose window was open within the last day, by state."""
 
     commands: dict[tuple[str, str, str], int]
     clients: dict[tuple[str, str], int]
@@ -24,6 +32,8 @@ class Figures:
     alerts: int
     undelivered: int
     recoveries: dict[str, int]
+    rollouts: dict[str, int]
+    nights: dict[str, int]
     is_lease_held: bool
     is_broker_heard: bool
     ports_held_off: int
@@ -38,7 +48,16 @@ def count(tx: Transaction) -> Figures:
         oldest_open=_oldest_open(tx),
         alerts=_alerts(tx),
         undelivered=sum(row["waiting"] + row["failed"] for row in deliveries.undelivered(tx)),
-        recoveries=_recoveries(tx),
+        recoveries=_by_state(tx, recovery.c.state, recovery.c.ended_at.is_(None), OPEN),
+        rollouts=_by_state(
+            tx, rollout.c.state, rollout.c.state.not_in(OVER), [s for s in RolloutState if not s.is_over]
+        ),
+        nights=_by_state(
+            tx,
+            schedule_night.c.state,
+            schedule_night.c.ends_at > tx.now - _NIGHTS,
+            [s for s in NightState if s is not NightState.DUE],
+        ),
         is_lease_held=is_lease_held,
         is_broker_heard=held is not None and is_lease_held and held.listening_since is not None,
         ports_held_off=len(power.held_off(tx)),
@@ -79,8 +98,8 @@ def _alerts(tx: Transaction) -> int:
     return int(tx.db.execute(select(func.count()).where(alert.c.cleared_at.is_(None))).scalar_one())
 
 
-def _recoveries(tx: Transaction) -> dict[str, int]:
+def _by_state(tx: Transaction, state: Column[str], where: ColumnElement[bool], states: Iterable[str]) -> dict[str, int]:
     """A state in which there is none is counted, too: an alarm needs its 0."""
-    query = select(recovery.c.state, func.count()).where(recovery.c.ended_at.is_(None)).group_by(recovery.c.state)
-    found = {state: number for state, number in tx.db.execute(query)}
-    return {str(state): found.get(state, 0) for state in OPEN}
+    query = select(state, func.count()).where(where).group_by(state)
+    found = {name: number for name, number in tx.db.execute(query)}
+    return {str(each): found.get(each, 0) for each in states}
