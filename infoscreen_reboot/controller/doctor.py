@@ -21,7 +21,10 @@ from infoscreen_reboot.controller.config import Settings
 from infoscreen_reboot.controller.freezing import merged
 from infoscreen_reboot.controller.ics import Unreadable
 from infoscreen_reboot.controller.leader import CLIENT_ID
-from infoscreen_reboot.controller.store import deliveries, lease, schema
+from infoscreen_reboot.controller.power.hook import Hook
+from infoscreen_reboot.controller.power.port import Backend, Port, PowerError
+from infoscreen_reboot.controller.power.snmp import Snmp
+from infoscreen_reboot.controller.store import deliveries, lease, power, schema
 from infoscreen_reboot.controller.store.database import Database, StoreError
 from infoscreen_reboot.controller.store.schema import SchemaTooNew
 from infoscreen_reboot.mqtt.consumer import Consumer, Lost, Terms
@@ -71,6 +74,7 @@ def diagnose(environment: Mapping[str, str]) -> Iterator[Finding]:
     yield from _broker(settings)
     yield from _notify(settings)
     yield from _calendar(settings)
+    yield from _power(settings, config.credentials(environment))
     yield _clock()
     yield _disk(config.state_directory(environment))
     yield _api(settings)
@@ -220,6 +224,44 @@ def _calendar(settings: Settings) -> Iterator[Finding]:
     for event in events[:1]:
         text += f", the next from {event.begins_at:%Y-%m-%d %H:%M} to {event.until:%Y-%m-%d %H:%M} UTC"
     yield Finding("calendar", Verdict.OK, text)
+
+
+def _power(settings: Settings, profiles: Path | None) -> Iterator[Finding]:
+    """Whether each kind of port could be switched. No switch is asked: `power test` does that."""
+    try:
+        database = Database(settings.database_url)
+        if database.file is not None and not database.file.exists():
+            return
+        with database.read() as tx:
+            is_there = schema.check(tx)
+            rows = power.port_rows(tx) if is_there else []
+            held_off = len(power.held_off(tx)) if is_there else 0
+    except (StoreError, SchemaTooNew):
+        return  # the check of the database has said so
+    if held_off:
+        text = f"of the ports {held_off} should be on again by now, and may be off"
+        yield Finding("power", Verdict.PROBLEM, text, "infoscreen-rebootctl power restore")
+    kinds = {(port.backend, port.profile): port for port in map(power.port_in, rows)}
+    faults = [fault for port in kinds.values() if (fault := _fault_of(port, profiles)) is not None]
+    for fault in faults:
+        yield Finding("power", Verdict.PROBLEM, fault, "infoscreen-rebootctl power test CLIENT")
+    if rows and not (faults or held_off):
+        ports = "1 port" if len(rows) == 1 else f"{len(rows)} ports"
+        yield Finding("power", Verdict.OK, f"{ports}; what switches them is there")
+
+
+def _fault_of(port: Port, profiles: Path | None) -> str | None:
+    try:
+        match port.backend:
+            case Backend.SNMP:
+                Snmp(profiles).check(port)
+            case Backend.HOOK:
+                Hook().check(port)
+            case Backend.DRY_RUN:
+                pass
+    except PowerError as error:
+        return str(error)
+    return None
 
 
 def _clock() -> Finding:

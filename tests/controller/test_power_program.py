@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from infoscreen_reboot.controller.power.cycle import State
-from infoscreen_reboot.controller.power.port import Port
+from infoscreen_reboot.controller.power.cycle import State, Step
+from infoscreen_reboot.controller.power.port import Backend, Port
 from infoscreen_reboot.controller.store import power
 from infoscreen_reboot.controller.store.database import Database
 from tests.broker.conftest import Broker
@@ -87,6 +89,36 @@ def test_after_a_kill_the_next_start_switches_on(program: Program, switch: Switc
     switch.start()
     program.start()
     eventually(lambda: switch.is_on("1.1"), 30)
+
+
+def test_the_doctor_says_what_a_port_lacks(program: Program, switch: Switch) -> None:
+    def told() -> list[tuple[str, str]]:
+        findings = json.loads(program.does("doctor", "--json").stdout)["findings"]
+        return [(found["verdict"], found["text"]) for found in findings if found["check"] == "power"]
+
+    assert told() == []
+    database = Database(f"sqlite:///{program.log.parent}/controller.sqlite3")
+    with database.write() as tx:
+        first, second, third = site(tx, 3)
+        power.put_port(tx, first, Port("core", "1", switch.address, "lab"), "ann")
+    assert told() == [("ok", "1 port; what switches them is there")]
+    program.stop()  # or it would mend it
+    with database.write() as tx:
+        power.put_port(tx, second, Port("core", "2", switch.address, "attic"), "ann")
+        power.put_port(tx, third, Port("strip", "a", None, "strip", Backend.HOOK), "ann")
+        made = power.request(tx, first, "ann", None, is_online_anyway=True)
+        assert made is not None
+        power.move(tx, made, Step.OWE, must_be_on_by=tx.now - timedelta(seconds=1))
+    database.close()
+    hook = "/etc/infoscreen-reboot-controller/power.d/strip"
+    assert told() == [
+        ("problem", "of the ports 1 should be on again by now, and may be off"),
+        (
+            "problem",
+            "cannot use port 2 of core: no SNMP profile attic; it is /etc/credstore/infoscreen-controller.snmp.attic",
+        ),
+        ("problem", f"cannot use port a of strip: there is no hook {hook}"),
+    ]
 
 
 def test_where_there_is_no_database_nothing_is_owed(program: Program) -> None:

@@ -29,6 +29,10 @@ class Hook:
         self._owner = owner
         self._limit_s = limit_s
 
+    def check(self, port: Port) -> None:
+        """Whether there is a hook that may be started. Raises PowerError."""
+        self._check(self._folder / (port.profile or ""), port)
+
     def read(self, port: Port) -> Reading:
         """Raises PowerError."""
         code = self._run(port, "read")

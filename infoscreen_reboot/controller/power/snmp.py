@@ -47,6 +47,13 @@ class Snmp:
         self._profiles = profiles
         self._programs = programs
 
+    def check(self, port: Port) -> None:
+        """Whether the port could be read and switched, without asking the switch. Raises PowerError."""
+        self._profile(port)
+        for command in ("snmpget", "snmpset"):
+            if not (self._programs / command).exists():
+                raise PowerError(f"cannot use {port}: {command} is not there; apt-get install snmp")
+
     def read(self, port: Port) -> Reading:
         """Raises PowerError."""
         columns = f"{_ADMIN_ENABLE}.{port.index}", f"{_DETECTION_STATUS}.{port.index}"
