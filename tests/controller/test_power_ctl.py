@@ -8,6 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from sqlalchemy import insert
 
 from infoscreen_reboot.controller.auth import Role
 from infoscreen_reboot.controller.ctl import power as ctl
@@ -15,6 +16,7 @@ from infoscreen_reboot.controller.power.cycle import Step
 from infoscreen_reboot.controller.power.outlet import Outlet, Outlets
 from infoscreen_reboot.controller.power.port import Port
 from infoscreen_reboot.controller.store import power
+from infoscreen_reboot.controller.store.tables import power_cycle
 from tests.controller.desk import Desk
 from tests.controller.test_power import working
 
@@ -102,6 +104,10 @@ def test_a_port_that_is_held_off_is_shown_first_and_restored(desk: Desk) -> None
         [row] = power.under_way(tx)
         power.move(tx, row["id"], Step.OWE, must_be_on_by=tx.now - timedelta(seconds=1))
         power.move(tx, row["id"], Step.SEE_OFF)
+        over = {
+            name: row[name] for name in ("client_uuid", "requested_at", "requested_by", "switch", "port", "backend")
+        }
+        tx.db.execute(insert(power_cycle), [{**over, "state": "done", "ended_at": tx.now}] * 201)
     listed = desk("power").out
     assert "1 port held off: infoscreen-rebootctl power restore" in listed
     assert "1 port held off" in desk("status").out

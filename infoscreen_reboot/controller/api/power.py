@@ -177,12 +177,13 @@ def create_cycle(call: Operator, content: models.NewPowerCycle) -> models.PowerC
 def list_cycles(
     call: Viewer,
     client: Annotated[UUID | None, Query(description="Only those of this client.")] = None,
+    held_off: Annotated[bool, Query(description="Only those whose port should be on again by now.")] = False,
     limit: Annotated[int, Query(ge=1, le=200, description="How many at most.")] = 50,
     cursor: Annotated[int | None, Query(ge=1, lt=2**63, description="`next` of the page before.")] = None,
 ) -> models.PowerCyclePage:
     """The newest first."""
     with call.read() as tx:
-        rows = power.cycles(tx, limit + 1, cursor, str(client) if client is not None else None)
+        rows = power.cycles(tx, limit + 1, cursor, str(client) if client is not None else None, is_held_off=held_off)
         shown = [_cycle(tx, row) for row in rows[:limit]]
     return models.PowerCyclePage(items=shown, next=shown[-1].id if len(rows) > limit else None)
 

@@ -45,8 +45,8 @@ def ports(call: Call) -> Outcome:
 
 
 def held_off(call: Call) -> list[PowerCycle]:
-    answer: list[PowerCycle] = call.connection.get("/power/cycles", limit=200)["items"]
-    return [each for each in answer if each["is_held_off"]]
+    answer: list[PowerCycle] = call.connection.get("/power/cycles", held_off="true", limit=200)["items"]
+    return answer
 
 
 def show_held_off(call: Call, held: list[PowerCycle]) -> None:

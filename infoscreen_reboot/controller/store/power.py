@@ -165,9 +165,13 @@ def _row(tx: Transaction, cycle_id: int) -> Row:
     return tx.db.execute(select(power_cycle).where(power_cycle.c.id == cycle_id)).mappings().one()
 
 
-def cycles(tx: Transaction, limit: int, before: int | None = None, client_uuid: str | None = None) -> list[Row]:
+def cycles(
+    tx: Transaction, limit: int, before: int | None = None, client_uuid: str | None = None, *, is_held_off: bool = False
+) -> list[Row]:
     """The newest first, up to the one of that number."""
     query = select(power_cycle)
+    if is_held_off:
+        query = query.where(power_cycle.c.id.in_([row["id"] for row in held_off(tx)]))
     if before is not None:
         query = query.where(power_cycle.c.id < before)
     if client_uuid is not None:
