@@ -62,6 +62,8 @@ def test_a_rollout_is_shown_made_once_and_read(web: Web) -> None:
     assert (now["state"], now["stage"], now["stages"][0]["states"]) == ("running", 1, {"queued": 1})
     counted = web.call("GET", "/metrics", Role.VIEWER).text
     assert 'infoscreen_rollouts{state="running"} 1.0' in counted
+    open_ones, over = (web.call("GET", f"/rollouts?open={said}").json()["items"] for said in ("true", "false"))
+    assert [each["id"] for each in open_ones] == [one["id"]] and over == []
     assert 'infoscreen_rollouts{state="stopped"} 0.0' in counted and 'state="finished"' not in counted
     [batch] = now["stages"][0]["batches"]
     assert web.call("GET", f"/batches/{batch}").json()["states"] == {"queued": 1}

@@ -130,6 +130,8 @@ def test_a_night_and_its_report_while_it_runs(web: Web) -> None:
     assert web.call("GET", f"/nights/{night['id']}", Role.VIEWER).json() == night
     assert web.call("GET", "/nights").json()["items"] == [night]
     assert web.call("GET", f"/batches/{night['batch_id']}").json()["states"] == {"queued": 2, "blocked_safety": 1}
+    running, others = (web.call("GET", f"/nights?open={said}").json()["items"] for said in ("true", "false"))
+    assert running == [night] and others == []
     counted = web.call("GET", "/metrics", Role.VIEWER).text
     assert 'infoscreen_nights{state="running"} 1.0' in counted and 'infoscreen_nights{state="missed"} 0.0' in counted
     told = web.call("GET", f"/nights/{night['id']}/report", Role.VIEWER).json()

@@ -104,11 +104,16 @@ def create_rollout(
 
 
 @router.get("", summary="List rollouts", responses=documented())
-def list_rollouts(call: Viewer, limit: Limit = 50, cursor: Cursor = None) -> models.RolloutPage:
+def list_rollouts(
+    call: Viewer,
+    is_open: Annotated[bool | None, Query(alias="open", description="Only those that are not over, or are.")] = None,
+    limit: Limit = 50,
+    cursor: Cursor = None,
+) -> models.RolloutPage:
     """The newest first."""
     with call.read() as tx:
         try:
-            rows, following = stored.page(tx, limit, cursor)
+            rows, following = stored.page(tx, limit, cursor, is_open)
         except ValueError as error:
             raise Problem("bad_request", str(error)) from None
         return models.RolloutPage(items=[show.rollout(tx, row) for row in rows], next=following)

@@ -228,10 +228,15 @@ def list_nights_of_schedule(
 
 
 @router.get("/nights", summary="List the nights of all schedules", responses=documented())
-def list_nights(call: Viewer, limit: Limit = 50, cursor: Cursor = None) -> models.NightPage:
+def list_nights(
+    call: Viewer,
+    is_open: Annotated[bool | None, Query(alias="open", description="Only those that run, or do not.")] = None,
+    limit: Limit = 50,
+    cursor: Cursor = None,
+) -> models.NightPage:
     """The newest first."""
     with call.read() as tx:
-        return _page(tx, None, limit, cursor)
+        return _page(tx, None, limit, cursor, is_open)
 
 
 @router.get("/nights/{night_id:uuid}", summary="Read a night", responses=documented("not_found"))
@@ -265,9 +270,11 @@ def read_report(
     return models.Report(night=_night(row), is_final=row["state"] != NightState.RUNNING, **kept)
 
 
-def _page(tx: Transaction, schedule_id: str | None, limit: int, cursor: str | None) -> models.NightPage:
+def _page(
+    tx: Transaction, schedule_id: str | None, limit: int, cursor: str | None, is_running: bool | None = None
+) -> models.NightPage:
     try:
-        rows, following = store.nights_page(tx, schedule_id, limit, cursor)
+        rows, following = store.nights_page(tx, schedule_id, limit, cursor, is_running)
     except ValueError as error:
         raise Problem("bad_request", str(error)) from None
     return models.NightPage(items=[_night(row) for row in rows], next=following)

@@ -15,8 +15,6 @@ from infoscreen_reboot.controller.ctl.shapes import Client, Command, Freeze, Nig
 from infoscreen_reboot.controller.ctl.targets import SHORT, client_named, clients_named, name_of
 
 _SHOWN = 10
-# So many of the newest rollouts and nights: what is not over is among them.
-_LOOKED_AT = 100
 
 
 def status(call: Call) -> Outcome:
@@ -33,10 +31,8 @@ def status(call: Call) -> Outcome:
     alerted = [client for client in accepted if client["alerts"]]
     lost = [client for client in clients if client["recovery_id"] is not None]
     held_off = power.held_off(call)
-    rollouts: list[Rollout] = call.connection.pages("/rollouts", most=_LOOKED_AT)
-    rollouts = [rollout for rollout in rollouts if not rollout["is_over"]]
-    nights: list[Night] = call.connection.pages("/nights", most=_LOOKED_AT)
-    nights = [night for night in nights if night["state"] == "running"]
+    rollouts: list[Rollout] = call.connection.pages("/rollouts", open="true")
+    nights: list[Night] = call.connection.pages("/nights", open="true")
     if call.screen.is_json:
         call.screen.document(
             {

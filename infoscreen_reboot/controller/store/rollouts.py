@@ -112,9 +112,14 @@ def going(tx: Transaction) -> list[Row]:
     return list(tx.db.execute(query.order_by(rollout.c.created_at, rollout.c.id)).mappings())
 
 
-def page(tx: Transaction, limit: int, cursor: str | None) -> tuple[list[Row], str | None]:
-    """The newest first. Raises ValueError for a cursor that is none of ours."""
-    return views.newest_first(tx, rollout, limit, cursor)
+def page(tx: Transaction, limit: int, cursor: str | None, is_open: bool | None = None) -> tuple[list[Row], str | None]:
+    """The newest first, of all or only of those that are not over, or are.
+
+    Raises ValueError for a cursor that is none of ours.
+    """
+    state = rollout.c.state
+    where = {None: None, True: state.not_in(OVER), False: state.in_(OVER)}[is_open]
+    return views.newest_first(tx, rollout, limit, cursor, where)
 
 
 def stages_of(tx: Transaction, rollout_id: str) -> list[Row]:

@@ -175,13 +175,19 @@ def night_of_batch(tx: Transaction, batch_id: str) -> RowMapping | None:
 
 
 def nights_page(
-    tx: Transaction, schedule_id: str | None, limit: int, cursor: str | None
+    tx: Transaction, schedule_id: str | None, limit: int, cursor: str | None, is_running: bool | None = None
 ) -> tuple[list[RowMapping], str | None]:
-    """The newest first, without their reports. Raises ValueError for a cursor that is none of ours."""
+    """The newest first, without their reports, of all or only of those that run, or do not.
+
+    Raises ValueError for a cursor that is none of ours.
+    """
     columns = [column for column in schedule_night.c if column.name != "report"]
     query = select(*columns, schedule.c.name).join(schedule, schedule.c.id == schedule_night.c.schedule_id)
     if schedule_id is not None:
         query = query.where(schedule_night.c.schedule_id == schedule_id)
+    if is_running is not None:
+        running = schedule_night.c.state == NightState.RUNNING
+        query = query.where(running if is_running else ~running)
     if cursor is not None:
         number, _, last = cursor.partition(".")
         if not number.isascii() or not number.isdigit() or len(number) > 18 or len(last) != 36:

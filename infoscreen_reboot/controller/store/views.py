@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import RowMapping, Select, Table, and_, func, or_, select
+from sqlalchemy import ColumnElement, RowMapping, Select, Table, and_, func, or_, select
 
 from infoscreen_reboot.controller.lifecycle import VERDICT_RANK, State
 from infoscreen_reboot.controller.store.bulk import among
@@ -115,9 +115,11 @@ def batches_page(tx: Transaction, limit: int, cursor: str | None) -> tuple[list[
     return newest_first(tx, batch, limit, cursor)
 
 
-def newest_first(tx: Transaction, table: Table, limit: int, cursor: str | None) -> tuple[list[RowMapping], str | None]:
+def newest_first(
+    tx: Transaction, table: Table, limit: int, cursor: str | None, where: ColumnElement[bool] | None = None
+) -> tuple[list[RowMapping], str | None]:
     """A page of a table that has `created_at` and `id`. Raises ValueError for a cursor that is none of ours."""
-    query = select(table)
+    query = select(table) if where is None else select(table).where(where)
     if cursor is not None:
         at, last = _position(cursor)
         query = query.where(or_(table.c.created_at < at, and_(table.c.created_at == at, table.c.id < last)))
