@@ -83,13 +83,29 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     shutil.rmtree(folder)
 
 
+@pytest.fixture(scope="session")
+def empty_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file with our tables, to be copied: to make them takes longer."""
+    file = tmp_path_factory.mktemp("empty") / "controller.sqlite3"
+    made = Database(f"sqlite:///{file}")
+    metadata.create_all(made.engine)
+    made.close()
+    return file
+
+
+@pytest.fixture
+def sqlite(empty_sqlite: Path, tmp_path: Path) -> Iterator[Database]:
+    found = Database(f"sqlite:///{shutil.copy(empty_sqlite, tmp_path)}")
+    yield found
+    found.close()
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
-def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
+def database(request: pytest.FixtureRequest) -> Iterator[Database]:
     if request.param == "sqlite":
-        found = Database(f"sqlite:///{tmp_path / 'controller.sqlite3'}")
-        metadata.create_all(found.engine)
-    else:
-        found = request.getfixturevalue("server").empty()
+        yield request.getfixturevalue("sqlite")
+        return
+    found: Database = request.getfixturevalue("server").empty()
     yield found
     found.close()
 
@@ -127,9 +143,10 @@ def web(database: Database) -> Web:
 
 @pytest.fixture
 def desk(
-    database: Database, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    sqlite: Database, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Desk]:
-    fleet = Fleet(database, NAMES)
+    """On SQLite only: a command line sees HTTP, and the API is tried on both."""
+    fleet = Fleet(sqlite, NAMES)
     home = tmp_path / "home"
     home.mkdir()
     with Path(os.devnull).open() as nothing, fleet.serving():

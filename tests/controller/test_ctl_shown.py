@@ -1,4 +1,4 @@
-"""What the command line shows, and what it says of people, clients and itself. SQLite only: it sees HTTP."""
+"""What the command line shows, and what it says of people, clients and itself."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import os
 import re
 import stat
 import subprocess
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -22,10 +21,9 @@ from infoscreen_reboot.controller.freezing import Event
 from infoscreen_reboot.controller.notifying import Message, NotSent, Post
 from infoscreen_reboot.controller.orders import House
 from infoscreen_reboot.controller.store import calendars, deliveries, notices
-from infoscreen_reboot.controller.store.database import Database
 from infoscreen_reboot.controller.store.facts import Policy
 from infoscreen_reboot.controller.store.notices import Kind
-from infoscreen_reboot.controller.store.tables import label, metadata
+from infoscreen_reboot.controller.store.tables import label
 from infoscreen_reboot.controller.targets import Target
 from tests.controller.desk import PROGRAM, TOP, Desk, all_complete
 from tests.controller.played_fleet import uuid
@@ -34,15 +32,6 @@ from tests.controller.played_fleet import uuid
 HOSTILE = "\x1b[31mred\x07[bold]\u202e"
 SHOWN = r"\x1b[31mred\x07[bold]\u202e"
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]")
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    """In place of the one of each kind."""
-    found = Database(f"sqlite:///{tmp_path / 'controller.sqlite3'}")
-    metadata.create_all(found.engine)
-    yield found
-    found.close()
 
 
 # --- Who one is

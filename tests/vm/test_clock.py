@@ -115,7 +115,7 @@ def wait_pause(machine: VirtualMachine, at_least_s: int = 0) -> None:
         pause = re.search(r"certificate is not yet valid.*; next attempt in (\d+) s", words)
         if pause and int(pause[1]) >= at_least_s:
             return
-        machine.run("sleep 1")
+        machine.run("sleep 3")
 
 
 def test_a_broker_whose_certificate_was_not_yet_valid_is_connected_to_when_the_clock_is_set(
