@@ -39,6 +39,7 @@ PURE = (
     *("controller.presence", "controller.dispatch", "controller.text", "controller.inventory"),
     *("controller.recurrence", "controller.calendar", "controller.report"),
     "controller.recovery",
+    "controller.condition",
     *("controller.power.port", "controller.power.cycle"),
     *("controller.notifying", "controller.targets", "controller.freezing"),
     *("controller.brake", "controller.stages", "controller.rollout"),

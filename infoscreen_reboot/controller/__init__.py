@@ -2,6 +2,7 @@
 
 lifecycle     every state of a command and what moves it on     pure
 safety        may it go out now? each rule a function           pure
+condition     how a client stands, in one word                 pure
 windows       when a maintenance window is open                 pure
 recurrence    on which days a schedule runs                     pure
 calendar      when its nights are, and what becomes of one      pure

@@ -95,6 +95,8 @@ MATRIX: dict[tuple[str, str], Role] = {
     ("POST", "/freezes"): Role.OPERATOR,
     ("DELETE", "/freezes/{freeze_id}"): Role.OPERATOR,
     ("GET", "/windows"): Role.VIEWER,
+    ("GET", "/fleet"): Role.VIEWER,
+    ("GET", "/fleet/clients"): Role.VIEWER,
     ("GET", "/events"): Role.VIEWER,
     ("GET", "/notices"): Role.VIEWER,
     ("GET", "/notify/targets"): Role.VIEWER,

@@ -1,4 +1,4 @@
-"""`/freezes`, `/windows`, `/holds`, `/whoami`: what holds everybody, and who one is."""
+"""`/fleet`, `/freezes`, `/windows`, `/holds`, `/whoami`: how everybody stands, what holds everybody, and who one is."""
 
 from __future__ import annotations
 
@@ -8,14 +8,17 @@ from zoneinfo import ZoneInfo
 
 from fastapi import APIRouter, Path, Query
 
-from infoscreen_reboot.controller import windows
-from infoscreen_reboot.controller.api import models
+from infoscreen_reboot.controller import orders, windows
+from infoscreen_reboot.controller.api import models, show
 from infoscreen_reboot.controller.api.access import Operator, Viewer
+from infoscreen_reboot.controller.api.commands import Limit
 from infoscreen_reboot.controller.api.problems import Problem, documented
 from infoscreen_reboot.controller.calendar import clock_change
+from infoscreen_reboot.controller.condition import MEANINGS, Condition
 from infoscreen_reboot.controller.selection import Selector
-from infoscreen_reboot.controller.store import batches, calendars, fleet, views
-from infoscreen_reboot.controller.store.database import Row
+from infoscreen_reboot.controller.store import batches, calendars, conditions, fleet, views
+from infoscreen_reboot.controller.store.conditions import Wanted
+from infoscreen_reboot.controller.store.database import Row, Transaction
 from infoscreen_reboot.controller.windows import Window
 
 router = APIRouter(tags=["fleet"])
@@ -29,6 +32,43 @@ LONGEST_FREEZE = timedelta(days=366)
 def whoami(call: Viewer) -> models.Whoami:
     """Your name, and the rights that this token has."""
     return models.Whoami(name=call.who.name, role=call.who.role, may_shut_down=call.who.may_shut_down)
+
+
+Text = Annotated[str | None, Query(max_length=200, description="In their name, note, UUID or labels.")]
+OfSelector = Annotated[str | None, Query(max_length=1000, description="As in `site=alpine,room!=bar`.")]
+
+
+@router.get("/fleet", summary="How the clients stand", responses=documented("bad_selector"))
+def read_fleet(call: Viewer, selector: OfSelector = None, text: Text = None) -> models.FleetSummary:
+    """How many there are of each condition. Those that were rejected or retired are not counted."""
+    with call.read() as tx:
+        counts = conditions.counts(tx, _wanted(tx, selector, text))
+    shown = [models.ConditionCount(condition=each, count=counts[each], meaning=MEANINGS[each]) for each in counts]
+    return models.FleetSummary(conditions=shown, count=sum(counts.values()))
+
+
+@router.get("/fleet/clients", summary="List clients, the sickest first", responses=documented("bad_selector"))
+def list_fleet(
+    call: Viewer,
+    condition: Annotated[Condition | None, Query(description="Only those that stand in this way.")] = None,
+    selector: OfSelector = None,
+    text: Text = None,
+    page: Annotated[int, Query(ge=1, le=100_000, description="From 1 on.")] = 1,
+    limit: Limit = 50,
+) -> models.ClientPage:
+    """In pages, each as things stand when it is asked for. Those that were rejected or retired are not in it."""
+    with call.read() as tx:
+        wanted = _wanted(tx, selector, text)
+        counts = conditions.counts(tx, wanted)
+        uuids = [uuid for uuid, _ in conditions.page(tx, wanted, condition, limit, (page - 1) * limit)]
+        clients = {str(each.uuid): each for each in show.clients(tx, views.client_rows(tx, uuids))}
+    count = counts[condition] if condition is not None else sum(counts.values())
+    pages = max(1, -(-count // limit))
+    return models.ClientPage(items=[clients[uuid] for uuid in uuids], count=count, page=page, pages=pages)
+
+
+def _wanted(tx: Transaction, selector: str | None, text: str | None) -> Wanted:
+    return Wanted(text, orders.select_clients(tx, selector) if selector is not None else None)
 
 
 @router.get("/freezes", summary="List the freezes", responses=documented())

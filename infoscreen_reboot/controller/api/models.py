@@ -22,6 +22,7 @@ from infoscreen_reboot.controller import brake, recurrence, stages, text
 from infoscreen_reboot.controller.auth import Role
 from infoscreen_reboot.controller.brake import Count
 from infoscreen_reboot.controller.calendar import NightState
+from infoscreen_reboot.controller.condition import MEANINGS, Condition
 from infoscreen_reboot.controller.inventory import Outcome
 from infoscreen_reboot.controller.lifecycle import Proof, State, Step
 from infoscreen_reboot.controller.notifying import Kind
@@ -589,31 +590,34 @@ class RolledBack(Model):
     labels_left: int
 
 
+_OF_CLIENT = {
+    "uuid": _CLIENT,
+    "name": "Bar left",
+    "note": "behind the panel, key at the reception",
+    "standing": "accepted",
+    "labels": {"site": "alpine", "room": "bar"},
+    "condition": "healthy",
+    "is_online": True,
+    "presence_reason": "boot",
+    "boot_id": _BOOT,
+    "heard_at": _at("14:00:41"),
+    "two_hosts": False,
+    "open_command_id": None,
+    "recovery_id": None,
+    "recovery_state": None,
+    "alerts": [],
+}
+
+
 class Client(Model):
-    model_config = _example(
-        {
-            "uuid": _CLIENT,
-            "name": "Bar left",
-            "note": "behind the panel, key at the reception",
-            "standing": "accepted",
-            "labels": {"site": "alpine", "room": "bar"},
-            "is_online": True,
-            "presence_reason": "boot",
-            "boot_id": _BOOT,
-            "heard_at": _at("14:00:41"),
-            "two_hosts": False,
-            "open_command_id": None,
-            "recovery_id": None,
-            "recovery_state": None,
-            "alerts": [],
-        }
-    )
+    model_config = _example(_OF_CLIENT)
 
     uuid: UUID
     name: str | None
     note: str | None
     standing: Standing
     labels: dict[str, str]
+    condition: Condition | None = Field(description="How it stands. None if it was rejected or retired.")
     is_online: bool
     presence_reason: str | None
     boot_id: str | None
@@ -623,6 +627,42 @@ class Client(Model):
     recovery_id: int | None = Field(description="The open one, if it did not come back from a reboot.")
     recovery_state: RecoveryState | None
     alerts: list[str] = Field(description="The units that have failed on it.")
+
+
+class ConditionCount(Model):
+    model_config = _example({"condition": "needs_person", "count": 1, "meaning": MEANINGS[Condition.NEEDS_PERSON]})
+
+    condition: Condition
+    count: int
+    meaning: str
+
+
+class FleetSummary(Model):
+    """How the clients stand. Each of them is counted once, under the sickest that it is."""
+
+    model_config = _example(
+        {
+            "conditions": [
+                {"condition": "needs_person", "count": 1, "meaning": MEANINGS[Condition.NEEDS_PERSON]},
+                {"condition": "healthy", "count": 399, "meaning": MEANINGS[Condition.HEALTHY]},
+            ],
+            "count": 400,
+        }
+    )
+
+    conditions: list[ConditionCount] = Field(description="The sickest first.")
+    count: int
+
+
+class ClientPage(Model):
+    """A page of clients, the sickest first, then by name."""
+
+    model_config = _example({"items": [_OF_CLIENT], "count": 37, "page": 1, "pages": 1})
+
+    items: list[Client]
+    count: int = Field(description="How many match, on all pages.")
+    page: int
+    pages: int
 
 
 _TRIED = {"step": "ask", "at": _at("14:05:10"), "outcome": "no answer"}

@@ -15,7 +15,7 @@ from infoscreen_reboot.controller.api import models
 from infoscreen_reboot.controller.brake import Brake
 from infoscreen_reboot.controller.lifecycle import Limits
 from infoscreen_reboot.controller.safety import Answer
-from infoscreen_reboot.controller.store import commands, recoveries, rollouts, views
+from infoscreen_reboot.controller.store import commands, conditions, recoveries, rollouts, views
 from infoscreen_reboot.controller.store.database import Row, Transaction
 
 _EVIDENCE = [name for name in models.Evidence.model_fields if name != "proof"]
@@ -133,19 +133,30 @@ def clients(tx: Transaction, rows: Sequence[Row]) -> list[models.Client]:
     uuids = [row["uuid"] for row in rows]
     labels, opened = views.labels_of(tx, uuids), views.open_commands(tx, uuids)
     alerts, lost = views.standing_alerts(tx, uuids), recoveries.open_of(tx, uuids)
+    stands = conditions.of(tx, uuids)
     return [
-        _client(row, labels[row["uuid"]], opened.get(row["uuid"]), lost.get(row["uuid"]), alerts.get(row["uuid"], []))
+        _client(
+            row,
+            labels[row["uuid"]],
+            stands.get(row["uuid"]),
+            opened.get(row["uuid"]),
+            lost.get(row["uuid"]),
+            alerts.get(row["uuid"], []),
+        )
         for row in rows
     ]
 
 
-def _client(row: Row, labels: dict[str, str], opened: Any, recovery: Row | None, alerts: list[str]) -> models.Client:
+def _client(
+    row: Row, labels: dict[str, str], condition: Any, opened: Any, recovery: Row | None, alerts: list[str]
+) -> models.Client:
     return models.Client(
         uuid=row["uuid"],
         name=row["name"],
         note=row["note"],
         standing=row["standing"],
         labels=labels,
+        condition=condition,
         is_online=row["is_online"],
         presence_reason=row["presence_reason"],
         boot_id=row["boot_id"],

@@ -19,6 +19,7 @@ class Client(TypedDict):
     note: str | None
     standing: str
     labels: dict[str, str]
+    condition: str | None
     is_online: bool
     presence_reason: str | None
     boot_id: str | None

@@ -21,6 +21,7 @@ deliveries  the outbox of these messages
 people      users, tokens, the audit
 lease       who may speak with the broker
 views       what the faces read
+conditions  how each client stands
 zones       in which time zone a client is
 figures     numbers that are watched
 retention   what is deleted when it is old
