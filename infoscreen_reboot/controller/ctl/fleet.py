@@ -15,6 +15,9 @@ from infoscreen_reboot.controller.ctl.shapes import Client, Command, Freeze, Nig
 from infoscreen_reboot.controller.ctl.targets import SHORT, client_named, clients_named, name_of
 
 _SHOWN = 10
+# The sickest first; None has who was rejected or retired.
+_SICKNESS = ("needs_person", "late", "offline", "rebooting", "held", "unknown", "healthy", None)
+_STATES = {"healthy": "online"}
 
 
 def status(call: Call) -> Outcome:
@@ -191,21 +194,20 @@ def clients(call: Call) -> Outcome:
     rows = [
         (
             name_of(client),
-            _presence(client),
+            _state(client),
             times.ago(client["heard_at"], call.now),
             " ".join(f"{key}={value}" for key, value in sorted(client["labels"].items())),
             _remarks(client),
         )
-        for client in sorted(found, key=name_of)
+        for client in sorted(found, key=lambda client: (_SICKNESS.index(client["condition"]), name_of(client)))
     ]
     call.screen.listing(("client", "state", "heard", "labels", ""), rows, "No clients.")
     return Outcome.DONE
 
 
-def _presence(client: Client) -> str:
-    if client["standing"] != "accepted":
-        return client["standing"]
-    return "online" if client["is_online"] else "offline"
+def _state(client: Client) -> str:
+    condition = client["condition"]
+    return client["standing"] if condition is None else _STATES.get(condition, condition)
 
 
 def _remarks(client: Client) -> str:

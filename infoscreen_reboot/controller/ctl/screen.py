@@ -35,6 +35,8 @@ STYLES = {
     "late_truth": "yellow",
     "needs_person": "red",
     "held_back": "yellow",
+    "late": "red",
+    "rebooting": "yellow",
     "back": "green",
     "online": "green",
     "offline": "red",
