@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
-from sqlalchemy import insert
+from sqlalchemy import insert, update
 
 from infoscreen_reboot.controller import policies, targets
 from infoscreen_reboot.controller.auth import Role
@@ -23,7 +23,7 @@ from infoscreen_reboot.controller.orders import House
 from infoscreen_reboot.controller.store import calendars, deliveries, notices
 from infoscreen_reboot.controller.store.facts import Policy
 from infoscreen_reboot.controller.store.notices import Kind
-from infoscreen_reboot.controller.store.tables import label
+from infoscreen_reboot.controller.store.tables import client, label
 from infoscreen_reboot.controller.targets import Target
 from tests.controller.desk import PROGRAM, TOP, Desk, all_complete
 from tests.controller.played_fleet import uuid
@@ -104,6 +104,25 @@ def test_the_status_counts_what_there_is(desk: Desk) -> None:
     number = str(desk("freeze", "--json").json[0]["id"])
     assert desk("freeze", "end", number).code == 0
     assert desk("freeze", "end", number).code == 2
+
+
+def test_the_sickest_clients_are_first(desk: Desk) -> None:
+    desk.fleet.add("dark", is_online=False)
+    desk.fleet.add("a-new-one", standing="unknown")
+    desk.fleet.add("gone", standing="retired")
+    with desk.fleet.database.write() as tx:
+        tx.db.execute(update(client).where(client.c.name == "lobby").values(two_hosts_at=tx.now))
+    rows = [line.split()[:2] for line in desk("clients").out.splitlines()[1:]]
+    assert rows == [
+        ["lobby", "needs_person"],
+        ["dark", "offline"],
+        ["a-new-one", "unknown"],
+        ["bar-left", "online"],
+        ["bar-right", "online"],
+        ["gone", "retired"],
+    ]
+    shown = desk("clients", "show", "dark").out
+    assert re.search("^condition +offline$", shown, re.MULTILINE)
 
 
 def test_the_windows_are_shown_with_their_next_openings(desk: Desk) -> None:

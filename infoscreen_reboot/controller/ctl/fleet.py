@@ -228,7 +228,7 @@ def show_client(call: Call) -> Outcome:
     if call.screen.is_json:
         call.screen.document(client)
         return Outcome.DONE
-    presence = _presence(client)
+    presence = "online" if client["is_online"] else "offline"
     if client["presence_reason"] is not None:
         presence = f"{presence} ({client['presence_reason']})"
     heard = "never" if client["heard_at"] is None else times.stamp(client["heard_at"])
@@ -238,7 +238,8 @@ def show_client(call: Call) -> Outcome:
             ("name", client["name"]),
             ("note", client["note"]),
             ("standing", client["standing"]),
-            ("state", presence),
+            ("condition", client["condition"]),
+            ("presence", presence),
             ("heard", heard),
             ("boot id", client["boot_id"]),
             ("labels", " ".join(f"{key}={value}" for key, value in sorted(client["labels"].items())) or None),
