@@ -31,9 +31,10 @@ def bench(suite: str) -> Iterator[Bench]:
         yield bench
 
 
-def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool:
-    """The controller is built for one suite only."""
-    return collection_path.name == "test_controller.py" and config.getoption("--suite") != tree.CONTROLLER_SUITE
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """The controller is built for one suite only. None leaves it to --ignore."""
+    is_once = collection_path.name == "test_controller.py"
+    return True if is_once and config.getoption("--suite") != tree.CONTROLLER_SUITE else None
 
 
 @pytest.fixture(scope="session")

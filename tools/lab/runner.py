@@ -30,9 +30,10 @@ WORKSHOP = "workshop"
 PACKAGING = "tests/packaging"
 # In a workshop of its own, which has them all.
 BROKERS = "tests/many_brokers"
-ON_MACHINES = ("tests/system", PACKAGING, "tests/vm")
+SYSTEM = "tests/system"
+ON_MACHINES = (SYSTEM, PACKAGING, "tests/vm")
 # What takes longest begins first.
-PLACES = ("tests/system", "tests/vm", WORKSHOP, PACKAGING, CONTROLLER, BROKERS)
+PLACES = ("tests/vm", SYSTEM, WORKSHOP, PACKAGING, CONTROLLER, BROKERS)
 # The linters are of one suite, and so is the judgement of what they lint. The controller runs on trixie only.
 ONCE = "trixie"
 OF_ONE_SUITE = ("tests/*.py", CONTROLLER)
@@ -44,6 +45,8 @@ TIMEOUT_S = 75 * 60
 LOOK_S = 1.0
 # Two more than CI has processors: the tests in tests/system wait for most of their time.
 JOBS_AT_ONCE = 4
+# These are two jobs each, so that none is still at work when all others are over.
+HALVED = (SYSTEM, CONTROLLER)
 # Of this checkout: another one on the same machine may run its tests at the same time.
 LOGS = CACHE / "logs" / str(tree.TREE).strip("/").replace("/", "-")
 # nspawn says so where /run is not a tmpfs, and it means nothing.
@@ -174,23 +177,27 @@ def plan(suites: Sequence[str], fast: bool, arguments: Sequence[str]) -> list[Jo
             targets = [target for target in chosen or everything if _place(target) == place]
             if suite != ONCE and (ONCE in suites or not chosen):
                 targets = [target for target in targets if _folder(target) not in OF_ONE_SUITE]
-            for part, name in zip(_parts(targets), (Path(place).name, f"{Path(place).name}-2"), strict=False):
-                jobs.append(Job(suite, part, options, LOGS / f"{name}-{suite}.log"))
+            for name, left_out in _parts(targets) if targets else ():
+                log = LOGS / f"{Path(place).name}{name}-{suite}.log"
+                jobs.append(Job(suite, targets, [*options, *left_out], log))
     return jobs
 
 
-def _parts(targets: list[str]) -> list[list[str]]:
-    """The controller's folder is two jobs: most of its tests wait for a broker, a database or a clock."""
-    if targets != [CONTROLLER]:
-        return [targets] if targets else []
-    files = sorted(str(path.relative_to(tree.TREE)) for path in tree.TREE.glob(f"{CONTROLLER}/test_*.py"))
-    return [files[::2], files[1::2]]
+def _parts(targets: list[str]) -> list[tuple[str, list[str]]]:
+    """For each job its name's ending, and the options by which it leaves out what the other one does.
+
+    Not the names of what it does: files that are named are never left to a folder's conftest.
+    """
+    if targets[0] not in HALVED:
+        return [("", [])]
+    ignored = sorted(f"--ignore={path.relative_to(tree.TREE)}" for path in tree.TREE.glob(f"{targets[0]}/test_*.py"))
+    return [("", ignored[1::2]), ("-2", ignored[::2])]
 
 
 def show(job: Job) -> None:
     """Prints a job's output as it comes, or at once if it came while another's was shown."""
     where = "on machines" if job.drives_machines else "in its workshop"
-    print(f"\n=== {job.suite}, {where}: {' '.join(job.targets)}", flush=True)
+    print(f"\n=== {job.log.stem}, {where}: {' '.join(job.targets)}", flush=True)
     offset = 0
     while True:
         is_over = job.is_over.wait(0.2)
