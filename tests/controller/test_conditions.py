@@ -162,3 +162,5 @@ def test_the_api_counts_and_pages(web: Web) -> None:
     assert asked("/fleet?selector=room=bar")["count"] == 1 == asked("/fleet/clients?selector=room=bar")["count"]
     assert {each["uuid"]: each["condition"] for each in asked("/clients")}[web.uuids[1]] == "offline"
     assert kind(web.call("GET", "/fleet?selector=site=")) == (400, "bad_selector")
+    for address in ("/fleet?text=%00", "/fleet/clients?text=%1b", "/fleet?text="):
+        assert kind(web.call("GET", address)) == (422, "invalid"), address

@@ -34,7 +34,7 @@ def whoami(call: Viewer) -> models.Whoami:
     return models.Whoami(name=call.who.name, role=call.who.role, may_shut_down=call.who.may_shut_down)
 
 
-Text = Annotated[str | None, Query(max_length=200, description="In their name, note, UUID or labels.")]
+Text = Annotated[models.Name | None, Query(description="In their name, note, UUID or labels.")]
 OfSelector = Annotated[str | None, Query(max_length=1000, description="As in `site=alpine,room!=bar`.")]
 
 
