@@ -29,7 +29,12 @@ class Town(Fleet):
         """A command without a verdict; columns `…_at` as so many seconds ago."""
         with self.database.write() as tx:
             moments = {f"{step}_at": tx.now - seconds * SECOND for step, seconds in ago_s.items()}
-            values = {"id": self.uuids[name], "client_uuid": self.uuids[name], "action": "reboot_host", "rank": 0}
+            values: dict[str, Any] = {
+                "id": self.uuids[name],
+                "client_uuid": self.uuids[name],
+                "action": "reboot_host",
+                "rank": 0,
+            }
             values |= {"created_at": tx.now, "created_by": "ann", "via": "api", "state": "queued"}
             tx.db.execute(insert(command).values(**values, expires_at=tx.now + timedelta(minutes=4), **moments))
 
@@ -40,7 +45,11 @@ class Town(Fleet):
 
     def lose_for_long(self, name: str, state: ladder.State, is_over: bool = False) -> None:
         with self.database.write() as tx:
-            values = {"client_uuid": self.uuids[name], "command_id": self.uuids[name], "state": str(state)}
+            values: dict[str, Any] = {
+                "client_uuid": self.uuids[name],
+                "command_id": self.uuids[name],
+                "state": str(state),
+            }
             values |= {"began_at": tx.now, "since": tx.now, "ended_at": tx.now if is_over else None, "words": ""}
             values |= {"steps_left": [], "tried": [], "boots_within_s": 150, "asks_from": tx.now}
             tx.db.execute(insert(recovery).values(**values))

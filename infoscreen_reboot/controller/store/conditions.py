@@ -15,7 +15,7 @@ from infoscreen_reboot.controller.store.bulk import among
 from infoscreen_reboot.controller.store.database import Transaction
 from infoscreen_reboot.controller.store.tables import client, command, label, recovery
 
-_ORDER = list(Condition)
+_ORDER: list[Condition] = list(Condition)
 # What stands for any text in LIKE.
 _LITERAL = str.maketrans({"\\": "\\\\", "%": "\\%", "_": "\\_"})
 
