@@ -45,8 +45,7 @@ def ports(call: Call) -> Outcome:
 
 
 def held_off(call: Call) -> list[PowerCycle]:
-    answer: list[PowerCycle] = call.connection.get("/power/cycles", held_off="true", limit=200)["items"]
-    return answer
+    return call.connection.pages("/power/cycles", held_off="true")
 
 
 def show_held_off(call: Call, held: list[PowerCycle]) -> None:
