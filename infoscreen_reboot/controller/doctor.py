@@ -239,15 +239,18 @@ def _power(settings: Settings, profiles: Path | None) -> Iterator[Finding]:
     except (StoreError, SchemaTooNew):
         return  # the check of the database has said so
     if held_off:
-        text = f"of the ports {held_off} should be on again by now, and may be off"
+        text = f"{_ports(held_off)} should be on again by now, and may be off"
         yield Finding("power", Verdict.PROBLEM, text, "infoscreen-rebootctl power restore")
     kinds = {(port.backend, port.profile): port for port in map(power.port_in, rows)}
     faults = [fault for port in kinds.values() if (fault := _fault_of(port, profiles)) is not None]
     for fault in faults:
         yield Finding("power", Verdict.PROBLEM, fault, "infoscreen-rebootctl power test CLIENT")
     if rows and not (faults or held_off):
-        ports = "1 port" if len(rows) == 1 else f"{len(rows)} ports"
-        yield Finding("power", Verdict.OK, f"{ports}; what switches them is there")
+        yield Finding("power", Verdict.OK, f"{_ports(len(rows))}; what switches them is there")
+
+
+def _ports(count: int) -> str:
+    return "1 port" if count == 1 else f"{count} ports"
 
 
 def _fault_of(port: Port, profiles: Path | None) -> str | None:

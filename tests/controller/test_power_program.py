@@ -112,7 +112,7 @@ def test_the_doctor_says_what_a_port_lacks(program: Program, switch: Switch) -> 
     database.close()
     hook = "/etc/infoscreen-reboot-controller/power.d/strip"
     assert told() == [
-        ("problem", "of the ports 1 should be on again by now, and may be off"),
+        ("problem", "1 port should be on again by now, and may be off"),
         (
             "problem",
             "cannot use port 2 of core: no SNMP profile attic; it is /etc/credstore/infoscreen-controller.snmp.attic",
