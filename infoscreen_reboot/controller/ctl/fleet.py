@@ -15,8 +15,8 @@ from infoscreen_reboot.controller.ctl.shapes import Client, Command, Freeze, Nig
 from infoscreen_reboot.controller.ctl.targets import SHORT, client_named, clients_named, name_of
 
 _SHOWN = 10
-# The sickest first; None has who was rejected or retired.
-_SICKNESS = ("needs_person", "late", "offline", "rebooting", "held", "unknown", "healthy", None)
+# The sickest first; None has who was rejected or retired. What only a newer server knows comes before all of them.
+_CONDITIONS = ("needs_person", "late", "offline", "rebooting", "held", "unknown", "healthy", None)
 _STATES = {"healthy": "online"}
 
 
@@ -199,10 +199,15 @@ def clients(call: Call) -> Outcome:
             " ".join(f"{key}={value}" for key, value in sorted(client["labels"].items())),
             _remarks(client),
         )
-        for client in sorted(found, key=lambda client: (_SICKNESS.index(client["condition"]), name_of(client)))
+        for client in sorted(found, key=lambda client: (_sickness(client), name_of(client)))
     ]
     call.screen.listing(("client", "state", "heard", "labels", ""), rows, "No clients.")
     return Outcome.DONE
+
+
+def _sickness(client: Client) -> int:
+    condition = client["condition"]
+    return _CONDITIONS.index(condition) if condition in _CONDITIONS else -1
 
 
 def _state(client: Client) -> str:
