@@ -110,9 +110,10 @@ class Ear:
     def first_health(self) -> dict[str, Any]:
         """Without what depends on the moment, or says who it is."""
         said = next(said for leaf, said in self.heard if leaf == "health")
-        return {
-            name: part for name, part in said.items() if name not in ("client_uuid", "timestamp", "boot_id", "uptime_s")
-        }
+        # The boot report may still wait for the broker's receipt, or not.
+        commands = {name: part for name, part in said["commands"].items() if name != "outbox"}
+        moment = "client_uuid", "timestamp", "boot_id", "uptime_s"
+        return {name: part for name, part in said.items() if name not in moment} | {"commands": commands}
 
 
 Play = Callable[[Ear], Coroutine[Any, Any, None]]

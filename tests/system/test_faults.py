@@ -21,8 +21,10 @@ from tools.lab.machine import AGENT, HELPER, POWERED_OFF, Machine
 from tools.lab.patience import slow
 
 RECONNECT_S = 90  # after a broker outage the agent's back-off is up to 60 s
+# The shortest COMMAND_EXECUTION_TIMEOUT_S that the agent allows.
+LEAST_EXECUTION_TIMEOUT_S = 15
 # An agent that was killed does not know what the helper has answered: it waits for the longest that this can take.
-NOT_REBOOTED_S = THROUGH_S + 15 + 30
+NOT_REBOOTED_S = THROUGH_S + LEAST_EXECUTION_TIMEOUT_S + 30
 
 
 def freeze(machine: Machine, name: str) -> None:
@@ -88,7 +90,7 @@ def test_killed_while_a_command_is_held_the_command_is_held_on(parked: Machine) 
 
 @pytest.mark.parametrize("status", ["accepted", "execution_started"])
 def test_killed_on_an_ack_the_story_has_one_right_end(parked: Machine, status: str) -> None:
-    parked.configure(COMMAND_EXECUTION_TIMEOUT_S=str(slow(10)))
+    parked.configure(COMMAND_EXECUTION_TIMEOUT_S=str(slow(LEAST_EXECUTION_TIMEOUT_S)))
     parked.auto_restart = True
     start(parked)
     command = parked.command()
@@ -106,7 +108,7 @@ def test_killed_on_an_ack_the_story_has_one_right_end(parked: Machine, status: s
 
 
 def test_killed_while_the_helper_is_thinking_it_is_not_asked_again(parked: Machine) -> None:
-    parked.configure(COMMAND_EXECUTION_TIMEOUT_S=str(slow(10)))
+    parked.configure(COMMAND_EXECUTION_TIMEOUT_S=str(slow(LEAST_EXECUTION_TIMEOUT_S)))
     start(parked)
     freeze(parked, "polkit")
     command = parked.command()
