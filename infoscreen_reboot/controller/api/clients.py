@@ -14,7 +14,8 @@ from infoscreen_reboot.controller.api.problems import Problem, documented
 from infoscreen_reboot.controller.inventory import Entry, Outcome, Row
 from infoscreen_reboot.controller.orders import Kind
 from infoscreen_reboot.controller.safety import Standing
-from infoscreen_reboot.controller.store import fleet, views
+from infoscreen_reboot.controller.store import fleet, reports, views
+from infoscreen_reboot.controller.store.database import Row as DatabaseRow
 from infoscreen_reboot.controller.store.database import Transaction
 
 router = APIRouter(prefix="/clients", tags=["clients"])
@@ -140,10 +141,40 @@ def export_clients(call: Viewer) -> Response:
 
 
 @router.get("/{client_uuid:uuid}", summary="Read a client", responses=documented("not_found"))
-def read_client(call: Viewer, client_uuid: UUID) -> models.Client:
+def read_client(call: Viewer, client_uuid: UUID) -> models.FleetClient:
     """How things stand with it."""
     with call.read() as tx:
-        return _shown(tx, str(client_uuid))
+        return _shown(tx, call, str(client_uuid))
+
+
+@router.get("/{client_uuid:uuid}/health", summary="Read the health of a client", responses=documented("not_found"))
+def read_health(call: Viewer, client_uuid: UUID) -> models.ClientHealth:
+    """The last one, as the client told it; both null if it never told any."""
+    uuid = str(client_uuid)
+    with call.read() as tx:
+        _found(tx, uuid)
+        said = reports.healths(tx, [uuid]).get(uuid)
+    if said is None:
+        return models.ClientHealth(heard_at=None, content=None)
+    return models.ClientHealth(heard_at=said.heard_at, content=said.content)
+
+
+@router.get("/{client_uuid:uuid}/boots", summary="List the boots of a client", responses=documented("not_found"))
+def list_boots(call: Viewer, client_uuid: UUID) -> list[models.Boot]:
+    """The newest first, at most 50."""
+    uuid = str(client_uuid)
+    with call.read() as tx:
+        _found(tx, uuid)
+        return [show.boot(row) for row in reports.boots(tx, uuid)]
+
+
+@router.get("/{client_uuid:uuid}/alerts", summary="List the alerts of a client", responses=documented("not_found"))
+def list_alerts(call: Viewer, client_uuid: UUID) -> list[models.Alert]:
+    """Those that stand, then those that are over, each the newest first; at most 50."""
+    uuid = str(client_uuid)
+    with call.read() as tx:
+        _found(tx, uuid)
+        return [show.alert(row) for row in reports.alerts(tx, uuid)]
 
 
 @router.patch(
@@ -151,7 +182,7 @@ def read_client(call: Viewer, client_uuid: UUID) -> models.Client:
     summary="Change name, note and labels of a client",
     responses=documented("not_found", "exists", "too_large"),
 )
-def change_client(call: Operator, client_uuid: UUID, content: models.ClientChange) -> models.Client:
+def change_client(call: Operator, client_uuid: UUID, content: models.ClientChange) -> models.FleetClient:
     """Labels that are named are set, those set to null are removed, the others stay. A name is given once."""
     uuid = str(client_uuid)
     columns = content.model_dump(exclude_unset=True, exclude={"labels"})
@@ -163,12 +194,12 @@ def change_client(call: Operator, client_uuid: UUID, content: models.ClientChang
     if fault is not None:
         raise Problem("invalid", fault)
     with call.write() as (tx, _):
-        before = _shown(tx, uuid)
+        before = _shown(tx, call, uuid)
         if content.name is not None and before.standing is not Standing.RETIRED:
             _check_name(tx, uuid, content.name)
         fleet.change_client(tx, uuid, columns, labels)
         call.note(tx, "change client", uuid, "changed", content.model_dump(exclude_unset=True))
-        after = _shown(tx, uuid)
+        after = _shown(tx, call, uuid)
         if len(after.labels) > text.MOST_LABELS:
             raise Problem("invalid", f"a client has at most {text.MOST_LABELS} labels")
         return after
@@ -179,18 +210,22 @@ def change_client(call: Operator, client_uuid: UUID, content: models.ClientChang
     summary="Accept, reject or retire a client",
     responses=documented("not_found", "exists", "too_large"),
 )
-def set_standing(call: Admin, client_uuid: UUID, content: models.NewStanding) -> models.Client:
+def set_standing(call: Admin, client_uuid: UUID, content: models.NewStanding) -> models.FleetClient:
     """To accept one again says that it is one host now. From another one, what was not sent is taken back."""
     uuid = str(client_uuid)
     with call.write() as (tx, _):
-        _shown(tx, uuid)
+        _shown(tx, call, uuid)
         _give(tx, call, [uuid], Standing(content.standing))
         call.note(tx, f"{content.standing} client", uuid, "changed")
-        return _shown(tx, uuid)
+        return _shown(tx, call, uuid)
 
 
-def _shown(tx: Transaction, uuid: str) -> models.Client:
+def _shown(tx: Transaction, call: Call, uuid: str) -> models.FleetClient:
+    return show.fleet_clients(tx, [_found(tx, uuid)], call.site.fleet_zone)[0]
+
+
+def _found(tx: Transaction, uuid: str) -> DatabaseRow:
     rows = views.client_rows(tx, [uuid])
     if not rows:
         raise Problem("not_found", f"there is no client {uuid}")
-    return show.clients(tx, rows)[0]
+    return rows[0]

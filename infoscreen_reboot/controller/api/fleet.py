@@ -61,7 +61,8 @@ def list_fleet(
         wanted = _wanted(tx, selector, text)
         counts = conditions.counts(tx, wanted)
         uuids = [uuid for uuid, _ in conditions.page(tx, wanted, condition, limit, (page - 1) * limit)]
-        clients = {str(each.uuid): each for each in show.clients(tx, views.client_rows(tx, uuids))}
+        shown = show.fleet_clients(tx, views.client_rows(tx, uuids), call.site.fleet_zone)
+    clients = {str(each.uuid): each for each in shown}
     count = counts[condition] if condition is not None else sum(counts.values())
     pages = max(1, -(-count // limit))
     return models.ClientPage(items=[clients[uuid] for uuid in uuids], count=count, page=page, pages=pages)

@@ -18,6 +18,7 @@ from pydantic import (
 )
 
 from infoscreen_reboot.contract.command import Action
+from infoscreen_reboot.contract.telemetry import Cause, Executor
 from infoscreen_reboot.controller import brake, recurrence, stages, text
 from infoscreen_reboot.controller.auth import Role
 from infoscreen_reboot.controller.brake import Count
@@ -629,6 +630,128 @@ class Client(Model):
     alerts: list[str] = Field(description="The units that have failed on it.")
 
 
+_LAST_BOOT = {"boot_id": _BOOT, "at": _at("14:00:12"), "cause": "command", "clean_shutdown": True}
+_SHORT_HEALTH = {
+    "heard_at": _at("14:05:11"),
+    "agent_version": "0.1.0",
+    "clock_synchronized": True,
+    "executor": "helper",
+    "lockout_used": 1,
+    "lockout_limit": 3,
+    "unlocks_at": None,
+    "recovery_tier": 2,
+    "disk_full": False,
+}
+
+
+class LastBoot(Model):
+    """The boot in which a client was heard last."""
+
+    model_config = _example(_LAST_BOOT)
+
+    boot_id: UUID
+    at: datetime = Field(description="When it began, as the client says; else when it was first heard.")
+    cause: Cause | None = Field(description="Why the boot before it ended. Null until the client has reported that.")
+    clean_shutdown: bool | None = Field(description="Whether the boot before it was shut down cleanly.")
+
+
+class ShortHealth(Model):
+    """What matters most of the last health of a client."""
+
+    model_config = _example(_SHORT_HEALTH)
+
+    heard_at: datetime
+    agent_version: str
+    clock_synchronized: bool
+    executor: Executor
+    lockout_used: int | None = Field(description="How many reboots the client's own lockout has counted.")
+    lockout_limit: int | None
+    unlocks_at: datetime | None = Field(description="When the client may be rebooted again, if it is locked out.")
+    recovery_tier: int = Field(description="1: only a command reboots it. 2: also its hardware watchdog, if it hangs.")
+    disk_full: bool
+
+
+_OF_FLEET = {
+    **_OF_CLIENT,
+    "presence_at": _at("14:00:41"),
+    "last_boot": _LAST_BOOT,
+    "health": _SHORT_HEALTH,
+    "zone": "Europe/Berlin",
+    "has_port": False,
+}
+
+
+class FleetClient(Client):
+    """A client with what it has said of itself."""
+
+    model_config = _example(_OF_FLEET)
+
+    presence_at: datetime | None = Field(description="Since when it is online, or offline.")
+    last_boot: LastBoot | None
+    health: ShortHealth | None
+    zone: str = Field(description="Where it is: its label `tz`, else the zone of its site, else the fleet's.")
+    has_port: bool = Field(description="Its power can be switched off and on.")
+
+
+class ClientHealth(Model):
+    """The last health of a client. What stands in `content` is in the contract."""
+
+    model_config = _example({"heard_at": _at("14:05:11"), "content": {"agent_version": "0.1.0", "uptime_s": 319}})
+
+    heard_at: datetime | None
+    content: dict[str, Any] | None
+
+
+class Boot(Model):
+    """A boot of a client. What the client reports of it is null until then."""
+
+    model_config = _example(
+        {
+            "boot_id": _BOOT,
+            "first_heard_at": _at("14:00:41"),
+            "heard_at": _at("14:00:41"),
+            "cause": "command",
+            "clean_shutdown": True,
+            "command_id": _COMMAND,
+            "boot_started_at": _at("14:00:12"),
+            "previous_boot_last_seen_at": _at("14:00:03"),
+        }
+    )
+
+    boot_id: UUID
+    first_heard_at: datetime
+    heard_at: datetime = Field(description="When it last connected in this boot.")
+    cause: Cause | None = Field(description="Why the boot before it ended.")
+    clean_shutdown: bool | None = Field(description="Whether the boot before it was shut down cleanly.")
+    command_id: UUID | None = Field(description="The command that ended the boot before it.")
+    boot_started_at: datetime | None = Field(description="By the client's clock.")
+    previous_boot_last_seen_at: datetime | None = Field(description="By the client's clock.")
+
+
+class Alert(Model):
+    """A unit that has failed on a client: systemd does not start it again."""
+
+    model_config = _example(
+        {
+            "unit": "player.service",
+            "raised_at": _at("14:20:00"),
+            "cleared_at": None,
+            "result": "exit-code",
+            "exit_status": 1,
+            "restarts": 5,
+            "log_lines": ["cannot open the playlist"],
+        }
+    )
+
+    unit: str
+    raised_at: datetime
+    cleared_at: datetime | None = Field(description="Null while it stands.")
+    result: str | None = Field(description="In systemd's words.")
+    exit_status: int | str | None = Field(description="The exit code, or the name of a signal.")
+    restarts: int | None
+    log_lines: list[str] = Field(description="The last ones of the unit. They may hold anything: show them as text.")
+
+
 class ConditionCount(Model):
     model_config = _example({"condition": "needs_person", "count": 1, "meaning": MEANINGS[Condition.NEEDS_PERSON]})
 
@@ -657,9 +780,9 @@ class FleetSummary(Model):
 class ClientPage(Model):
     """A page of clients, the sickest first, then by name."""
 
-    model_config = _example({"items": [_OF_CLIENT], "count": 37, "page": 1, "pages": 1})
+    model_config = _example({"items": [_OF_FLEET], "count": 37, "page": 1, "pages": 1})
 
-    items: list[Client]
+    items: list[FleetClient]
     count: int = Field(description="How many match, on all pages.")
     page: int
     pages: int

@@ -15,8 +15,10 @@ from infoscreen_reboot.controller.api import models
 from infoscreen_reboot.controller.brake import Brake
 from infoscreen_reboot.controller.lifecycle import Limits
 from infoscreen_reboot.controller.safety import Answer
-from infoscreen_reboot.controller.store import commands, conditions, recoveries, rollouts, views
+from infoscreen_reboot.controller.store import commands, conditions, facts, recoveries, reports, rollouts, views
 from infoscreen_reboot.controller.store.database import Row, Transaction
+from infoscreen_reboot.controller.store.reports import Said
+from infoscreen_reboot.controller.store.zones import zones_of
 
 _EVIDENCE = [name for name in models.Evidence.model_fields if name != "proof"]
 
@@ -166,4 +168,72 @@ def _client(
         recovery_id=recovery["id"] if recovery else None,
         recovery_state=recovery["state"] if recovery else None,
         alerts=alerts,
+    )
+
+
+def fleet_clients(tx: Transaction, rows: Sequence[Row], fleet_zone: str) -> list[models.FleetClient]:
+    """With what each has said of itself: for a page of clients, and not for all."""
+    uuids = [row["uuid"] for row in rows]
+    said, booted = reports.healths(tx, uuids), reports.last_boots(tx, uuids)
+    zone_of, with_port = zones_of(tx, uuids, fleet_zone), facts.switched(tx, uuids)
+    return [
+        models.FleetClient(
+            **shown.model_dump(),
+            presence_at=row["presence_at"],
+            last_boot=_last_boot(booted[row["uuid"]]) if row["uuid"] in booted else None,
+            health=_short(said[row["uuid"]]) if row["uuid"] in said else None,
+            zone=zone_of[row["uuid"]],
+            has_port=row["uuid"] in with_port,
+        )
+        for row, shown in zip(rows, clients(tx, rows), strict=True)
+    ]
+
+
+def _last_boot(row: Row) -> models.LastBoot:
+    report = row["report"] or {}
+    return models.LastBoot(
+        boot_id=row["boot_id"],
+        at=reports.began_at(row),
+        cause=report.get("cause"),
+        clean_shutdown=report.get("clean_shutdown"),
+    )
+
+
+def _short(said: Said) -> models.ShortHealth:
+    content = said.content
+    lockout = content["lockout"] or {}
+    return models.ShortHealth(
+        heard_at=said.heard_at,
+        agent_version=content["agent_version"],
+        clock_synchronized=content["clock_synchronized"],
+        executor=content["executor"],
+        lockout_used=lockout.get("used"),
+        lockout_limit=lockout.get("limit"),
+        unlocks_at=lockout.get("unlocks_at"),
+        recovery_tier=content["capabilities"]["recovery_tier"],
+        disk_full=content["state"]["disk_full"],
+    )
+
+
+def boot(row: Row) -> models.Boot:
+    report = row["report"] or {}
+    names = "cause", "clean_shutdown", "command_id", "boot_started_at", "previous_boot_last_seen_at"
+    return models.Boot(
+        boot_id=row["boot_id"],
+        first_heard_at=row["first_heard_at"],
+        heard_at=row["heard_at"],
+        **{name: report.get(name) for name in names},
+    )
+
+
+def alert(row: Row) -> models.Alert:
+    content = row["content"]
+    return models.Alert(
+        unit=row["unit"],
+        raised_at=row["raised_at"],
+        cleared_at=row["cleared_at"],
+        result=content.get("result"),
+        exit_status=content.get("exit_status"),
+        restarts=content.get("restarts"),
+        log_lines=content.get("last_log_lines", []),
     )

@@ -69,7 +69,7 @@ def gather(
         for uuid in group.members & found.keys():
             groups.setdefault(uuid, []).append(group)
     started, reported, standing = _started(tx, uuids, without), _reported(tx, uuids), freezes(tx)
-    fed = _fed(tx, uuids)
+    fed = switched(tx, uuids)
     return {
         uuid: Facts(
             now=tx.now,
@@ -185,7 +185,7 @@ def _started(tx: Transaction, uuids: Sequence[str], without: Sequence[str]) -> d
     return {uuid: tuple(times) for uuid, times in found.items()}
 
 
-def _fed(tx: Transaction, uuids: Sequence[str]) -> set[str]:
+def switched(tx: Transaction, uuids: Sequence[str]) -> set[str]:
     """Clients whose power we can switch off and on: that starts a host that was shut down."""
     is_real = power_port.c.backend != Backend.DRY_RUN
     query = select(power_port.c.client_uuid).where(among(tx, power_port.c.client_uuid, uuids), is_real)

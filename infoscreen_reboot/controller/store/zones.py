@@ -17,12 +17,13 @@ def zones_of(tx: Transaction, uuids: Collection[str], fleet_zone: str) -> dict[s
     if not uuids:
         return {}
     where = and_(among(tx, label.c.client_uuid, uuids), label.c.key.in_(("tz", "site")))
-    labels: dict[tuple[str, str], str] = {}
-    for row in tx.db.execute(select(label.c.client_uuid, label.c.key, label.c.value).where(where)):
-        labels[row.client_uuid, row.key] = row.value
-    of_sites = {row.name: row.zone for row in tx.db.execute(select(site.c.name, site.c.zone))}
+    its_site = and_(label.c.key == "site", site.c.name == label.c.value)
+    query = select(label.c.client_uuid, label.c.key, label.c.value, site.c.zone).outerjoin(site, its_site).where(where)
+    zones: dict[tuple[str, str], str | None] = {}
+    for row in tx.db.execute(query):
+        zones[row.client_uuid, row.key] = row.value if row.key == "tz" else row.zone
     found = {}
     for uuid in uuids:
-        wanted = labels.get((uuid, "tz")), of_sites.get(labels.get((uuid, "site"), ""))
+        wanted = zones.get((uuid, "tz")), zones.get((uuid, "site"))
         found[uuid] = next((zone for zone in wanted if zone is not None and calendar.known(zone)), fleet_zone)
     return found
