@@ -106,6 +106,26 @@ rm -rf /var/lib/apt/lists/* /root/.npm
 """
 # Those that this host trusts: npm brings a list of its own.
 AUTHORITIES = Path("/etc/ssl/certs/ca-certificates.crt")
+# A browser, what drives it, and one font that has the signs of a page. npm goes again with the node that it brought.
+AXE = "axe-core-4.14.1"
+AXE_SHA512 = (
+    "1477dafa598d8d065f273d6af302aa203c02e83131707b7fa648cd41bd3d6b73"
+    "4f8c22a0dab86ee6a6f64b8afbe804b214d36db85a2826965edfb3a0b9d546b5"
+)
+BROWSER = f"""\
+apt-get -q update
+{INSTALL} chromium chromium-driver fontconfig fonts-dejavu-core python3-selenium
+{INSTALL} npm
+mkdir /opt/axe
+cd /opt/axe
+npm --cafile /var/tmp/given/{AUTHORITIES.name} pack axe-core@{AXE.rpartition("-")[2]}
+echo "{AXE_SHA512}  {AXE}.tgz" | sha512sum --check
+tar -x -f {AXE}.tgz --strip-components=1 package/axe.min.js
+rm {AXE}.tgz
+apt-get -qy purge --autoremove npm
+apt-get clean
+rm -rf /var/lib/apt/lists/* /root/.npm
+"""
 # A broker in Python; it runs with modules of its own.
 AMQTT = (
     "amqtt==0.12.1 annotated-doc==0.0.7 annotated-types==0.8.0 argon2-cffi==25.1.0 argon2-cffi-bindings==26.2.0"
@@ -413,6 +433,13 @@ def layers_of_brokers(suite: str) -> list[Path]:
     script = AEDES_INSTALL.format(authorities=AUTHORITIES.name)
     aedes = grown(f"aedes-{digest(base.name.encode(), script.encode())}", [base], script, [AUTHORITIES])
     return [debian, aedes, _amqtt(suite), base]
+
+
+def layers_of_browser(suite: str) -> list[Path]:
+    """The suite's workshop with Debian's chromium and its driver, and axe, which judges how a page can be read."""
+    base = workshop_root(suite)
+    name = f"browser-{suite}-{digest(base.name.encode(), BROWSER.encode())}"
+    return [grown(name, [base], BROWSER, [AUTHORITIES]), base]
 
 
 def _amqtt(suite: str) -> Path:

@@ -20,23 +20,26 @@ from pathlib import Path
 from typing import IO, NoReturn
 
 from tools.lab import tree
-from tools.lab.roots import layers_of_brokers
+from tools.lab.roots import layers_of_brokers, layers_of_browser
 from tools.lab.scratch import CACHE, LabError, sweep
 
 # In a workshop, too, but beside the others: it takes as many minutes as all of theirs.
 CONTROLLER = "tests/controller"
-IN_WORKSHOP = ("tests/unit", "tests/crash", "tests/bus", "tests/broker", "tests/fuzz", CONTROLLER)
+# In a workshop that has a browser, too.
+WEB = "tests/web"
+IN_WORKSHOP = ("tests/unit", "tests/crash", "tests/bus", "tests/broker", "tests/fuzz", CONTROLLER, WEB)
 WORKSHOP = "workshop"
 PACKAGING = "tests/packaging"
 # In a workshop of its own, which has them all.
 BROKERS = "tests/many_brokers"
+LAYERS = {BROKERS: layers_of_brokers, WEB: layers_of_browser}
 SYSTEM = "tests/system"
 ON_MACHINES = (SYSTEM, PACKAGING, "tests/vm")
 # What takes longest begins first.
-PLACES = ("tests/vm", SYSTEM, WORKSHOP, PACKAGING, CONTROLLER, BROKERS)
+PLACES = ("tests/vm", SYSTEM, WORKSHOP, PACKAGING, CONTROLLER, BROKERS, WEB)
 # The linters are of one suite, and so is the judgement of what they lint. The controller runs on trixie only.
 ONCE = "trixie"
-OF_ONE_SUITE = ("tests/*.py", CONTROLLER)
+OF_ONE_SUITE = ("tests/*.py", CONTROLLER, WEB)
 PYTEST = ("/usr/bin/python3", "-B", "-m", "pytest", "-p", "no:cacheprovider", "--color=no", "--durations=8")
 # A job hangs when no test of it has ended for so long; a busy machine may take it all the time that it wants.
 SILENCE_S = 30 * 60
@@ -47,6 +50,8 @@ LOOK_S = 1.0
 JOBS_AT_ONCE = 4
 # These are two jobs each, so that none is still at work when all others are over.
 HALVED = (SYSTEM, CONTROLLER)
+# Where tests leave pictures in a workshop; afterwards they lie beside the logs.
+PICTURES = "build/pictures"
 # Of this checkout: another one on the same machine may run its tests at the same time.
 LOGS = CACHE / "logs" / str(tree.TREE).strip("/").replace("/", "-")
 # nspawn says so where /run is not a tmpfs, and it means nothing.
@@ -89,11 +94,13 @@ class Job:
         self.is_over.set()
 
     def _in_workshop(self, report: Path, output: IO[bytes]) -> int:
-        layers = layers_of_brokers(self.suite) if self.targets[0].startswith(BROKERS) else ()
-        with tree.Workshop(self.suite, tree.sources(), layers) as shop:
+        layers = LAYERS.get(_folder(self.targets[0]))
+        with tree.Workshop(self.suite, tree.sources(), layers(self.suite) if layers else ()) as shop:
             argv = *PYTEST, "--junitxml=/build/report.xml", *self.options, *self.targets
             status = self._wait(shop.start(*argv, output=output))
             shutil.copy(shop.root / "build/report.xml", report)
+            if (shop.root / PICTURES).is_dir():
+                shutil.copytree(shop.root / PICTURES, LOGS / Path(PICTURES).name, dirs_exist_ok=True)
         return status
 
     def _on_host(self, report: Path, output: IO[bytes]) -> int:
@@ -160,7 +167,7 @@ def _folder(path: str) -> str:
 def _place(target: str) -> str:
     """What drives machines runs for itself: each such folder has fixtures of its own."""
     folder = _folder(target)
-    return folder if folder in (*ON_MACHINES, CONTROLLER, BROKERS) else WORKSHOP
+    return folder if folder in (*ON_MACHINES, CONTROLLER, BROKERS, WEB) else WORKSHOP
 
 
 def plan(suites: Sequence[str], fast: bool, arguments: Sequence[str]) -> list[Job]:
