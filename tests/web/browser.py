@@ -27,13 +27,8 @@ T = TypeVar("T")
 AXE = Path("/opt/axe/axe.min.js")
 WAIT_S = 10.0
 LOOK_S = 0.02
-FLAGS = (
-    # The workshop is the sandbox: a user in it may not make another one.
-    *("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--hide-scrollbars"),
-    # It asks its maker for nothing, and no name is looked up.
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"),
-    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
-)
+# The workshop is the sandbox: a user in it may not make another one.
+FLAGS = "--headless=new", "--no-sandbox"
 # The console does not say what was blocked if a script catches it, as htmx does.
 TELL_OF_POLICY = """\
 document.addEventListener('securitypolicyviolation', event =>
@@ -103,9 +98,11 @@ class Browser:
         self._size, self._is_dark = DESKTOP, False
 
     def forget(self) -> None:
-        """No cookie, no storage, no cache, no page to go back to, and nothing in the logs."""
+        """No cookie, no storage, no cache, no page to go back to, and nothing in the logs.
+
+        It still knows which links were visited: a page's style should make no difference of it.
+        """
         self.driver.switch_to.window(self.driver.window_handles[0])
-        self._tell("Network.clearBrowserCookies")
         self._tell("Network.clearBrowserCache")
         self._tell("Storage.clearDataForOrigin", origin="*", storageTypes="all")
         before = self.driver.window_handles
