@@ -34,6 +34,7 @@ orders        makes commands for whoever asks
 schedules     opens the nights of schedules, and ends them with a report
 rollouts      many commands in stages, with a brake
 auth          roles and tokens
+passwords     what they have to be, and their hashes: the door to argon2
 config        the settings, from environment variables
 app           the program: API, leader, systemd's watchdog
 doctor        what is wrong on this server, and what to do

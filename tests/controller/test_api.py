@@ -88,6 +88,7 @@ MATRIX: dict[tuple[str, str], Role] = {
     ("GET", "/users"): Role.ADMIN,
     ("POST", "/users"): Role.ADMIN,
     ("PATCH", "/users/{name}"): Role.ADMIN,
+    ("PUT", "/users/{name}/password"): Role.VIEWER,
     ("GET", "/tokens"): Role.VIEWER,
     ("POST", "/tokens"): Role.VIEWER,
     ("DELETE", "/tokens/{token_id}"): Role.VIEWER,
@@ -504,7 +505,12 @@ def test_a_client_is_changed_accepted_and_retired(web: Web) -> None:
 
 
 def test_a_token_ends_when_it_is_revoked_or_over_and_has_no_more_rights_than_its_user(web: Web) -> None:
-    assert web.call("GET", "/whoami").json() == {"name": "a operator", "role": "operator", "may_shut_down": False}
+    assert web.call("GET", "/whoami").json() == {
+        "name": "a operator",
+        "role": "operator",
+        "may_shut_down": False,
+        "has_password": False,
+    }
     with web.database.write() as tx:
         stolen = people.add_token(tx, "a viewer", "x", Role.ADMIN, True, None)
         web.tokens[Role.ADMIN] = stolen
@@ -512,6 +518,7 @@ def test_a_token_ends_when_it_is_revoked_or_over_and_has_no_more_rights_than_its
         "name": "a viewer",
         "role": "viewer",
         "may_shut_down": False,
+        "has_password": False,
     }
     with web.database.write() as tx:
         assert people.revoke(tx, stolen.token_id) and not people.revoke(tx, stolen.token_id)

@@ -31,10 +31,11 @@ def test_a_user_is_added_changed_and_disabled(web: Web) -> None:
     assert added.status_code == 201 and added.json()["is_disabled"] is False
     assert kind(web.call("POST", "/users", Role.ADMIN, json={"name": "ann", "role": "viewer"})) == (409, "exists")
     hers = make(web, Role.ADMIN, user="ann", may_shut_down=True)
-    assert use(web, hers).json() == {"name": "ann", "role": "operator", "may_shut_down": True}
+    rights = {"name": "ann", "role": "operator", "may_shut_down": True, "has_password": False}
+    assert use(web, hers).json() == rights
     changed = web.call("PATCH", "/users/ann", Role.ADMIN, json={"role": "viewer", "may_shut_down": False})
     assert (changed.json()["role"], changed.json()["may_shut_down"]) == ("viewer", False)
-    assert use(web, hers).json() == {"name": "ann", "role": "viewer", "may_shut_down": False}
+    assert use(web, hers).json() == rights | {"role": "viewer", "may_shut_down": False}
     web.call("PATCH", "/users/ann", Role.ADMIN, json={"is_disabled": True})
     assert kind(use(web, hers)) == (401, "not_authenticated")
     web.call("PATCH", "/users/ann", Role.ADMIN, json={"is_disabled": False})

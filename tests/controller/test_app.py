@@ -123,7 +123,8 @@ def test_from_a_fresh_machine_to_a_reboot(program: Program, broker: Broker) -> N
     client = PlayedClient(broker, str(UUID(int=1)))
     client.come()
     with api(program) as http:
-        assert http.get("/whoami").json() == {"name": "ann", "role": "admin", "may_shut_down": True}
+        rights = {"role": "admin", "may_shut_down": True, "has_password": False}
+        assert http.get("/whoami").json() == {"name": "ann", **rights}
         eventually(lambda: http.get("/clients").json() != [], 10)
         made = http.post("/commands", json={"action": "reboot_host", "client_uuid": client.uuid})
         assert made.status_code == 201, made.text

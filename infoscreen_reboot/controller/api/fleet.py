@@ -16,7 +16,7 @@ from infoscreen_reboot.controller.api.problems import Problem, documented
 from infoscreen_reboot.controller.calendar import clock_change
 from infoscreen_reboot.controller.condition import MEANINGS, Condition
 from infoscreen_reboot.controller.selection import Selector
-from infoscreen_reboot.controller.store import batches, calendars, conditions, fleet, views
+from infoscreen_reboot.controller.store import batches, calendars, conditions, fleet, people, views
 from infoscreen_reboot.controller.store.conditions import Wanted
 from infoscreen_reboot.controller.store.database import Row, Transaction
 from infoscreen_reboot.controller.windows import Window
@@ -31,7 +31,10 @@ LONGEST_FREEZE = timedelta(days=366)
 @router.get("/whoami", summary="Who am I?", responses=documented(), tags=["people"])
 def whoami(call: Viewer) -> models.Whoami:
     """Your name, and the rights that this token has."""
-    return models.Whoami(name=call.who.name, role=call.who.role, may_shut_down=call.who.may_shut_down)
+    who = call.who
+    with call.read() as tx:
+        has_password = people.password_hash_of(tx, who.name) is not None
+    return models.Whoami(name=who.name, role=who.role, may_shut_down=who.may_shut_down, has_password=has_password)
 
 
 Text = Annotated[models.Name | None, Query(description="In their name, note, UUID or labels.")]

@@ -12,6 +12,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    SecretStr,
     StrictBool,
     StrictInt,
     StringConstraints,
@@ -19,7 +20,7 @@ from pydantic import (
 
 from infoscreen_reboot.contract.command import Action
 from infoscreen_reboot.contract.telemetry import Cause, Executor
-from infoscreen_reboot.controller import brake, recurrence, stages, text
+from infoscreen_reboot.controller import brake, passwords, recurrence, stages, text
 from infoscreen_reboot.controller.auth import Role
 from infoscreen_reboot.controller.brake import Count
 from infoscreen_reboot.controller.calendar import NightState
@@ -46,6 +47,8 @@ Reason = Annotated[str, StringConstraints(max_length=text.MOST_REASON, pattern=t
 Why = Annotated[str, StringConstraints(min_length=1, max_length=text.MOST_REASON, pattern=text.LINE)]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=text.MOST_NAME, pattern=text.LINE)]
 Note = Annotated[str, StringConstraints(max_length=text.MOST_NOTE, pattern=text.LINES)]
+# It is in no message of a fault, and in no text that somebody makes of the model.
+Password = Annotated[SecretStr, Field(max_length=passwords.MOST_TYPED)]
 UserName = Annotated[str, StringConstraints(max_length=64, pattern=text.USER_NAME)]
 StageText = Annotated[str, StringConstraints(min_length=1, max_length=300, pattern=text.LINE)]
 ThresholdText = Annotated[str, StringConstraints(min_length=1, max_length=32, pattern=text.LINE)]
@@ -1027,11 +1030,12 @@ class Restored(Model):
 
 
 class Whoami(Model):
-    model_config = _example({"name": "ann", "role": "operator", "may_shut_down": False})
+    model_config = _example({"name": "ann", "role": "operator", "may_shut_down": False, "has_password": True})
 
     name: str
     role: Role
     may_shut_down: bool
+    has_password: bool
 
 
 class NewFreeze(Model):
@@ -1228,6 +1232,7 @@ class User(Model):
             "role": "operator",
             "may_shut_down": False,
             "is_disabled": False,
+            "has_password": True,
             "created_at": _at("08:00:00"),
         }
     )
@@ -1236,7 +1241,17 @@ class User(Model):
     role: Role
     may_shut_down: bool
     is_disabled: bool
+    has_password: bool
     created_at: datetime
+
+
+class NewPassword(Model):
+    model_config = _example({"password": "four words and a comma,", "current": None})
+
+    password: Password = Field(
+        description=f"{passwords.FEWEST} to {passwords.MOST} characters, no control characters, not the user's name."
+    )
+    current: Password | None = Field(None, description="Of your own, if you have one.")
 
 
 class NewToken(Model):

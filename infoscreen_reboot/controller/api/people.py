@@ -8,6 +8,7 @@ from uuid import UUID
 
 from fastapi import APIRouter, Path, Query
 
+from infoscreen_reboot.controller import passwords
 from infoscreen_reboot.controller.api import models
 from infoscreen_reboot.controller.api.access import Admin, Call, Viewer
 from infoscreen_reboot.controller.api.commands import Limit
@@ -47,6 +48,50 @@ def change_user(call: Admin, name: Annotated[models.UserName, Path()], content: 
             raise Problem("last_admin", f"nobody else is an admin: {name} has to stay one", user=name) from None
         call.note(tx, "change user", name, "changed", content.model_dump(mode="json", exclude_unset=True))
         return _user(_found(tx, name))
+
+
+@router.put(
+    "/users/{name}/password",
+    status_code=204,
+    response_model=None,
+    summary="Set a password",
+    responses=documented("not_found", "changed_meanwhile", "too_large"),
+)
+def set_password(call: Viewer, name: Annotated[models.UserName, Path()], content: models.NewPassword) -> None:
+    """Your own, with the `current` one if you have one; an admin sets anybody's. No token is revoked."""
+    password = content.password.get_secret_value()
+    is_own = name == call.who.name
+    with call.read() as tx:
+        _check_may_set_password(tx, call.who, name)
+        before = people.password_hash_of(tx, name)
+    fault = passwords.fault_of(password, name)
+    if fault is not None:
+        raise Problem("invalid", fault)
+    # Outside of a transaction: a hash takes long, and nobody else could write meanwhile.
+    if is_own and before is not None:
+        current = content.current.get_secret_value() if content.current is not None else ""
+        if not passwords.is_right(before, current):
+            raise Problem("forbidden", "the current password is another one")
+    password_hash = passwords.hashed(password)
+    with call.write() as (tx, _):
+        now = people.identify_again(tx, call.who.token_id)
+        assert now is not None  # `write` has just looked
+        _check_may_set_password(tx, now, name)
+        if people.password_hash_of(tx, name) != before:
+            raise Problem("changed_meanwhile", f"somebody else has just set the password of {name}")
+        people.set_password(tx, name, password_hash)
+        call.note(tx, "set password", name, "changed")
+
+
+def _check_may_set_password(tx: Transaction, who: Identity, name: str) -> None:
+    """Whoever signs in has all rights of the user: a lesser token is not the way to them."""
+    if who.role is not Role.ADMIN and name != who.name:
+        raise Problem("forbidden", "only an admin sets the passwords of others")
+    row = _found(tx, name)
+    is_whole = who.role == row["role"] and who.may_shut_down == row["may_shut_down"] and who.expires_at is None
+    if who.role is not Role.ADMIN and row["password_hash"] is None and not is_whole:
+        words = "a first password needs a token with all rights of its user, that does not expire; or an admin sets it"
+        raise Problem("forbidden", words)
 
 
 @router.get("/tokens", summary="List tokens", responses=documented())
@@ -134,6 +179,7 @@ def _user(row: Row) -> models.User:
         role=row["role"],
         may_shut_down=row["may_shut_down"],
         is_disabled=row["disabled_at"] is not None,
+        has_password=row["password_hash"] is not None,
         created_at=row["created_at"],
     )
 

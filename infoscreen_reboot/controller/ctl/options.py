@@ -350,6 +350,8 @@ def _add_people(commands: Any) -> None:
     changing.add_argument("--role", choices=_ROLES)
     changing.add_argument("--may-shut-down", action=argparse.BooleanOptionalAction)
     changing.add_argument("--disabled", action=argparse.BooleanOptionalAction)
+    password = _add(users, "password", people.set_password, "set a password; it is asked for, and not shown")
+    password.add_argument("name", metavar="NAME")
     notify = _add(commands, "notify", telling.notices, "show what people were told, or try whether it arrives")
     notify.set_defaults(limit=20)
     told = notify.add_subparsers(dest="what", metavar="COMMAND")

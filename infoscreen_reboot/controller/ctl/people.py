@@ -43,14 +43,23 @@ def login(call: Call) -> Outcome:
 
 
 def _typed_token(call: Call) -> str:
-    """Never from the command line: other users can see that."""
-    if call.screen.is_at_terminal:
-        token = getpass.getpass("Token (is not shown): ", stream=sys.stderr).strip()
-    else:
-        token = sys.stdin.readline().strip()
+    token = _typed(call, "Token").strip()
     if not token:
         raise usage("there is no token", "type it when asked, or send it to standard input")
     return token
+
+
+def _typed(call: Call, what: str) -> str:
+    """A secret. Never from the command line: other users can see that."""
+    try:
+        if call.screen.is_at_terminal:
+            text = getpass.getpass(f"{what} (is not shown): ", stream=sys.stderr)
+        else:
+            text = sys.stdin.readline().rstrip("\r\n")
+        text.encode()
+    except UnicodeError:
+        raise usage("what was typed is no text in UTF-8", "look at the settings of the terminal: locale") from None
+    return text
 
 
 def _is_local(url: str) -> bool:
@@ -150,6 +159,22 @@ def change_user(call: Call) -> Outcome:
         call.screen.document(changed)
     state = ", disabled" if changed["is_disabled"] else ""
     call.screen.say(f"{changed['name']} is {_rights(changed)}{state}.")
+    return Outcome.DONE
+
+
+def set_password(call: Call) -> Outcome:
+    name = call.options.name
+    who: Whoami = call.connection.get("/whoami")
+    content: dict[str, str] = {}
+    if who["name"] == name and who["has_password"]:
+        content["current"] = _typed(call, "Your current password")
+    content["password"] = _typed(call, f"New password of {name}")
+    if call.screen.is_at_terminal and _typed(call, "The same once more") != content["password"]:
+        raise usage("these are two different passwords", "nothing was changed: try again")
+    call.connection.send("PUT", f"/users/{_in_path(name)}/password", content)
+    if call.screen.is_json:
+        call.screen.document({"name": name, "has_password": True})
+    call.screen.say(f"{name} has a new password. Tokens that were made before stay as they are.")
     return Outcome.DONE
 
 

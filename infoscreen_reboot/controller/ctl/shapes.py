@@ -165,6 +165,7 @@ class Whoami(TypedDict):
     name: str
     role: str
     may_shut_down: bool
+    has_password: bool
 
 
 class Freeze(TypedDict):

@@ -135,6 +135,16 @@ def change_user(
     tx.db.execute(update(user).where(user.c.name == name).values(**changed))
 
 
+def password_hash_of(tx: Transaction, name: str) -> str | None:
+    """None if there is no such user, or he has no password."""
+    return tx.db.execute(select(user.c.password_hash).where(user.c.name == name)).scalar_one_or_none()
+
+
+def set_password(tx: Transaction, name: str, password_hash: str | None) -> None:
+    """None takes it away."""
+    tx.db.execute(update(user).where(user.c.name == name).values(password_hash=password_hash))
+
+
 def tokens(tx: Transaction, user_name: str | None = None) -> list[RowMapping]:
     """Those that were not revoked, of one user or of all."""
     standing: ColumnElement[bool] = token.c.revoked_at.is_(None)
