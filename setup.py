@@ -32,6 +32,7 @@ setup(
         "infoscreen_reboot.contract": ["schemas/*.json"],
         # Alembic reads them as files, so their folder is no package.
         "infoscreen_reboot.controller.store": ["migrations/*.py", "migrations/versions/*.py"],
+        "infoscreen_reboot.controller.web": ["templates/*.html", "static/*"],
     },
     install_requires=["dbus-next", "jsonschema", "paho-mqtt", "systemd-python"],
     # No entry points: the launchers in debian/launchers know where the private modules lie.

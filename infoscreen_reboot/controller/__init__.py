@@ -42,5 +42,6 @@ hands         what an administrator does on the server itself
 power/        ports of switches, by which clients lose their power and get it back
 store/        the database
 api/          HTTP
+web/          the console: pages for people, made of what the API says
 ctl/          the command line, which knows the controller by its API only
 """

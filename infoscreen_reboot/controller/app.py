@@ -187,6 +187,7 @@ async def _run(
 
     from infoscreen_reboot.controller.api.access import Site
     from infoscreen_reboot.controller.api.app import create_app
+    from infoscreen_reboot.controller.web.console import add_pages
 
     notify = settings.notify
     site = Site(
@@ -196,6 +197,7 @@ async def _run(
         max_failed=settings.max_failed,
     )
     app = create_app(site)
+    add_pages(app, site)
     where = settings.listen
     server = _new_server(
         uvicorn.Config(

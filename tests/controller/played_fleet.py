@@ -22,6 +22,7 @@ from infoscreen_reboot.controller.orders import House
 from infoscreen_reboot.controller.store import commands, people
 from infoscreen_reboot.controller.store.database import Database
 from infoscreen_reboot.controller.store.tables import client, command, label, outbox
+from infoscreen_reboot.controller.web.console import add_pages
 
 OLD_BOOT, NEW_BOOT = str(UUID(int=1, version=4)), str(UUID(int=2, version=4))
 
@@ -35,7 +36,9 @@ class Fleet:
 
     def __init__(self, database: Database, names: Sequence[str] = ()) -> None:
         self.database = database
-        self.app = create_app(Site(database, House(), Limits(), self.wake))
+        site = Site(database, House(), Limits(), self.wake)
+        self.app = create_app(site)
+        add_pages(self.app, site)
         self.tokens: dict[Role, str] = {}
         self.address = ""
         self.on_wake: Callable[[], None] | None = None

@@ -18,6 +18,7 @@ from infoscreen_reboot.controller.lifecycle import Limits
 from infoscreen_reboot.controller.orders import House
 from infoscreen_reboot.controller.store import people
 from infoscreen_reboot.controller.store.database import Database
+from infoscreen_reboot.controller.web.console import add_pages
 from tests.controller.test_orders import site as some_clients
 
 
@@ -27,7 +28,9 @@ class Web:
     def __init__(self, database: Database, first: Web | None = None) -> None:
         self.database = database
         self.woken = 0
-        self.app = create_app(Site(database, House(), Limits(), self.wake, lambda: {"health": 3}))
+        site = Site(database, House(), Limits(), self.wake, lambda: {"health": 3})
+        self.app = create_app(site)
+        add_pages(self.app, site)
         self.client = TestClient(self.app, raise_server_exceptions=False)
         self.uuids: list[str] = first.uuids if first else []
         self.tokens: dict[Role, people.NewToken] = first.tokens if first else {}

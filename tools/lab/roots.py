@@ -51,10 +51,10 @@ WORKSHOP_PACKAGES = (
 ).split()
 # The controller runs on trixie only.
 CONTROLLER_PACKAGES = (
-    "apprise curl jq nginx postgresql-17 python3-alembic python3-argon2 python3-dateutil python3-fastapi"
-    " python3-fastjsonschema python3-httpx python3-icalendar python3-jinja2 python3-prometheus-client python3-psycopg"
-    " python3-psycopg-c python3-recurring-ical-events python3-rich python3-sqlalchemy python3-sqlalchemy-ext"
-    " python3-uvicorn snmp snmpd"
+    "apprise curl jq libjs-htmx nginx postgresql-17 python3-alembic python3-argon2 python3-dateutil python3-fastapi"
+    " python3-fastjsonschema python3-httpx python3-icalendar python3-jinja2 python3-prometheus-client"
+    " python3-psycopg python3-psycopg-c"
+    " python3-recurring-ical-events python3-rich python3-sqlalchemy python3-sqlalchemy-ext python3-uvicorn snmp snmpd"
 ).split()
 WORKSHOP_HOOKS = (
     'chroot "$1" useradd --create-home --uid 1000 builder',

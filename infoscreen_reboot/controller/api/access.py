@@ -23,7 +23,7 @@ from infoscreen_reboot.controller.targets import Target
 
 _bearer = HTTPBearer(auto_error=False, description="A token of `infoscreen-rebootctl token`")
 _NO_TOKEN = "this token is unknown, has expired or was revoked"
-_WAYS = ("api", "cli", "console")
+_WAYS = ("api", "cli")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +95,14 @@ def _needs(role: Role) -> Callable[..., Call]:
         request: Request,
         given: HTTPAuthorizationCredentials | None = Depends(_bearer),  # noqa: B008  # FastAPI's way
     ) -> Call:
-        return _enter(request, role, given.credentials if given is not None else None)
+        via = request.headers.get("X-Requested-Via", "api")
+        return enter(request, role, given.credentials if given is not None else None, via if via in _WAYS else "api")
 
     return check
 
 
-def _enter(request: Request, role: Role, secret: str | None) -> Call:
+def enter(request: Request, role: Role, secret: str | None, via: str) -> Call:
+    """The call of whoever has that token. Raises Problem if it is of no use, or may not do that."""
     if secret is None:
         raise Problem("not_authenticated", "send a token: `Authorization: Bearer …`")
     database = site(request).database
@@ -109,9 +111,8 @@ def _enter(request: Request, role: Role, secret: str | None) -> Call:
         is_use_due = who is not None and people.is_use_due(who.used_at, tx.now)
     if who is None:
         raise Problem("not_authenticated", _NO_TOKEN)
-    via = request.headers.get("X-Requested-Via", "api")
     address = request.client.host if request.client is not None else None
-    call = Call(site(request), who, role, via if via in _WAYS else "api", address)
+    call = Call(site(request), who, role, via, address)
     request.state.call = call  # for the audit of what is refused
     _check(who, role)
     if is_use_due:

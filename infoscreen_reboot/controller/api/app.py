@@ -8,7 +8,7 @@ from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute
@@ -95,6 +95,8 @@ def create_app(site: Site) -> FastAPI:
     app.state.site = site
     app.state.is_stopping = False
     app.state.pulse = live.Pulse(site)
+    # How a refusal is answered: whoever adds pages for people answers there in a page.
+    app.state.refuse = _refuse
     app.router.routes.extend(_routes())
     app.add_exception_handler(Problem, _on_problem)
     app.add_exception_handler(Refused, _on_refused)
@@ -149,19 +151,28 @@ def readyz(request: Request) -> JSONResponse:
         return JSONResponse({"status": "ok"})
 
 
-def _on_problem(request: Request, error: Exception) -> JSONResponse:
+def _refuse(request: Request, problem: Problem, headers: dict[str, str] | None) -> Response:
+    return problems.answer(problem, headers)
+
+
+def _answer(request: Request, problem: Problem, headers: dict[str, str] | None = None) -> Response:
+    answer: Response = request.app.state.refuse(request, problem, headers)
+    return answer
+
+
+def _on_problem(request: Request, error: Exception) -> Response:
     assert isinstance(error, Problem)
     if error.kind in _AUDITED:
         return _audited(request, error)
-    return problems.answer(error)
+    return _answer(request, error)
 
 
-def _on_refused(request: Request, error: Exception) -> JSONResponse:
+def _on_refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, Refused)
     return _on_problem(request, Problem(error.kind, str(error), **error.details))
 
 
-def _audited(request: Request, problem: Problem) -> JSONResponse:
+def _audited(request: Request, problem: Problem) -> Response:
     """What was begun is rolled back by now, so the refusal is a transaction of its own."""
     call: Call | None = getattr(request.state, "call", None)
     if call is not None:
@@ -170,7 +181,7 @@ def _audited(request: Request, problem: Problem) -> JSONResponse:
                 call.note(tx, f"{request.method} {_template(request)}"[:64], None, problem.kind, _shortened(problem))
         except StoreError as error:
             return _on_store_error(request, error)
-    return problems.answer(problem)
+    return _answer(request, problem)
 
 
 def _template(request: Request) -> str:
@@ -183,12 +194,12 @@ def _shortened(problem: Problem) -> dict[str, Any]:
     return {"detail": problem.detail, **said}
 
 
-def _on_store_error(request: Request, error: Exception) -> JSONResponse:
+def _on_store_error(request: Request, error: Exception) -> Response:
     log.error("%s", error)
-    return problems.answer(Problem("unavailable", "the database cannot be used now; try again"))
+    return _answer(request, Problem("unavailable", "the database cannot be used now; try again"))
 
 
-def _on_invalid(request: Request, error: Exception) -> JSONResponse:
+def _on_invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     faults = [
         {"field": ".".join(str(part) for part in fault["loc"][1:])[:200], "rule": fault["msg"]}
@@ -196,14 +207,14 @@ def _on_invalid(request: Request, error: Exception) -> JSONResponse:
     ]
     words = "; ".join(f"{fault['field']}: {fault['rule']}" for fault in faults[:5])
     is_unreadable = any(fault["type"] == "json_invalid" for fault in error.errors())
-    return problems.answer(Problem("bad_request" if is_unreadable else "invalid", words, faults=faults))
+    return _answer(request, Problem("bad_request" if is_unreadable else "invalid", words, faults=faults))
 
 
-def _on_http(request: Request, error: Exception) -> JSONResponse:
+def _on_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     kind = _BY_STATUS.get(error.status_code, "bad_request")
     headers = {"Allow": _allowed(request)} if error.status_code == 405 else None
-    return problems.answer(Problem(kind, str(error.detail)), headers)
+    return _answer(request, Problem(kind, str(error.detail)), headers)
 
 
 def _allowed(request: Request) -> str:
@@ -215,6 +226,6 @@ def _allowed(request: Request) -> str:
     return ", ".join(sorted(found))
 
 
-def _on_bug(request: Request, error: Exception) -> JSONResponse:
+def _on_bug(request: Request, error: Exception) -> Response:
     log.exception("cannot answer %s %s", request.method, request.url.path)
-    return problems.answer(Problem("internal", "an error of ours; the log of the server says more"))
+    return _answer(request, Problem("internal", "an error of ours; the log of the server says more"))

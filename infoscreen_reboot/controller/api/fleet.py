@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Annotated
 from zoneinfo import ZoneInfo
@@ -10,7 +11,7 @@ from fastapi import APIRouter, Path, Query
 
 from infoscreen_reboot.controller import orders, windows
 from infoscreen_reboot.controller.api import models, show
-from infoscreen_reboot.controller.api.access import Operator, Viewer
+from infoscreen_reboot.controller.api.access import Call, Operator, Viewer
 from infoscreen_reboot.controller.api.commands import Limit
 from infoscreen_reboot.controller.api.problems import Problem, documented
 from infoscreen_reboot.controller.calendar import clock_change
@@ -24,6 +25,8 @@ from infoscreen_reboot.controller.windows import Window
 router = APIRouter(tags=["fleet"])
 
 _CALENDAR = tuple(models.Calendar.model_fields)
+# As many as a batch may have.
+MOST_AT_ONCE = 20_000
 # Whoever means longer leaves the end open.
 LONGEST_FREEZE = timedelta(days=366)
 
@@ -69,6 +72,21 @@ def list_fleet(
     count = counts[condition] if condition is not None else sum(counts.values())
     pages = max(1, -(-count // limit))
     return models.ClientPage(items=[clients[uuid] for uuid in uuids], count=count, page=page, pages=pages)
+
+
+def read_some(call: Call, uuids: Sequence[str]) -> list[models.FleetClient]:
+    """These clients, in this order; for the console. Who does not exist is left out."""
+    with call.read() as tx:
+        rows = views.client_rows(tx, uuids)
+        found = {str(each.uuid): each for each in show.fleet_clients(tx, rows, call.site.fleet_zone)}
+    return [found[uuid] for uuid in uuids if uuid in found]
+
+
+def matching(call: Call, condition: Condition | None, selector: str | None, text: str | None) -> list[str]:
+    """All clients that such a list has, on all of its pages; for the console. Raises Refused."""
+    with call.read() as tx:
+        found = conditions.page(tx, _wanted(tx, selector, text), condition, MOST_AT_ONCE, 0)
+    return [uuid for uuid, _ in found]
 
 
 def _wanted(tx: Transaction, selector: str | None, text: str | None) -> Wanted:

@@ -39,9 +39,20 @@ class Figures:
     ports_held_off: int
 
 
-def count(tx: Transaction) -> Figures:
+def is_broker_heard(tx: Transaction) -> bool:
+    """Whether some instance hears the broker."""
+    return _lease(tx) == (True, True)
+
+
+def _lease(tx: Transaction) -> tuple[bool, bool]:
+    """Whether somebody holds it, and whether he hears the broker."""
     held = tx.db.execute(select(lease.c.holder, lease.c.ends_at, lease.c.listening_since)).one_or_none()
-    is_lease_held = held is not None and held.holder is not None and held.ends_at > tx.now
+    is_held = held is not None and held.holder is not None and held.ends_at > tx.now
+    return is_held, held is not None and is_held and held.listening_since is not None
+
+
+def count(tx: Transaction) -> Figures:
+    is_lease_held, is_heard = _lease(tx)
     return Figures(
         commands=_commands(tx),
         clients=_clients(tx),
@@ -59,7 +70,7 @@ def count(tx: Transaction) -> Figures:
             [s for s in NightState if s is not NightState.DUE],
         ),
         is_lease_held=is_lease_held,
-        is_broker_heard=held is not None and is_lease_held and held.listening_since is not None,
+        is_broker_heard=is_heard,
         ports_held_off=len(power.held_off(tx)),
     )
 

@@ -89,6 +89,13 @@ def events_after(
     return list(tx.db.execute(query.order_by(event.c.seq).limit(limit)).mappings())
 
 
+def clients_between(tx: Transaction, after: int, upto: int, most: int) -> frozenset[str] | None:
+    """To whom something happened after the one event and up to the other; None: to more than `most` of them."""
+    where = and_(event.c.seq > after, event.c.seq <= upto, event.c.client_uuid.is_not(None))
+    found = tx.db.execute(select(event.c.client_uuid).where(where).distinct().limit(most + 1)).scalars().all()
+    return frozenset(found) if len(found) <= most else None
+
+
 def revision(tx: Transaction) -> int:
     """The number of the last event. Writers come one after the other, so no smaller one appears later."""
     return int(tx.db.execute(select(func.coalesce(func.max(event.c.seq), 0))).scalar_one())

@@ -1,0 +1,11 @@
+"""The console: pages for people, each a view of what the API says, each action a call of the API's own functions.
+
+shell      the frame around every page, its headers, and how times are said in it
+session    signing in and out, and who is asking
+attempts   how often somebody may try a password                pure
+live       what has changed, as a hint to the pages that are open
+fleet      all clients, the sickest first
+client     one client, for whoever stands in front of it
+action     the one confirmation, and the order that follows it
+batches    what became of many commands
+"""

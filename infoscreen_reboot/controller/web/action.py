@@ -1,0 +1,125 @@
+"""The one confirmation, whatever page it is asked from; and the order that follows it.
+
+What is confirmed is a preview of the API: the clients by their ids, and a hash of what would become of each. If
+anything has moved by the time of the order, nothing is made, and the confirmation is shown anew.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from uuid import UUID, uuid4
+from zoneinfo import ZoneInfo
+
+from fastapi import APIRouter, Response
+
+from infoscreen_reboot.contract.command import Action
+from infoscreen_reboot.controller.api import batches, fleet, models
+from infoscreen_reboot.controller.api.access import Call
+from infoscreen_reboot.controller.api.problems import Problem
+from infoscreen_reboot.controller.condition import Condition
+from infoscreen_reboot.controller.orders import Kind, Refused
+from infoscreen_reboot.controller.web import shell
+from infoscreen_reboot.controller.web.session import Form, Operator, Sent
+
+router = APIRouter()
+
+# What may be chosen for whom a rule holds: for how many minutes he waits. 0: he is left out.
+WAITS = (0, 15, 60, 240, 720)
+# After these an order is confirmed anew, by what is so now.
+_MOVED = (Kind.PREVIEW_CHANGED, Kind.COUNT_DIFFERS, Kind.NOTHING_ELIGIBLE)
+
+
+@router.post("/confirm")
+def confirm(call: Operator, sent: Sent) -> Response:
+    """Changes nothing, so it may be read again."""
+    everybody = sent.text("all")
+    action = _action(everybody or sent.text("action"))
+    uuids = _matching(call, sent) if everybody else _uuids(sent)
+    if not uuids:
+        raise Problem("nothing_eligible", "no client is selected: go back and choose at least one")
+    return _confirmation(call, sent, action, uuids)
+
+
+@router.post("/order")
+def order(call: Operator, sent: Sent) -> Response:
+    action, uuids = _action(sent.text("action")), _uuids(sent)
+    count = sent.text("count", 6)
+    wish = models.NewBatch(
+        action=action,
+        reason=sent.text("reason") or None,
+        wait_until=_moment(sent.text("wait_until")),
+        someone_is_there=bool(sent.text("someone_is_there")),
+        clients=uuids,
+        hash=sent.text("hash"),
+        count=int(count) if count.isascii() and count.isdigit() else None,
+    )
+    try:
+        made = batches.create_batch(call, Response(), wish, sent.text("order_id", 36))
+    except Refused as error:
+        if error.kind not in _MOVED:
+            raise
+        return _confirmation(call, sent, action, uuids, str(error))
+    return shell.see(f"/c/{uuids[0]}" if len(uuids) == 1 else f"/batches/{made.id}")
+
+
+def _confirmation(call: Call, sent: Form, action: Action, uuids: list[UUID], fault: str | None = None) -> Response:
+    minutes = int(sent.text("wait") or 0) if sent.text("wait").isdigit() else 0
+    wait_until = datetime.now(UTC) + timedelta(minutes=minutes) if minutes in WAITS[1:] else None
+    is_there = bool(sent.text("someone_is_there"))
+    wish = models.PreviewRequest(
+        action=action, clients=uuids, selector=None, wait_until=wait_until, someone_is_there=is_there
+    )
+    preview = batches.preview_batch(call, wish)
+    clients = {str(client.uuid): client for client in fleet.read_some(call, [str(uuid) for uuid in preview.clients])}
+    left_out = {uuid: hold for uuid, hold in preview.held.items() if wait_until is None or hold.opens_at is None}
+    going = [client for uuid, client in clients.items() if uuid not in preview.held or uuid not in left_out]
+    return shell.page(
+        call,
+        "confirm.html",
+        200 if fault is None else 412,
+        preview=preview,
+        clients=clients,
+        action=action,
+        waits=WAITS,
+        minutes=minutes,
+        wait_until=wait_until,
+        is_there=is_there,
+        places=sorted(Counter(client.labels.get("site", "no site") for client in going).items()),
+        clocks=sorted({client.zone: _clock(client.zone) for client in going}.items()),
+        order_id=str(uuid4()),
+        reason=sent.text("reason"),
+        fault=fault,
+    )
+
+
+def _clock(zone: str) -> str:
+    return f"{datetime.now(ZoneInfo(zone)):%a %H:%M}"
+
+
+def _action(name: str) -> Action:
+    if name not in list(Action):
+        raise Problem("invalid", f"{name[:40]!r} is nothing that can be ordered")
+    return Action(name)
+
+
+def _uuids(sent: Form) -> list[UUID]:
+    try:
+        return sorted({UUID(each) for each in sent.get("client", [])})
+    except ValueError:
+        raise Problem("invalid", "client: this is no UUID") from None
+
+
+def _moment(text: str) -> datetime | None:
+    try:
+        return datetime.fromisoformat(text) if text else None
+    except ValueError:
+        raise Problem("invalid", "wait_until: this is no time") from None
+
+
+def _matching(call: Call, sent: Form) -> list[UUID]:
+    """All that a search means, now; the confirmation shows how many they are."""
+    name = sent.text("condition")
+    condition = Condition(name) if name in list(Condition) else None
+    found = fleet.matching(call, condition, sent.text("selector") or None, sent.text("text") or None)
+    return [UUID(uuid) for uuid in found]

@@ -1,0 +1,149 @@
+"""Signing in and out, and who is asking. A session is a token like any other: it ends, and it can be revoked."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Annotated
+from urllib.parse import parse_qs, urlsplit
+
+from fastapi import APIRouter, Depends, Request, Response
+
+from infoscreen_reboot.controller import passwords
+from infoscreen_reboot.controller.api import access
+from infoscreen_reboot.controller.api.access import Call
+from infoscreen_reboot.controller.api.problems import Problem
+from infoscreen_reboot.controller.auth import Identity, Role
+from infoscreen_reboot.controller.store import people
+from infoscreen_reboot.controller.store.database import Transaction
+from infoscreen_reboot.controller.web import shell
+from infoscreen_reboot.controller.web.attempts import Attempts
+
+router = APIRouter()
+
+# The prefix makes browsers refuse it from any other host, path or plain connection.
+COOKIE = "__Host-infoscreen"
+# A long shift.
+LASTS = timedelta(hours=12)
+_VIA = "console"
+_WRONG = "Name and password do not fit together."
+_NO_TOKEN = "This token is unknown, has expired or was revoked."
+
+
+class Form(dict[str, list[str]]):
+    """What a page sends."""
+
+    def text(self, name: str, most: int = 1000) -> str:
+        """Empty if it is not there. Raises Problem for what nobody types into a field."""
+        found = self.get(name, [""])[0].strip()
+        if len(found) > most or "\0" in found:
+            raise Problem("invalid", f"{name}: this is too long, or holds what is no text")
+        return found
+
+
+async def _form(request: Request) -> Form:
+    try:
+        return Form(parse_qs((await request.body()).decode(), keep_blank_values=True, max_num_fields=25_000))
+    except ValueError:
+        raise Problem("bad_request", "this is no form that a page of ours sends") from None
+
+
+def is_from_here(request: Request) -> bool:
+    """Whether a page of ours sends it. Browsers say so themselves where the connection can be trusted."""
+    site = request.headers.get("Sec-Fetch-Site")
+    if site is not None:
+        return site == "same-origin"
+    origin = request.headers.get("Origin")
+    return origin is not None and urlsplit(origin).netloc == request.headers.get("Host")
+
+
+def _check_origin(request: Request) -> None:
+    if not is_from_here(request):
+        raise Problem("forbidden", "this came from a page of somebody else: open the console, and do it there")
+
+
+def _needs(role: Role) -> Callable[..., Call]:
+    def check(request: Request) -> Call:
+        if request.method not in ("GET", "HEAD"):
+            _check_origin(request)
+        return access.enter(request, role, request.cookies.get(COOKIE), _VIA)
+
+    return check
+
+
+Sent = Annotated[Form, Depends(_form)]
+Viewer = Annotated[Call, Depends(_needs(Role.VIEWER))]
+Operator = Annotated[Call, Depends(_needs(Role.OPERATOR))]
+Admin = Annotated[Call, Depends(_needs(Role.ADMIN))]
+
+
+@router.get(shell.SIGN_IN)
+def show_sign_in(request: Request) -> Response:
+    return shell.page(None, "sign-in.html", after=_after(request.query_params.get("next", "")), name="", fault=None)
+
+
+@router.post(shell.SIGN_IN)
+def sign_in(request: Request, sent: Sent) -> Response:
+    _check_origin(request)
+    name, after = sent.text("name", 64), _after(sent.text("next", 2000))
+    secret, fault = _open(request, name, sent.get("password", [""])[0], sent.text("token", 200))
+    if secret is None:
+        return shell.page(None, "sign-in.html", 401, after=after, name=name, fault=fault)
+    answer = shell.see(after or "/")
+    _give(answer, secret, int(LASTS.total_seconds()))
+    return answer
+
+
+@router.post("/sign-out")
+def sign_out(call: Viewer) -> Response:
+    with call.write() as (tx, _):
+        people.revoke(tx, call.who.token_id)
+        call.note(tx, "sign out", None, "done")
+    answer = shell.see(shell.SIGN_IN)
+    _give(answer, "", 0)
+    return answer
+
+
+def _give(answer: Response, secret: str, lasts_s: int) -> None:
+    answer.set_cookie(COOKIE, secret, max_age=lasts_s, path="/", secure=True, httponly=True, samesite="lax")
+
+
+def _after(wanted: str) -> str:
+    """Where to go then: a page of ours, or the first one."""
+    is_ours = wanted.startswith("/") and not wanted.startswith(("//", "/\\", shell.SIGN_IN)) and wanted.isprintable()
+    return wanted if is_ours else ""
+
+
+def _open(request: Request, name: str, password: str, token: str) -> tuple[str | None, str | None]:
+    """The secret of a new session, or why there is none."""
+    site = access.site(request)
+    attempts: Attempts = request.app.state.attempts
+    now_s = time.monotonic()
+    wait_s = attempts.wait_s(name, now_s)
+    if not token and wait_s > 0:
+        return None, f"Too many wrong passwords for {name}. Try again in {shell.span(wait_s)}."
+    with site.database.read() as tx:
+        who = people.identify(tx, token) if token else _by_password(tx, name, password)
+    address = request.client.host if request.client is not None else None
+    with site.database.write() as tx:
+        if who is None:
+            people.note(tx, name or "?", _VIA, address, "sign in", None, "refused")
+        else:
+            ends = [end for end in (tx.now + LASTS, who.expires_at) if end is not None]
+            made = people.add_token(tx, who.name, "session of the console", who.role, who.may_shut_down, min(ends))
+            people.note(tx, who.name, _VIA, address, "sign in", made.token_id, "done")
+    if who is not None:
+        attempts.forget(name)
+        return made.secret, None
+    if not token:
+        attempts.fail(name, now_s)
+    return None, _NO_TOKEN if token else _WRONG
+
+
+def _by_password(tx: Transaction, name: str, password: str) -> Identity | None:
+    row = people.user_of(tx, name)
+    stored = row["password_hash"] if row is not None and row["disabled_at"] is None else None
+    if not passwords.is_right(stored, password) or row is None:
+        return None
+    return Identity(row["name"], Role(row["role"]), row["may_shut_down"], "")

@@ -1,0 +1,276 @@
+"""The console in a real browser: what an operator, a technician and somebody without a mouse do with it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from selenium.webdriver.remote.webelement import WebElement
+
+from infoscreen_reboot.controller.auth import Role
+from tests.controller.played_fleet import NEW_BOOT, OLD_BOOT, Fleet
+from tests.web.browser import DESKTOP, PHONE, WALL, Browser, Size, axe
+
+Visit = Callable[..., Browser]
+
+
+@pytest.fixture
+def signed_in(browser: Browser, fleet: Fleet) -> Visit:
+    """As somebody of a role, at a page."""
+
+    def visit(path: str = "/", role: Role = Role.OPERATOR) -> Browser:
+        browser.open(f"{fleet.address}{path}")
+        browser.click("summary", "I have a token")
+        browser.see('input[name="token"]').send_keys(fleet.tokens[role])
+        browser.click("button", "with the token")
+        browser.see(".fresh")
+        return browser
+
+    return visit
+
+
+def state_of(browser: Browser, name: str) -> str:
+    return browser.see("tbody tr", name).find_element("css selector", ".state").text
+
+
+def box_of(browser: Browser, name: str) -> WebElement:
+    return browser.see("tbody tr", name).find_element("css selector", "input")
+
+
+def number(browser: Browser, condition: str) -> str:
+    return browser.see(f"#numbers .is-{condition} b").text
+
+
+def test_an_operators_morning(signed_in: Visit, fleet: Fleet, pictures: Path) -> None:
+    fleet.change("lobby", is_online=False)
+    browser = signed_in("/?condition=offline")
+    assert "condition=offline" in browser.driver.current_url, "signing in leads where one wanted to go"
+    assert [row.text.split()[0] for row in browser.all("tbody tr")] == ["lobby"]
+    browser.click("#numbers a", "all")
+    assert browser.all("tbody tr")[0].text.startswith("lobby"), "the sick first"
+    box_of(browser, "bar-left").click()
+    browser.see("[data-chosen]", "1 selected.")
+    browser.click("button", "Reboot…")
+    browser.see("h1", "Reboot 1 client?")
+    browser.see('input[name="reason"]').send_keys("player frozen")
+    browser.click("button", "Reboot 1 client")
+    browser.see("h1", "bar-left")
+    browser.see(".command summary", "queued")
+    address = browser.driver.current_url
+
+    browser.driver.execute_script("window.isTheSamePage = true")
+    fleet.send()
+    browser.see(".steps .done", "Sent")
+    fleet.start("bar-left")
+    browser.see(".steps .waited", "Rebooting")
+    fleet.complete("bar-left")
+    browser.see(".steps .done", "Playing")
+    assert f"a new boot {NEW_BOOT[:8]}" in browser.text
+    assert f"boot {OLD_BOOT[:8]}" in browser.text
+    assert browser.driver.execute_script("return window.isTheSamePage") is True
+    assert browser.driver.current_url == address
+    browser.picture(pictures / "client.png")
+
+
+def test_the_fleet_is_live_and_nothing_moves(signed_in: Visit, fleet: Fleet, pictures: Path) -> None:
+    browser = signed_in()
+    browser.see(".fresh[data-state='deaf']", "does not hear the broker")
+    assert number(browser, "healthy") == "3"
+    box_of(browser, "lobby").click()
+    order = [row.text.split()[0] for row in browser.all("tbody tr")]
+    made = fleet_order(fleet, "lobby")
+    fleet.send()
+    browser.see("tbody tr .state", "rebooting")
+    assert state_of(browser, "lobby") == "rebooting"
+    browser.wait(lambda: number(browser, "rebooting") == "1", "number of the rebooting")
+    assert [row.text.split()[0] for row in browser.all("tbody tr")] == order, "no row has moved"
+    assert box_of(browser, "lobby").is_selected()
+    browser.click("button", "1 changed, put in order")
+    browser.wait(lambda: browser.all("tbody tr")[0].text.startswith("lobby"), "order")
+    browser.see("[data-chosen]", "Nothing is selected.")
+    assert not box_of(browser, "lobby").is_selected(), "what is selected goes with the page"
+    browser.picture(pictures / "fleet.png")
+    assert made
+
+
+def fleet_order(fleet: Fleet, name: str) -> str:
+    import httpx
+
+    content = {"action": "reboot_host", "client_uuid": fleet.uuids[name]}
+    headers = {"Authorization": f"Bearer {fleet.tokens[Role.OPERATOR]}"}
+    answer = httpx.post(f"{fleet.address}/api/v1/commands", json=content, headers=headers)
+    assert answer.status_code == 201
+    return str(answer.json()["id"])
+
+
+def test_a_search_takes_the_selection_away(signed_in: Visit, fleet: Fleet) -> None:
+    browser = signed_in()
+    box_of(browser, "bar-left").click()
+    browser.press("/")
+    assert browser.focus.startswith("searchbox"), browser.focus
+    browser.press("lobby")
+    browser.see_no("tbody tr", "bar-left")
+    browser.see("[data-chosen]", "Nothing is selected.")
+    assert browser.driver.current_url.endswith("?text=lobby&selector=")
+    assert number(browser, "healthy") == "1"
+    browser.driver.back()
+    browser.see("tbody tr", "bar-left")
+    assert not box_of(browser, "bar-left").is_selected()
+
+
+def test_a_bulk_by_keyboard_alone(signed_in: Visit, fleet: Fleet) -> None:
+    browser = signed_in()
+    browser.press("ArrowDown", "Space", "ArrowDown", "Space")
+    browser.see("[data-chosen]", "2 selected.")
+    tab_to(browser, 'button "Reboot…"', "Shift+Tab")
+    browser.press("Enter")
+    browser.see("h1", "Reboot 2 clients?")
+    assert not browser.see("button", "Reboot 2 clients").is_enabled()
+    tab_to(browser, 'textbox "Type how many: 2"')
+    browser.press("2", "Tab")
+    assert browser.focus == 'button "Reboot 2 clients"'
+    browser.press("Enter")
+    browser.see("h1", "Reboot of 2")
+    browser.see("button", "Take it all back")
+    tab_to(browser, 'button "Take it all back"')
+    browser.press("Enter")
+    browser.see("#numbers", "2\ncancelled")
+    assert "It is over." in browser.text
+
+
+def tab_to(browser: Browser, wanted: str, key: str = "Tab") -> None:
+    """Raises AssertionError if it cannot be reached."""
+    seen = []
+    for _ in range(30):
+        if browser.focus == wanted:
+            return
+        seen.append(browser.focus)
+        browser.press(key)
+    raise AssertionError(f"{wanted} is not reached: {seen}")
+
+
+def test_what_moved_since_the_confirmation_is_not_ordered(signed_in: Visit, fleet: Fleet) -> None:
+    browser = signed_in()
+    browser.click("[data-all]")
+    browser.see("[data-chosen]", "3 selected.")
+    browser.click("button", "Reboot…")
+    browser.see('[data-count="3"]').send_keys("3")
+    fleet.change("lobby", is_online=False)
+    browser.expect("412")
+    browser.click("button", "Reboot 3 clients")
+    browser.see(".fault", "Nothing was sent")
+    browser.see("h1", "Reboot 2 clients?")
+    assert "lobby: " in browser.text
+    assert fleet.commands() == {}
+
+
+def test_back_and_reload_after_an_order_order_nothing_more(signed_in: Visit, fleet: Fleet) -> None:
+    browser = signed_in()
+    box_of(browser, "lobby").click()
+    browser.click("button", "Reboot…")
+    browser.click("button", "Reboot 1 client")
+    browser.see(".command summary", "queued")
+    browser.driver.refresh()
+    browser.see(".command summary", "queued")
+    browser.driver.back()
+    browser.driver.back()
+    browser.see("[data-chosen]", "Nothing is selected.")
+    assert len(fleet.commands()) == 1
+
+
+def test_two_tabs_share_one_stream_and_both_are_live(signed_in: Visit, fleet: Fleet) -> None:
+    browser = signed_in()
+    browser.new_tab()
+    browser.open(f"{fleet.address}/c/{fleet.uuids['lobby']}")
+    fleet_order(fleet, "lobby")
+    browser.see(".command summary", "queued")
+    first, second = browser.driver.window_handles
+    browser.driver.switch_to.window(first)
+    fleet.send()
+    browser.see("tbody tr .state", "rebooting")
+    asked = [
+        browser.driver.execute_script(
+            "return performance.getEntriesByType('resource').filter(each => each.name.endsWith('/live')).length"
+        )
+    ]
+    browser.driver.switch_to.window(second)
+    asked.append(
+        browser.driver.execute_script(
+            "return performance.getEntriesByType('resource').filter(each => each.name.endsWith('/live')).length"
+        )
+    )
+    assert asked[1] == 0, "the second page reads no stream of its own"
+
+
+def test_a_session_that_is_revoked_ends_the_page(signed_in: Visit, fleet: Fleet) -> None:
+    import httpx
+
+    browser = signed_in()
+    headers = {"Authorization": f"Bearer {fleet.tokens[Role.ADMIN]}"}
+    for each in httpx.get(f"{fleet.address}/api/v1/tokens", headers=headers).json():
+        if each["name"] == "session of the console":
+            httpx.delete(f"{fleet.address}/api/v1/tokens/{each['id']}", headers=headers)
+    browser.see("h1", "Sign in", timeout_s=20)
+
+
+def test_a_page_whose_server_is_gone_says_that_it_is_old(browser: Browser, fleet: Fleet, signed_in: Visit) -> None:
+    signed_in()
+    browser.see(".fresh[data-state='deaf']")
+    fleet.app.state.is_stopping = True
+    browser.expect("live|ERR_")
+    browser.see(".fresh[data-state='old']", "Not live", timeout_s=30)
+    fleet.app.state.is_stopping = False
+    browser.see(".fresh[data-state='deaf']", timeout_s=30)
+
+
+def test_signing_out_and_a_wrong_password(signed_in: Visit, fleet: Fleet) -> None:
+    browser = signed_in()
+    browser.click("button", "Sign out")
+    browser.see("h1", "Sign in")
+    browser.open(f"{fleet.address}/batches")
+    browser.see("h1", "Sign in")
+    browser.expect("401")
+    browser.see('input[name="name"]').send_keys("an-operator")
+    browser.see('input[name="password"]').send_keys("guessed")
+    browser.click("button", "Sign in")
+    browser.see(".fault", "do not fit together")
+
+
+@pytest.mark.parametrize(
+    ("look", "size", "is_dark"),
+    [("light", DESKTOP, False), ("dark", DESKTOP, True), ("phone", PHONE, False), ("wall", WALL, True)],
+)
+def test_every_page_can_be_read_by_everybody(
+    signed_in: Visit, fleet: Fleet, pictures: Path, look: str, size: Size, is_dark: bool
+) -> None:
+    fleet.change("bar-right", is_online=False)
+    fleet.change("bar-left", note="<b>wet</b> floor")
+    for name in ("lobby", "bar-left"):
+        fleet_order(fleet, name)
+    fleet.send()
+    fleet.complete("bar-left")
+    fleet.start("lobby")
+    browser = signed_in()
+    browser.look(size, is_dark)
+    uuids = fleet.uuids
+    pages = {"fleet": "/", "none": "/?text=nobody", "batches": "/batches", "missing": "/nowhere"}
+    pages |= {name: f"/c/{uuids[name]}" for name in ("lobby", "bar-left")}
+    browser.expect("404")
+    for name, path in pages.items():
+        browser.open(fleet.address + path)
+        browser.see("main")
+        assert axe(browser) == [], path
+        width = browser.driver.execute_script("return document.documentElement.scrollWidth")
+        assert width <= size.width, f"{path} is {width} px wide"
+        browser.picture(pictures / f"{name}-{look}.png")
+    browser.open(fleet.address + "/")
+    box_of(browser, "bar-left").click()
+    browser.click("button", "Reboot…")
+    assert axe(browser) == []
+    browser.picture(pictures / f"confirm-{look}.png")
+    browser.click("button", "Sign out")
+    browser.see("h1", "Sign in")
+    assert axe(browser) == []
+    assert re.search("Name", browser.text)
