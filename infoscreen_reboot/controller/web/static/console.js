@@ -3,7 +3,8 @@
 
 // --- Times: of whoever reads, counting on.
 
-const plain = new Intl.DateTimeFormat(undefined, {
+// As ISO 8601 has it, whatever the browser's language: the Swedish way.
+const plain = new Intl.DateTimeFormat("sv-SE", {
   year: "numeric", month: "2-digit", day: "2-digit", hour: "2-digit", minute: "2-digit", second: "2-digit",
   hour12: false, timeZoneName: "short",
 });
@@ -62,9 +63,8 @@ function listen(address) {
   }
   stream.addEventListener("open", () => {
     // What came in between is not told again: all that is shown is read once more.
-    const told = { kind: "changed", clients: null };
-    channel.postMessage(told);
-    onTold(told);
+    channel.postMessage({ kind: "opened" });
+    onTold({ kind: "opened" });
   });
   stream.addEventListener("error", () => {
     // A refusal ends the stream for good: perhaps the session is over. The page itself finds out.
@@ -74,6 +74,7 @@ function listen(address) {
 
 function onTold(told) {
   if (told.kind === "ended") return location.reload();
+  if (told.kind === "opened") return changed(null);
   heardAt = Date.now();
   if (told.kind === "beat") isBrokerHeard = told.broker;
   else changed(told.clients);
