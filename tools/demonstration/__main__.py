@@ -15,7 +15,7 @@ from typing import Any
 
 from tools.demonstration.narrative import Event, Story
 from tools.demonstration.recording import record
-from tools.demonstration.site import CTL, NAME, URL, Site
+from tools.demonstration.site import CTL, NAME, PASSWORD, URL, USER, Site
 from tools.lab import tree
 from tools.lab.machine import AGENT, HELPER, POWERED_OFF, Machine
 from tools.lab.scratch import LabError
@@ -129,7 +129,10 @@ def stay(site: Site, story: Story) -> None:
 def invite(site: Site) -> None:
     ctl = shlex.join(site.server.outside(CTL))
     api = f"ip netns exec {site.server.name} curl -H 'Authorization: Bearer {site.token}' {URL}/api/v1/clients"
-    say("\nAll of it is running. Ctrl-C stops it and leaves nothing. From another terminal, as root:\n", BOLD)
+    site.open_console()
+    say("\nAll of it is running. Ctrl-C stops it and leaves nothing.", BOLD)
+    say(f"\nIn a browser on this machine: {URL}   name: {USER}   password: {PASSWORD}")
+    say("\nFrom another terminal, as root:\n", BOLD)
     for words, why in (
         ("status", "what is open, and what holds"),
         ("reboot -l site=hall", "ten clients: it asks for their number"),

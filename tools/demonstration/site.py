@@ -32,6 +32,8 @@ CTL = "infoscreen-rebootctl"
 CONFIG = "/root/.config/infoscreen-rebootctl/config"
 URL = "http://127.0.0.1:8480"
 CLIENTS = "/root/clients.csv"
+# What the console is entered with; a token does it, too.
+USER, PASSWORD = "demo", "a demonstration"
 
 
 class Simulated:
@@ -85,8 +87,15 @@ class Site:
         self.server.write(SETTINGS, "MQTT_BROKER=127.0.0.1\nMQTT_TLS=no\n", 0o640)
         self.server.boot()
         self.server.wait_booted()
-        self.token = self.server.run("infoscreen-reboot-controller", "admin", "demo").split()[-1]
+        self.token = self.server.run("infoscreen-reboot-controller", "admin", USER).split()[-1]
         self.server.write(CONFIG, f"INFOSCREEN_REBOOTCTL_URL={URL}\nINFOSCREEN_REBOOTCTL_TOKEN={self.token}\n", 0o600)
+
+    def open_console(self) -> None:
+        """From now on this machine's own port leads to the server's: browsers trust plain HTTP on localhost only."""
+        self.server.run("sh", "-c", f"echo '{PASSWORD}' | {CTL} user password {USER}")
+        to_server = "nsenter", f"--net=/run/netns/{self.server.name}", "/lib/systemd/systemd-socket-proxyd"
+        listen = "systemd-socket-activate", f"--listen={URL.removeprefix('http://')}"
+        self.server.scratch.popen(*listen, *to_server, URL.removeprefix("http://"), output=subprocess.DEVNULL)
 
     def start_simulated(self) -> None:
         """The real agent twenty times in one process, in the network of the broker."""
