@@ -23,6 +23,7 @@ from infoscreen_reboot.contract.ack import AckStatus
 from infoscreen_reboot.controller import doctor
 from infoscreen_reboot.controller.store import lease
 from infoscreen_reboot.controller.store.database import Database
+from infoscreen_reboot.controller.web.session import COOKIE
 from infoscreen_reboot.mqtt.consumer import Terms
 from tests.broker.conftest import Authority, Broker
 from tests.controller.conftest import Server
@@ -346,6 +347,12 @@ def test_an_event_comes_through_nginx_at_once(program: Program, broker: Broker, 
             client.come()
             came = time.monotonic()
             assert "event: client_online" in lines
+            assert time.monotonic() - came < slow(2)
+        cookie = {"Cookie": f"{COOKIE}={http.headers['Authorization'].removeprefix('Bearer ')}"}
+        assert "Sign out" in behind.get(f"{address}/", headers=cookie).text
+        with behind.stream("GET", f"{address}/live", headers=cookie) as stream:
+            came = time.monotonic()
+            assert "event: beat" in stream.iter_lines()
             assert time.monotonic() - came < slow(2)
     client.link.end()
     assert program.stop() == 0
