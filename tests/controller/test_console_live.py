@@ -108,10 +108,8 @@ def test_however_much_happens_a_page_hears_of_it_twice_a_second_and_one_reading_
     """Pitfall 15, in time that is passed in."""
     fleet = Fleet(sqlite, [f"screen-{number}" for number in range(5)])
     now_s = 100.0
-    monkeypatch.setattr(live.time, "monotonic", lambda: now_s)
-    site = fleet.app.state.site
     read_before = count_readings(sqlite, monkeypatch)
-    changes = Changes(site)
+    changes = Changes(fleet.app.state.site, lambda: now_s)
     begun = changes.upto()
     for name in fleet.uuids:
         order(fleet, name)
@@ -130,9 +128,8 @@ def test_of_too_many_and_of_what_is_long_ago_all_is_said_to_have_changed(
 ) -> None:
     fleet = Fleet(sqlite, ["a", "b", "c"])
     now_s = 100.0
-    monkeypatch.setattr(live.time, "monotonic", lambda: now_s)
     monkeypatch.setattr(live, "MOST", 2)
-    changes = Changes(fleet.app.state.site)
+    changes = Changes(fleet.app.state.site, lambda: now_s)
     begun = changes.upto()
     for name in fleet.uuids:
         order(fleet, name)

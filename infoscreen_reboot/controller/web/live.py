@@ -11,7 +11,7 @@ import json
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -37,8 +37,9 @@ _HEADERS = {"X-Accel-Buffering": "no", "Cache-Control": "no-store"}
 class Changes:
     """The clients that something happened to, in the order in which it was seen; for all streams together."""
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, site: Site, now_s: Callable[[], float] = time.monotonic) -> None:
         self._site = site
+        self._now_s = now_s
         self._lock = threading.Lock()
         self._looked_at_s = float("-inf")
         # Up to which event, and to whom; None: to more than MOST.
@@ -63,7 +64,7 @@ class Changes:
 
     def _look(self) -> None:
         with self._lock:
-            if time.monotonic() < self._looked_at_s + LOOK_S:
+            if self._now_s() < self._looked_at_s + LOOK_S:
                 return
             with self._site.database.read() as tx:
                 upto = views.revision(tx)
@@ -72,7 +73,7 @@ class Changes:
                 elif upto != self._seen[-1][0]:
                     clients = views.clients_between(tx, self._seen[-1][0], upto, MOST)
                     self._seen.append((upto, clients))
-            self._looked_at_s = time.monotonic()
+            self._looked_at_s = self._now_s()
 
 
 @router.get("/live")
