@@ -82,6 +82,9 @@ def test_where_there_is_no_password_as_much_is_done_and_nothing_is_right(monkeyp
             asked.append(hash)
             return bool(super().verify(hash, password))
 
+    with monkeypatch.context() as known:
+        known.setattr(passwords, "_NOBODYS", passwords.hashed(OLD))
+        assert not passwords.is_right(None, OLD)
     monkeypatch.setattr(passwords, "_HASHER", Counting(2, 19_456, 1))
     for password in (OLD, ""):
         assert not passwords.is_right(None, password)
