@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 from uuid import uuid4
 
@@ -20,7 +21,7 @@ from infoscreen_reboot.controller.store.database import Database
 from infoscreen_reboot.controller.store.tables import client
 from infoscreen_reboot.controller.web import attempts
 from infoscreen_reboot.controller.web.attempts import Attempts
-from infoscreen_reboot.controller.web.session import COOKIE
+from infoscreen_reboot.controller.web.session import COOKIE, LASTS, LASTS_TO_LOOK
 from infoscreen_reboot.controller.web.shell import POLICY, span
 from tests.controller.web import Web
 
@@ -252,7 +253,23 @@ def test_a_viewer_sees_everything_and_can_order_nothing(web: Web) -> None:
     assert commands(web) == []
 
 
+def test_who_can_only_look_stays_for_a_month_and_everybody_else_for_a_shift(web: Web) -> None:
+    for role, lasts in ((Role.VIEWER, LASTS_TO_LOOK), (Role.OPERATOR, LASTS)):
+        Visitor(web).sign_in(role)
+        sessions = [each for each in web.call("GET", "/tokens", role).json() if each["name"].startswith("session")]
+        made, ends = (datetime.fromisoformat(sessions[0][name]) for name in ("created_at", "expires_at"))
+        assert ends - made == lasts
+
+
 # --- What each page says of itself
+
+
+def test_the_wall_has_the_sick_and_nothing_to_touch(web: Web) -> None:
+    take_offline(web)
+    shown = Visitor(web).sign_in(Role.OPERATOR).get("/?wall=1").text
+    assert re.findall(r"<(?:button|input|a href=\"/)", shown) == []
+    assert "<b>1</b> offline" in shown
+    assert shown.count('<span class="state is-') == 1, "one is sick"
 
 
 def test_every_page_has_the_same_strict_headers(operator: Visitor) -> None:

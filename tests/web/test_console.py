@@ -254,7 +254,13 @@ def test_every_page_can_be_read_by_everybody(
     browser = signed_in()
     browser.look(size, is_dark)
     uuids = fleet.uuids
-    pages = {"fleet": "/", "none": "/?text=nobody", "batches": "/batches", "missing": "/nowhere"}
+    pages = {
+        "fleet": "/",
+        "on-the-wall": "/?wall=1",
+        "none": "/?text=nobody",
+        "batches": "/batches",
+        "missing": "/nowhere",
+    }
     pages |= {name: f"/c/{uuids[name]}" for name in ("lobby", "bar-left")}
     browser.expect("404")
     for name, path in pages.items():

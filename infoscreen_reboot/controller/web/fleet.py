@@ -22,12 +22,15 @@ from infoscreen_reboot.controller.web.session import Viewer
 router = APIRouter()
 
 PAGE = 50
+# The sick that fit on a wall.
+WALL = 24
 # All pages that are open ask for the same numbers, whenever something happens.
 _NUMBERS_S = 1.0
 _DIFFERENT = 100
 
 Text = Annotated[str, Query(max_length=1000, pattern=r"^[^\x00-\x1f\x7f]*$")]
 Chosen = Annotated[str, Query(pattern=f"^({'|'.join(Condition)})?$")]
+_SICK = (Condition.NEEDS_PERSON, Condition.LATE, Condition.OFFLINE)
 _NOBODY = models.ClientPage(items=[], count=0, page=1, pages=1)
 
 
@@ -58,7 +61,10 @@ def show(
     selector: Text = "",
     text: Text = "",
     page: Annotated[int, Query(ge=1, le=100_000)] = 1,
+    wall: bool = False,
 ) -> Response:
+    if wall:
+        return _wall(request, call, selector, text)
     chosen = Condition(condition) if condition else None
     fault = None
     try:
@@ -80,6 +86,18 @@ def show(
         fault=fault,
         may_order=call.who.role.covers(Role.OPERATOR),
         address=_addresses(chosen, selector, text),
+    )
+
+
+def _wall(request: Request, call: Call, selector: str, text: str) -> Response:
+    """For a screen that nobody touches: the numbers, and who needs somebody."""
+    found = fleet.list_fleet(call, None, selector or None, text or None, 1, WALL)
+    return shell.page(
+        call,
+        "wall.html",
+        numbers=_numbers(request).of(call, selector, text),
+        sick=[client for client in found.items if client.condition in _SICK],
+        what=selector or text,
     )
 
 

@@ -24,8 +24,9 @@ router = APIRouter()
 
 # The prefix makes browsers refuse it from any other host, path or plain connection.
 COOKIE = "__Host-infoscreen"
-# A long shift.
+# A long shift; and as long as nobody wants to touch a screen on the wall, for who can only look.
 LASTS = timedelta(hours=12)
+LASTS_TO_LOOK = timedelta(days=30)
 _VIA = "console"
 _WRONG = "Name and password do not fit together."
 _NO_TOKEN = "This token is unknown, has expired or was revoked."
@@ -91,7 +92,8 @@ def sign_in(request: Request, sent: Sent) -> Response:
     if secret is None:
         return shell.page(None, "sign-in.html", 401, after=after, name=name, fault=fault)
     answer = shell.see(after or "/")
-    _give(answer, secret, int(LASTS.total_seconds()))
+    # The server knows when the session ends; the cookie may stay longer.
+    _give(answer, secret, int(LASTS_TO_LOOK.total_seconds()))
     return answer
 
 
@@ -130,7 +132,8 @@ def _open(request: Request, name: str, password: str, token: str) -> tuple[str |
         if who is None:
             people.note(tx, name or "?", _VIA, address, "sign in", None, "refused")
         else:
-            ends = [end for end in (tx.now + LASTS, who.expires_at) if end is not None]
+            lasts = LASTS_TO_LOOK if who.role is Role.VIEWER else LASTS
+            ends = [end for end in (tx.now + lasts, who.expires_at) if end is not None]
             made = people.add_token(tx, who.name, "session of the console", who.role, who.may_shut_down, min(ends))
             people.note(tx, who.name, _VIA, address, "sign in", made.token_id, "done")
     if who is not None:
