@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from selenium.webdriver.remote.webelement import WebElement
+from sqlalchemy import update
 
 from infoscreen_reboot.controller.auth import Role
+from infoscreen_reboot.controller.store.tables import command
 from tests.controller.played_fleet import NEW_BOOT, OLD_BOOT, Fleet
 from tests.web.browser import DESKTOP, PHONE, WALL, Browser, Size, axe
 
@@ -178,6 +181,19 @@ def test_back_and_reload_after_an_order_order_nothing_more(signed_in: Visit, fle
     browser.driver.back()
     browser.see("[data-chosen]", "Nothing is selected.")
     assert len(fleet.commands()) == 1
+
+
+@pytest.mark.parametrize(("age_s", "colour"), [(95, "is-amber"), (155, "is-red")])
+def test_a_client_that_stays_away_is_amber_then_red(signed_in: Visit, fleet: Fleet, age_s: int, colour: str) -> None:
+    browser = signed_in()
+    fleet_order(fleet, "lobby")
+    fleet.send()
+    fleet.start("lobby")
+    with fleet.database.write() as tx:
+        went_at = tx.now - timedelta(seconds=age_s)
+        tx.db.execute(update(command).values(started_at=went_at, down_at=went_at))
+    browser.open(f"{fleet.address}/c/{fleet.uuids['lobby']}")
+    browser.see(f".steps .{colour}", "Back")
 
 
 def test_two_tabs_share_one_stream_and_both_are_live(signed_in: Visit, fleet: Fleet) -> None:

@@ -9,6 +9,10 @@ const plain = new Intl.DateTimeFormat("sv-SE", {
   hour12: false, timeZoneName: "short",
 });
 
+// Ages are by the server's clock: that of a phone may be wrong.
+const skew = Date.now() - Date.parse(document.body.dataset.now);
+const now = () => Date.now() - skew;
+
 function span(seconds) {
   const whole = Math.max(0, Math.floor(seconds));
   for (const [size, unit] of [[86400, "d"], [3600, "h"], [60, "min"]]) {
@@ -20,11 +24,13 @@ function span(seconds) {
 function tellTimes() {
   for (const element of document.querySelectorAll("time[datetime]")) {
     const at = new Date(element.dateTime);
-    const said = "ago" in element.dataset ? span((Date.now() - at) / 1000)
-      : "until" in element.dataset ? span((at - Date.now()) / 1000) : plain.format(at);
+    const said = "ago" in element.dataset ? span((now() - at) / 1000)
+      : "until" in element.dataset ? span((at - now()) / 1000) : plain.format(at);
     if (element.textContent !== said) element.textContent = said;
-    if ("ago" in element.dataset) element.title = plain.format(at);
-    ageStep(element, at);
+    if ("ago" in element.dataset) {
+      element.title = plain.format(at);
+      ageStep(element, at);
+    }
   }
 }
 
@@ -32,7 +38,7 @@ function tellTimes() {
 function ageStep(element, at) {
   const step = element.closest("[data-amber]");
   if (!step) return;
-  const age = (Date.now() - at) / 1000;
+  const age = (now() - at) / 1000;
   step.classList.toggle("is-amber", age >= Number(step.dataset.amber) && age < Number(step.dataset.red));
   step.classList.toggle("is-red", age >= Number(step.dataset.red));
 }
@@ -264,3 +270,4 @@ document.addEventListener("htmx:afterSwap", () => {
 if (document.body.dataset.live) startLive(document.body.dataset.live);
 setInterval(tellTimes, 1000);
 tellTimes();
+for (const note of document.querySelectorAll("[data-insecure]")) note.hidden = isSecureContext;
