@@ -35,7 +35,7 @@ def signed_in(browser: Browser, fleet: Fleet) -> Visit:
 
 
 def state_of(browser: Browser, name: str) -> str:
-    return browser.see("tbody tr", name).find_element("css selector", ".state").text
+    return str(browser.see("tbody tr", name).find_element("css selector", ".state").text)
 
 
 def box_of(browser: Browser, name: str) -> WebElement:
@@ -43,7 +43,7 @@ def box_of(browser: Browser, name: str) -> WebElement:
 
 
 def number(browser: Browser, condition: str) -> str:
-    return browser.see(f"#numbers .is-{condition} b").text
+    return str(browser.see(f"#numbers .is-{condition} b").text)
 
 
 def test_an_operators_morning(signed_in: Visit, fleet: Fleet, pictures: Path) -> None:
