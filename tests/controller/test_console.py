@@ -47,6 +47,15 @@ PAGES = {
     ("GET", "/batches"): Role.VIEWER,
     ("GET", "/batches/{batch_id}"): Role.VIEWER,
     ("POST", "/batches/{batch_id}/cancel"): Role.OPERATOR,
+    ("GET", "/unknown"): Role.VIEWER,
+    ("POST", "/standing/confirm"): Role.ADMIN,
+    ("POST", "/standing"): Role.ADMIN,
+    ("POST", "/c/{uuid}/accept"): Role.ADMIN,
+    ("POST", "/c/{uuid}/reject"): Role.ADMIN,
+    ("GET", "/c/{uuid}/change"): Role.OPERATOR,
+    ("POST", "/c/{uuid}/change"): Role.OPERATOR,
+    ("GET", "/c/{uuid}/retire"): Role.ADMIN,
+    ("POST", "/c/{uuid}/retire"): Role.ADMIN,
 }
 
 

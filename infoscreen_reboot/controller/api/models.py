@@ -604,6 +604,7 @@ _OF_CLIENT = {
     "is_online": True,
     "presence_reason": "boot",
     "boot_id": _BOOT,
+    "first_heard_at": _at("08:00:00"),
     "heard_at": _at("14:00:41"),
     "two_hosts": False,
     "open_command_id": None,
@@ -625,6 +626,7 @@ class Client(Model):
     is_online: bool
     presence_reason: str | None
     boot_id: str | None
+    first_heard_at: datetime | None = Field(description="Null if it was never heard: somebody has brought it in.")
     heard_at: datetime | None
     two_hosts: bool = Field(description="Two hosts use this UUID: no command goes out until it is accepted again.")
     open_command_id: UUID | None

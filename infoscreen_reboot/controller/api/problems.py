@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from infoscreen_reboot.controller.orders import Kind
+
+Content = TypeVar("Content", bound=BaseModel)
 
 MEDIA_TYPE = "application/problem+json"
 # By kind: the status, and a title that is the same for all of this kind. docs/api.md lists them all.
@@ -75,6 +77,16 @@ class Problem(Exception):
         self.kind = kind
         self.detail = detail
         self.more = more
+
+
+def checked(model: type[Content], **values: Any) -> Content:
+    """What a route takes, for whoever calls it in Python. Raises Problem for what breaks a rule."""
+    try:
+        return model(**values)
+    except ValidationError as error:
+        # Never what was typed: it may be a password.
+        faults = [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors(include_input=False)]
+        raise Problem("invalid", "; ".join(faults[:5])) from None
 
 
 def answer(problem: Problem, headers: dict[str, str] | None = None) -> JSONResponse:

@@ -162,6 +162,7 @@ def _client(
         is_online=row["is_online"],
         presence_reason=row["presence_reason"],
         boot_id=row["boot_id"],
+        first_heard_at=row["first_heard_at"],
         heard_at=row["heard_at"],
         two_hosts=row["two_hosts_at"] is not None,
         open_command_id=opened,

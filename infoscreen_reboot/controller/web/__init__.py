@@ -8,4 +8,6 @@ fleet      all clients, the sickest first
 client     one client, for whoever stands in front of it
 action     the one confirmation, and the order that follows it
 batches    what became of many commands
+newcomers  clients that nobody has accepted, or that are not there any more
+record     what people say of one client
 """

@@ -59,6 +59,7 @@ def show(call: Viewer, uuid: UUID) -> Response:
         can_order=call.who.role.covers(Role.OPERATOR) and client.standing is Standing.ACCEPTED and open_command is None,
         may_shut_down=call.who.may_shut_down,
         may_change=call.who.role.covers(Role.OPERATOR),
+        may_decide=call.who.role.covers(Role.ADMIN),
     )
 
 

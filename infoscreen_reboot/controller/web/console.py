@@ -12,7 +12,7 @@ from starlette.routing import BaseRoute
 from infoscreen_reboot.controller.api import problems
 from infoscreen_reboot.controller.api.access import Site
 from infoscreen_reboot.controller.api.problems import Problem
-from infoscreen_reboot.controller.web import action, batches, client, fleet, live, session, shell
+from infoscreen_reboot.controller.web import action, batches, client, fleet, live, newcomers, record, session, shell
 from infoscreen_reboot.controller.web.attempts import Attempts
 
 # Debian's; it is not in our tree.
@@ -36,7 +36,7 @@ def add_pages(app: FastAPI, site: Site) -> None:
 @functools.cache
 def _routes() -> list[BaseRoute]:
     router = APIRouter(include_in_schema=False)
-    for part in (session, live, fleet, client, action, batches):
+    for part in (session, live, fleet, client, action, batches, newcomers, record):
         router.include_router(part.router)
     router.add_api_route("/static/{name}", static)
     return router.routes

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Annotated
 from urllib.parse import parse_qs, urlsplit
+from uuid import UUID
 
 from fastapi import APIRouter, Depends, Request, Response
 
@@ -41,6 +42,17 @@ class Form(dict[str, list[str]]):
         if len(found) > most or "\0" in found:
             raise Problem("invalid", f"{name}: this is too long, or holds what is no text")
         return found
+
+    def typed(self, name: str) -> str:
+        """As it was typed, also with spaces around it: for passwords."""
+        return self.get(name, [""])[0]
+
+    def uuids(self, name: str) -> list[UUID]:
+        """Each once."""
+        try:
+            return sorted({UUID(each) for each in self.get(name, [])})
+        except ValueError:
+            raise Problem("invalid", f"{name}: this is no UUID") from None
 
 
 async def _form(request: Request) -> Form:
