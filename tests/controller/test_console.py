@@ -56,6 +56,19 @@ PAGES = {
     ("POST", "/c/{uuid}/change"): Role.OPERATOR,
     ("GET", "/c/{uuid}/retire"): Role.ADMIN,
     ("POST", "/c/{uuid}/retire"): Role.ADMIN,
+    ("GET", "/holds"): Role.VIEWER,
+    ("POST", "/freezes"): Role.OPERATOR,
+    ("POST", "/freezes/{freeze_id}/end"): Role.OPERATOR,
+    ("GET", "/audit"): Role.ADMIN,
+    ("GET", "/me"): Role.VIEWER,
+    ("POST", "/me/password"): Role.VIEWER,
+    ("POST", "/me/revoke/{token_id}"): Role.VIEWER,
+    ("GET", "/users"): Role.ADMIN,
+    ("POST", "/users"): Role.ADMIN,
+    ("GET", "/users/{name}"): Role.ADMIN,
+    ("POST", "/users/{name}"): Role.ADMIN,
+    ("POST", "/users/{name}/password"): Role.ADMIN,
+    ("POST", "/users/{name}/revoke/{token_id}"): Role.ADMIN,
 }
 
 
@@ -125,7 +138,7 @@ def test_every_page_stands_in_the_matrix_and_each_role_gets_what_it_may(web: Web
     assert pages == PAGES.keys()
     stranger, people_of = Visitor(web), {role: Visitor(web).sign_in(role) for role in (Role.VIEWER, Role.OPERATOR)}
     for (method, path), needed in PAGES.items():
-        if needed is None or path in ("/live", "/sign-out"):
+        if needed is None or path in ("/live", "/sign-out", "/me/password"):
             continue
         address = re.sub(r"{\w+}", str(uuid4()), path)
         answer = stranger.http.request(method, address, headers=FROM_HERE)
@@ -133,7 +146,7 @@ def test_every_page_stands_in_the_matrix_and_each_role_gets_what_it_may(web: Web
         for role, visitor in people_of.items():
             status = visitor.http.request(method, address, headers=FROM_HERE).status_code
             assert (status == 403) != role.covers(needed), (method, path, role, status)
-    for path in ("/live", "/sign-out"):
+    for path in ("/live", "/sign-out", "/me/password"):
         method = "GET" if path == "/live" else "POST"
         assert stranger.http.request(method, path, headers=FROM_HERE).headers["location"].startswith("/sign-in")
 
@@ -283,7 +296,8 @@ def test_the_wall_has_the_sick_and_nothing_to_touch(web: Web) -> None:
 
 def test_every_page_has_the_same_strict_headers(operator: Visitor) -> None:
     uuid = operator.web.uuids[0]
-    pages = ["/", f"/c/{uuid}", "/batches", "/sign-in", "/rows", f"/c/{uuid4()}", "/nowhere"]
+    pages = ["/", f"/c/{uuid}", "/batches", "/unknown", f"/c/{uuid}/change", "/holds", "/me", "/sign-in", "/rows"]
+    pages += [f"/c/{uuid4()}", "/nowhere"]
     for path in pages:
         answer = operator.get(path)
         assert answer.headers["Content-Security-Policy"] == POLICY, path

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
+from datetime import UTC, datetime, time, timedelta
 from typing import Any
 
 import pytest
 from sqlalchemy import insert, update
 
+from infoscreen_reboot.controller import passwords
 from infoscreen_reboot.controller.auth import Role
+from infoscreen_reboot.controller.selection import Selector
+from infoscreen_reboot.controller.store import people
 from infoscreen_reboot.controller.store.database import Database
-from infoscreen_reboot.controller.store.tables import client
-from tests.controller.test_console import HOSTILE, Visitor
+from infoscreen_reboot.controller.store.tables import client, notice, power_cycle, power_port
+from infoscreen_reboot.controller.web.session import COOKIE
+from infoscreen_reboot.controller.windows import Window
+from tests.controller.test_console import HOSTILE, PASSWORD, Visitor
 from tests.controller.web import Web
 
 NEW, OTHER = "9b8d1856-ff34-4864-a726-12de072d0f77", "0d9a1a86-6ff0-4b0e-8f40-3b2d8f1d7c11"
@@ -201,3 +208,267 @@ def test_what_strangers_say_of_clients_is_text(admin: Visitor) -> None:
         assert page.status_code == 200
         assert "&lt;img src=x" in page.text
         assert "<img" not in page.text
+
+
+# --- What everybody did
+
+
+def test_the_audit_says_who_did_what_to_which_client(admin: Visitor) -> None:
+    admin.post(f"/c/{NEW}/accept", name="Lobby 2")
+    page = admin.get("/audit")
+    assert f'<a href="/c/{NEW}">{NEW}</a>' in page.text
+    assert "a admin accepted client" in plain(page).replace(" What", "")
+    assert "console" in plain(page)
+    batch = admin.post("/order", **order(admin, *admin.web.uuids[:2])).headers["location"]
+    assert f'<a href="{batch}">' in admin.get("/audit").text
+
+
+def order(visitor: Visitor, *uuids: str) -> dict[str, Any]:
+    _, form = visitor.confirmed(client=list(uuids))
+    return form | {"count": str(len(uuids))}
+
+
+def test_the_audit_leads_to_older_lines(admin: Visitor) -> None:
+    with admin.web.database.write() as tx:
+        for number in range(60):
+            people.note(tx, "ann", "api", None, "change client", HOSTILE, f"line {number}")
+    first = admin.get("/audit")
+    assert "line 59" in first.text
+    assert "line 5<" not in first.text
+    assert "<img" not in first.text
+    (older,) = re.findall(r'rel="next" href="([^"]+)"', first.text)
+    second = admin.get(older)
+    assert "line 5<" in second.text
+    assert "There is nothing older." in second.text
+    assert "Show the newest" in admin.get("/audit?cursor=1").text
+    assert admin.get("/audit?cursor=x").status_code == 422
+
+
+# --- Who one is
+
+
+def with_password(web: Web, role: Role) -> Visitor:
+    with web.database.write() as tx:
+        people.set_password(tx, f"a {role}", passwords.hashed(PASSWORD))
+    found = Visitor(web)
+    assert found.post("/sign-in", name=f"a {role}", password=PASSWORD).status_code == 303
+    return found
+
+
+def test_everybody_changes_his_own_password(web: Web) -> None:
+    viewer = with_password(web, Role.VIEWER)
+    assert "Change my password" in viewer.get("/me").text
+    new = "  another one, with spaces  "
+    answer = viewer.post("/me/password", current=PASSWORD, password=new, again=new)
+    assert (answer.status_code, answer.headers["location"]) == (303, "/me")
+    assert Visitor(web).post("/sign-in", name="a viewer", password=PASSWORD).status_code == 401
+    assert Visitor(web).post("/sign-in", name="a viewer", password=new).status_code == 303
+
+
+@pytest.mark.parametrize(
+    ("fields", "status", "words"),
+    [
+        ({"current": "guessed guessed"}, 403, "The current password is another one"),
+        ({"again": "something else"}, 422, "was not typed the same twice"),
+        ({"password": "short", "again": "short"}, 422, "12 to 256 characters"),
+        ({"password": "x" * 2000, "again": "x" * 2000}, 422, "password: "),
+    ],
+)
+def test_a_password_that_cannot_be_is_not_set_nor_repeated(
+    web: Web, fields: dict[str, Any], status: int, words: str
+) -> None:
+    viewer = with_password(web, Role.VIEWER)
+    typed = {"current": PASSWORD, "password": "quite a new one", "again": "quite a new one"} | fields
+    answer = viewer.post("/me/password", **typed)
+    assert answer.status_code == status
+    assert words in answer.text
+    assert not [each for each in typed.values() if each in answer.text]
+    assert Visitor(web).post("/sign-in", name="a viewer", password=PASSWORD).status_code == 303
+
+
+def test_who_has_no_password_is_told_who_sets_it(viewer: Visitor, admin: Visitor) -> None:
+    assert "You have no password." in viewer.get("/me").text
+    assert "Set my password" in admin.get("/me").text
+    assert admin.post("/me/password", password=PASSWORD, again=PASSWORD).status_code == 303
+
+
+def test_my_sessions_and_tokens_are_revoked(viewer: Visitor, admin: Visitor) -> None:
+    other = Visitor(viewer.web).sign_in(Role.VIEWER)
+    page = viewer.get("/me").text
+    assert page.count("session of the console") == 4  # each as a name, and in what its button says
+    assert page.count("this session") == 1
+    assert "a admin" not in page
+    for visitor, mine in ((other, False), (viewer, True)):
+        token_id = token_of(visitor)
+        assert f"/me/revoke/{token_id}" in page
+        assert viewer.post(f"/me/revoke/{token_id}").headers["location"] == "/me"
+        assert visitor.get("/me").status_code == 303
+        assert (viewer.get("/me").status_code == 303) is mine
+    assert admin.get("/me").status_code == 200
+
+
+def token_of(visitor: Visitor) -> str:
+    with visitor.web.database.read() as tx:
+        who = people.identify(tx, visitor.http.cookies[COOKIE])
+    assert who is not None
+    return who.token_id
+
+
+def test_nobody_revokes_what_is_of_others(viewer: Visitor, operator: Visitor) -> None:
+    assert viewer.post(f"/me/revoke/{token_of(operator)}").status_code == 404
+    assert operator.get("/me").status_code == 200
+
+
+# --- Users
+
+
+def test_a_user_is_added_gets_a_password_and_signs_in(admin: Visitor) -> None:
+    answer = admin.post("/users", name="ann b", role="operator", may_shut_down="yes")
+    assert (answer.status_code, answer.headers["location"]) == (303, "/users/ann%20b")
+    assert "has no password yet" in admin.get("/users/ann%20b").text
+    assert admin.post("/users/ann%20b/password", password=PASSWORD, again=PASSWORD).status_code == 303
+    ann = Visitor(admin.web)
+    assert ann.post("/sign-in", name="ann b", password=PASSWORD).status_code == 303
+    assert "signed in as operator, and may shut down" in plain(ann.get("/me"))
+    assert "password or token" in plain(admin.get("/users"))
+
+
+@pytest.mark.parametrize(
+    ("fields", "status", "words"),
+    [
+        ({"name": "a viewer"}, 409, "there is a user a viewer"),
+        ({"name": "<b>"}, 422, "name: "),
+        ({"name": ""}, 422, "name: "),
+        ({"role": "king"}, 422, "role: "),
+    ],
+)
+def test_a_user_who_cannot_be_is_not_added(admin: Visitor, fields: dict[str, Any], status: int, words: str) -> None:
+    answer = admin.post("/users", **{"name": "ann", "role": "viewer"} | fields)
+    assert answer.status_code == status
+    assert f"Nobody was added: {words}" in answer.text
+    assert len(admin.web.call("GET", "/users", Role.ADMIN).json()) == 3
+
+
+def test_rights_are_changed_and_count_at_once(admin: Visitor, operator: Visitor) -> None:
+    path = "/users/a%20operator"
+    assert admin.post(path, role="viewer").headers["location"] == path
+    assert operator.post("/confirm", action="reboot_host").status_code == 403
+    assert admin.post(path, role="viewer", is_disabled="yes").status_code == 303
+    assert operator.get("/").status_code == 303
+    assert "Disabled" in admin.get(path).text
+    assert admin.post(path, role="operator", may_shut_down="yes").status_code == 303
+    assert "signed in as operator" in plain(operator.get("/me"))
+
+
+def test_the_last_admin_stays_one(admin: Visitor) -> None:
+    answer = admin.post("/users/a%20admin", role="viewer")
+    assert answer.status_code == 409
+    assert "a admin has to stay one" in answer.text
+    lines = admin.web.call("GET", "/audit", Role.ADMIN).json()["items"]
+    assert lines[0]["outcome"] == "last_admin"
+    assert admin.get("/users").status_code == 200
+
+
+def test_an_admin_revokes_anybodys_session(admin: Visitor, operator: Visitor) -> None:
+    page = admin.get("/users/a%20operator").text
+    path = f"/users/a%20operator/revoke/{token_of(operator)}"
+    assert path in page
+    assert admin.post(path).headers["location"] == "/users/a%20operator"
+    assert operator.get("/").status_code == 303
+    assert admin.get("/users/nobody").status_code == 404
+
+
+def test_only_admins_are_led_to_users_and_audit(admin: Visitor, operator: Visitor) -> None:
+    for path in ("/users", "/audit"):
+        assert f'href="{path}"' in admin.get("/").text
+        assert f'href="{path}"' not in operator.get("/").text
+
+
+# --- What holds commands
+
+
+def test_what_is_empty_says_what_would_fill_it(viewer: Visitor) -> None:
+    page = plain(viewer.get("/holds"))
+    for words in ("is not frozen", "No command waits", "No window is set", "No port is known", "no target is set"):
+        assert words in page
+    assert "Freeze the fleet" not in page
+
+
+def test_a_freeze_begins_with_a_reason_and_is_ended(operator: Visitor) -> None:
+    until = datetime.now(UTC) + timedelta(hours=3)
+    answer = operator.post("/freezes", why="trade <b>fair", until=f"{until:%Y-%m-%dT%H:%M}")
+    assert (answer.status_code, answer.headers["location"]) == (303, "/holds")
+    page = operator.get("/holds").text
+    assert "trade &lt;b&gt;fair" in page
+    assert f"{until:%a %H:%M} in UTC" in page
+    (freeze,) = operator.web.call("GET", "/freezes").json()
+    assert (freeze["why"], freeze["made_by"], freeze["until"][:16]) == (
+        "trade <b>fair",
+        "a operator",
+        f"{until:%Y-%m-%dT%H:%M}",
+    )
+    wait = f"{datetime.now(UTC) + timedelta(hours=1):%Y-%m-%dT%H:%M:%S}Z"
+    assert operator.web.order(0, wait_until=wait).status_code == 201
+    assert re.search(r">1</td><th scope=\"row\">freeze", operator.get("/holds").text)
+    assert operator.post(f"/freezes/{freeze['id']}/end").headers["location"] == "/holds"
+    assert "The fleet is not frozen." in operator.get("/holds").text
+
+
+def test_a_time_is_read_by_the_clock_of_the_fleet(operator: Visitor) -> None:
+    site = operator.web.app.state.site
+    operator.web.app.state.site = replace(site, house=replace(site.house, zone="Asia/Tokyo"))
+    day = datetime.now(UTC).date() + timedelta(days=2)
+    assert "by the clock of Asia/Tokyo" in operator.get("/holds").text
+    assert operator.post("/freezes", why="fair", until=f"{day}T14:00").status_code == 303
+    (freeze,) = operator.web.call("GET", "/freezes").json()
+    assert freeze["until"] == f"{day}T05:00:00Z"
+
+
+@pytest.mark.parametrize(
+    ("why", "until"),
+    [("", ""), ("x\x1b", ""), ("fair", "tomorrow"), ("fair", "2001-01-01T10:00"), ("fair", "0001-01-01T00:00")],
+)
+def test_a_freeze_that_cannot_be_is_not_begun(operator: Visitor, why: str, until: str) -> None:
+    answer = operator.post("/freezes", why=why, until=until)
+    assert answer.status_code == 422
+    assert "Nothing was frozen: " in answer.text
+    assert operator.web.call("GET", "/freezes").json() == []
+
+
+def test_windows_are_shown_by_both_clocks(viewer: Visitor) -> None:
+    site = viewer.web.app.state.site
+    window = Window(frozenset(range(7)), time(1), timedelta(hours=4), "Asia/Tokyo")
+    policy = replace(site.house.policy, windows=((Selector(), window),))
+    viewer.web.app.state.site = replace(site, house=replace(site.house, policy=policy))
+    page = viewer.get("/holds").text
+    assert "01:00 for 4 h, Asia/Tokyo" in page
+    assert len(re.findall(r"16:00:00 UTC</time> <small>\w+ 01:00 in Asia/Tokyo", page)) == 3
+
+
+def test_ports_that_are_held_off_come_first(viewer: Visitor) -> None:
+    web = viewer.web
+    with web.database.write() as tx:
+        for number, uuid in enumerate(web.uuids):
+            values = {"client_uuid": uuid, "switch": "core-1", "port": f"1.{number}", "backend": "snmp", "place": uuid}
+            tx.db.execute(insert(power_port).values(**values, changed_at=tx.now, changed_by="ann"))
+        late = tx.now - timedelta(minutes=5)
+        values = {"client_uuid": web.uuids[2], "switch": "core-1", "port": "1.2", "backend": "snmp", "state": "off"}
+        more = {"requested_by": "ann", "requested_at": late, "must_be_on_by": late, "attempts": 2}
+        tx.db.execute(insert(power_cycle).values(**values, **more, words=HOSTILE))
+    page = viewer.get("/holds").text
+    assert page.index("Held off:") < page.index('<td data-said="Port">1.0')
+    assert '<td data-said="Port">1.2' not in page
+    assert "&lt;img src=x" in page
+    assert "<img" not in page
+
+
+def test_notices_of_the_last_days_are_listed(viewer: Visitor) -> None:
+    with viewer.web.database.write() as tx:
+        for words, days in ((HOSTILE, 0), ("long ago", 9)):
+            values = {"kind": "needs_person", "subject": f"client/{days}", "words": words, "content": {}}
+            tx.db.execute(insert(notice).values(**values, at=tx.now - timedelta(days=days)))
+    page = viewer.get("/holds").text
+    assert "needs person" in page
+    assert "waits to be told" in page
+    assert "long ago" not in page
+    assert "<img" not in page

@@ -10,4 +10,8 @@ action     the one confirmation, and the order that follows it
 batches    what became of many commands
 newcomers  clients that nobody has accepted, or that are not there any more
 record     what people say of one client
+holds      what holds commands now, ports that are off, whom a message has not reached
+audit      who did what
+account    one's own password, sessions and tokens
+users      who may sign in, and what each may do
 """

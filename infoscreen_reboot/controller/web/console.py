@@ -12,7 +12,21 @@ from starlette.routing import BaseRoute
 from infoscreen_reboot.controller.api import problems
 from infoscreen_reboot.controller.api.access import Site
 from infoscreen_reboot.controller.api.problems import Problem
-from infoscreen_reboot.controller.web import action, batches, client, fleet, live, newcomers, record, session, shell
+from infoscreen_reboot.controller.web import (
+    account,
+    action,
+    audit,
+    batches,
+    client,
+    fleet,
+    holds,
+    live,
+    newcomers,
+    record,
+    session,
+    shell,
+    users,
+)
 from infoscreen_reboot.controller.web.attempts import Attempts
 
 # Debian's; it is not in our tree.
@@ -36,7 +50,7 @@ def add_pages(app: FastAPI, site: Site) -> None:
 @functools.cache
 def _routes() -> list[BaseRoute]:
     router = APIRouter(include_in_schema=False)
-    for part in (session, live, fleet, client, action, batches, newcomers, record):
+    for part in (session, live, fleet, client, action, batches, newcomers, record, holds, audit, account, users):
         router.include_router(part.router)
     router.add_api_route("/static/{name}", static)
     return router.routes

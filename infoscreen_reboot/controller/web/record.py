@@ -8,7 +8,7 @@ from fastapi import APIRouter, Response
 
 from infoscreen_reboot.controller.api import clients, models
 from infoscreen_reboot.controller.api.access import Call
-from infoscreen_reboot.controller.api.problems import KINDS, Problem, checked
+from infoscreen_reboot.controller.api.problems import Problem, checked
 from infoscreen_reboot.controller.web import shell
 from infoscreen_reboot.controller.web.session import Admin, Form, Operator, Sent
 
@@ -59,7 +59,7 @@ def _form(
     return shell.page(
         call,
         "change.html",
-        200 if problem is None else KINDS[problem.kind][0],
+        200 if problem is None else shell.again(problem),
         client=client,
         said=said,
         before=before,

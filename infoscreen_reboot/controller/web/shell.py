@@ -31,6 +31,8 @@ _HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Vary": "HX-Request",
 }
+# What typing something else may put right. Whatever the audit has to hear of is not among it.
+_TYPED = ("invalid", "exists", "changed_meanwhile")
 # What is answered to programs, whatever went wrong.
 _FOR_PROGRAMS = ("/api/", "/metrics", "/healthz", "/readyz")
 
@@ -56,6 +58,13 @@ def part(template: str, **values: Any) -> HTMLResponse:
 def see(address: str) -> Response:
     """After a POST: a page that can be read again without doing anything again."""
     return RedirectResponse(address, 303)
+
+
+def again(problem: Problem) -> int:
+    """The status of a form that is shown again with its fault. Raises the problem if typing it anew is no help."""
+    if problem.kind not in _TYPED:
+        raise problem
+    return KINDS[problem.kind][0]
 
 
 def refusal(request: Request, problem: Problem) -> Response:
