@@ -262,22 +262,21 @@ def test_every_page_can_be_read_by_everybody(
 ) -> None:
     fleet.change("bar-right", is_online=False)
     fleet.change("bar-left", note="<b>wet</b> floor")
+    fleet.add("new-one", standing="unknown")
     for name in ("lobby", "bar-left"):
         fleet_order(fleet, name)
     fleet.send()
     fleet.complete("bar-left")
     fleet.start("lobby")
-    browser = signed_in()
+    browser = signed_in(role=Role.ADMIN)
     browser.look(size, is_dark)
     uuids = fleet.uuids
-    pages = {
-        "fleet": "/",
-        "on-the-wall": "/?wall=1",
-        "none": "/?text=nobody",
-        "batches": "/batches",
-        "missing": "/nowhere",
-    }
-    pages |= {name: f"/c/{uuids[name]}" for name in ("lobby", "bar-left")}
+    pages = {"fleet": "/", "none": "/?text=nobody"}
+    pages |= {"on-the-wall": "/?wall=1", "batches": "/batches", "missing": "/nowhere"}
+    pages |= {name: f"/c/{uuids[name]}" for name in ("lobby", "bar-left", "new-one")}
+    pages |= {each: f"/c/{uuids['lobby']}/{each}" for each in ("change", "retire")}
+    pages |= {each: f"/{each}" for each in ("unknown", "holds", "audit", "me", "users")}
+    pages["user"] = "/users/an-operator"
     browser.expect("404")
     for name, path in pages.items():
         browser.open(fleet.address + path)
