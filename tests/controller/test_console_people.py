@@ -298,6 +298,7 @@ def test_my_sessions_and_tokens_are_revoked(viewer: Visitor, admin: Visitor) -> 
     assert page.count("session of the console") == 4  # each as a name, and in what its button says
     assert page.count("this session") == 1
     assert "a admin" not in page
+    assert admin.get("/me").text.count("/me/revoke/") == 2, "an admin sees only his own there, too"
     for visitor, mine in ((other, False), (viewer, True)):
         token_id = token_of(visitor)
         assert f"/me/revoke/{token_id}" in page
