@@ -405,6 +405,28 @@ def test_an_order_for_a_client_that_does_not_exist_is_refused_whole(operator: Vi
     assert commands(web) == []
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("action", "format_disk"),
+        ("hash", "short"),
+        ("order_id", ""),
+        ("order_id", "not ours" + "x" * 40),
+        ("client", "no-uuid"),
+        ("reason", "x" * 2000),
+        ("reason", "a\0b"),
+        ("wait_until", "tomorrow"),
+        ("wait_until", "2026-11-27"),
+    ],
+)
+def test_an_order_that_no_page_of_ours_sends_is_refused_in_words(operator: Visitor, field: str, value: str) -> None:
+    _, form = operator.confirmed(client=operator.web.uuids[0])
+    answer = operator.post("/order", **form | {field: value})
+    assert answer.status_code in (409, 422), answer.text
+    assert '<p class="fault" role="alert">' in answer.text
+    assert commands(operator.web) == []
+
+
 def test_all_that_match_is_a_step_of_its_own_and_counts_them(operator: Visitor) -> None:
     page, form = operator.confirmed(all="reboot_host", text="", selector="site=alpine", condition="")
     assert f"Reboot {len(form['client'])} clients?" in page.text

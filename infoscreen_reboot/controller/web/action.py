@@ -16,7 +16,7 @@ from fastapi import APIRouter, Response
 from infoscreen_reboot.contract.command import Action
 from infoscreen_reboot.controller.api import batches, fleet, models
 from infoscreen_reboot.controller.api.access import Call
-from infoscreen_reboot.controller.api.problems import Problem
+from infoscreen_reboot.controller.api.problems import Problem, checked
 from infoscreen_reboot.controller.condition import Condition
 from infoscreen_reboot.controller.orders import Kind, Refused
 from infoscreen_reboot.controller.web import shell
@@ -35,7 +35,7 @@ def confirm(call: Operator, sent: Sent) -> Response:
     """Changes nothing, so it may be read again."""
     everybody = sent.text("all")
     action = _action(everybody or sent.text("action"))
-    uuids = _matching(call, sent) if everybody else _uuids(sent)
+    uuids = _matching(call, sent) if everybody else sent.uuids("client")
     if not uuids:
         raise Problem("nothing_eligible", "no client is selected: go back and choose at least one")
     return _confirmation(call, sent, action, uuids)
@@ -43,9 +43,10 @@ def confirm(call: Operator, sent: Sent) -> Response:
 
 @router.post("/order")
 def order(call: Operator, sent: Sent) -> Response:
-    action, uuids = _action(sent.text("action")), _uuids(sent)
+    action, uuids = _action(sent.text("action")), sent.uuids("client")
     count = sent.text("count", 6)
-    wish = models.NewBatch(
+    wish = checked(
+        models.NewBatch,
         action=action,
         reason=sent.text("reason") or None,
         wait_until=_moment(sent.text("wait_until")),
@@ -55,7 +56,7 @@ def order(call: Operator, sent: Sent) -> Response:
         count=int(count) if count.isascii() and count.isdigit() else None,
     )
     try:
-        made = batches.create_batch(call, Response(), wish, sent.text("order_id", 36))
+        made = batches.create_batch(call, Response(), wish, _order_id(sent))
     except Refused as error:
         if error.kind not in _MOVED:
             raise
@@ -67,8 +68,8 @@ def _confirmation(call: Call, sent: Form, action: Action, uuids: list[UUID], fau
     minutes = int(sent.text("wait") or 0) if sent.text("wait").isdigit() else 0
     wait_until = datetime.now(UTC) + timedelta(minutes=minutes) if minutes in WAITS[1:] else None
     is_there = bool(sent.text("someone_is_there"))
-    wish = models.PreviewRequest(
-        action=action, clients=uuids, selector=None, wait_until=wait_until, someone_is_there=is_there
+    wish = checked(
+        models.PreviewRequest, action=action, clients=uuids, wait_until=wait_until, someone_is_there=is_there
     )
     preview = batches.preview_batch(call, wish)
     clients = {str(client.uuid): client for client in fleet.read_some(call, [str(uuid) for uuid in preview.clients])}
@@ -103,11 +104,12 @@ def _action(name: str) -> Action:
     return Action(name)
 
 
-def _uuids(sent: Form) -> list[UUID]:
-    try:
-        return sorted({UUID(each) for each in sent.get("client", [])})
-    except ValueError:
-        raise Problem("invalid", "client: this is no UUID") from None
+def _order_id(sent: Form) -> str:
+    """Made with the page: the same page sent twice makes nothing more."""
+    found = sent.uuids("order_id")
+    if len(found) != 1:
+        raise Problem("invalid", "order_id: the page has lost it; open it again")
+    return str(found[0])
 
 
 def _moment(text: str) -> datetime | None:
