@@ -12,12 +12,14 @@ from uuid import uuid4
 
 import httpx
 import pytest
+from sqlalchemy import delete
 
 from infoscreen_reboot.contract.command import Action
 from infoscreen_reboot.controller import orders
 from infoscreen_reboot.controller.auth import Role
 from infoscreen_reboot.controller.store import people
 from infoscreen_reboot.controller.store.database import Database
+from infoscreen_reboot.controller.store.tables import event
 from infoscreen_reboot.controller.web import live
 from infoscreen_reboot.controller.web.live import Changes
 from infoscreen_reboot.controller.web.session import COOKIE
@@ -138,6 +140,21 @@ def test_of_too_many_and_of_what_is_long_ago_all_is_said_to_have_changed(
     assert clients is None
     assert changes.since(begun - 1)[1] is None
     assert changes.since(upto) == (upto, [])
+
+
+def test_after_an_older_copy_of_the_database_all_is_said_to_have_changed(sqlite: Database) -> None:
+    fleet = Fleet(sqlite, ["a", "b"])
+    now_s = 100.0
+    changes = Changes(fleet.app.state.site, lambda: now_s)
+    begun = changes.upto()
+    order(fleet, "a")
+    now_s += live.LOOK_S
+    upto, _ = changes.since(begun)
+    with sqlite.write() as tx:
+        tx.db.execute(delete(event).where(event.c.seq > begun))
+    now_s += live.LOOK_S
+    assert changes.since(upto) == (begun, None)
+    assert changes.since(begun) == (begun, [])
 
 
 def order(fleet: Fleet, name: str) -> None:

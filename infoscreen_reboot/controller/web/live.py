@@ -54,7 +54,8 @@ class Changes:
         """The number of the last event, and to whom something happened after `seq`; None: perhaps to all."""
         self._look()
         seen = list(self._seen)
-        if seq < seen[0][0]:
+        # Longer ago than is kept; or an older copy of the database was restored.
+        if not seen[0][0] <= seq <= seen[-1][0]:
             return seen[-1][0], None
         later = [clients for upto, clients in seen if upto > seq]
         known = [clients for clients in later if clients is not None]
@@ -68,6 +69,8 @@ class Changes:
                 return
             with self._site.database.read() as tx:
                 upto = views.revision(tx)
+                if self._seen and upto < self._seen[-1][0]:
+                    self._seen.clear()
                 if not self._seen:
                     self._seen.append((upto, None))
                 elif upto != self._seen[-1][0]:
