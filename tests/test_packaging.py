@@ -265,13 +265,13 @@ def test_a_package_holds_no_file_without_a_reason(debs: dict[str, Deb], package:
     }
 
 
-SHIPPED = (".py", ".json", ".html", ".css", ".js", ".svg")
+ENDINGS = (".py", ".json", ".html", ".css", ".js", ".svg")
 
 
 def shipped_modules(package: str) -> Iterator[Path]:
     """Of the tree: what is the package's own, and what both need."""
     for path in (TREE / "infoscreen_reboot").rglob("*"):
-        if path.suffix in SHIPPED and path.relative_to(TREE).parts[1] != FOREIGN[package]:
+        if path.suffix in ENDINGS and path.relative_to(TREE).parts[1] != FOREIGN[package]:
             yield path
 
 
