@@ -24,6 +24,9 @@ _LAST_DAY, _LAST_WEEK = 28, 4
 _DAY = re.compile(r"([+-]?\d{1,2})?([A-Z]{2})", re.ASCII)
 _NUMBER = re.compile(r"-?\d{1,3}", re.ASCII)
 MOST = 200
+DAY_WORDS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
+_UNITS = {"DAILY": "day", "WEEKLY": "week", "MONTHLY": "month"}
+_ORDINALS = {1: "first", 2: "second", 3: "third", 4: "fourth", -1: "last"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,3 +139,40 @@ def days(rule: Recurrence, anchor: date, first: date, last: date) -> tuple[date,
 
 def _weekday(day: int, number: int) -> rrule.weekday:
     return rrule.weekday(day, number) if number else rrule.weekday(day)
+
+
+def in_words(rule: Recurrence) -> str:
+    """`every 2 weeks on Monday and Thursday, until 2027-12-31`."""
+    unit = _UNITS[rule.frequency]
+    often = f"every {unit}" if rule.interval == 1 else f"every {rule.interval} {unit}s"
+    days = [_ordinal(rule, number) + DAY_WORDS[day] for day, number in rule.by_day]
+    month_days = [_month_day(day) for day in rule.by_month_day]
+    if days and month_days:
+        names = [DAY_WORDS[day] for day, _ in rule.by_day]
+        often += f" on {_listing(month_days)}, if that is a {_listing(names, 'or')}"
+    elif days and rule.interval == 1 and rule.frequency != "MONTHLY":
+        often = f"every {_listing(days)}"
+    elif days or month_days:
+        often += f" on {_listing(days or month_days)}"
+    return often if rule.until is None else f"{often}, until {rule.until}"
+
+
+def _ordinal(rule: Recurrence, number: int) -> str:
+    if number == 0:
+        return "each " if rule.frequency == "MONTHLY" else ""
+    return f"the {_ORDINALS[number]} " if number in _ORDINALS else f"the {_ORDINALS[-number]} last "
+
+
+def _month_day(day: int) -> str:
+    if day > 0:
+        return f"day {day}"
+    return "the last day" if day == -1 else f"the {_th(-day)} last day"
+
+
+def _th(number: int) -> str:
+    ending = "th" if 10 < number < 14 else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{ending}"
+
+
+def _listing(words: list[str], last: str = "and") -> str:
+    return f"{', '.join(words[:-1])} {last} {words[-1]}" if len(words) > 1 else words[0]

@@ -47,6 +47,25 @@ PAGES = {
     ("GET", "/batches"): Role.VIEWER,
     ("GET", "/batches/{batch_id}"): Role.VIEWER,
     ("POST", "/batches/{batch_id}/cancel"): Role.OPERATOR,
+    ("GET", "/schedules"): Role.VIEWER,
+    ("POST", "/schedules"): Role.OPERATOR,
+    ("GET", "/schedules/new"): Role.OPERATOR,
+    ("POST", "/schedules/new"): Role.OPERATOR,
+    ("GET", "/schedules/{schedule_id}"): Role.VIEWER,
+    ("POST", "/schedules/{schedule_id}/pause"): Role.OPERATOR,
+    ("POST", "/schedules/{schedule_id}/resume"): Role.OPERATOR,
+    ("POST", "/schedules/{schedule_id}/skip"): Role.OPERATOR,
+    ("POST", "/schedules/{schedule_id}/unskip"): Role.OPERATOR,
+    ("POST", "/schedules/{schedule_id}/run"): Role.OPERATOR,
+    ("POST", "/schedules/{schedule_id}/run/order"): Role.OPERATOR,
+    ("GET", "/nights/{night_id}"): Role.VIEWER,
+    ("GET", "/nights/{night_id}/report.csv"): Role.VIEWER,
+    ("GET", "/rollouts"): Role.VIEWER,
+    ("GET", "/rollouts/{rollout_id}"): Role.VIEWER,
+    ("POST", "/rollouts/{rollout_id}/pause"): Role.OPERATOR,
+    ("POST", "/rollouts/{rollout_id}/resume"): Role.OPERATOR,
+    ("GET", "/rollouts/{rollout_id}/abort"): Role.OPERATOR,
+    ("POST", "/rollouts/{rollout_id}/abort"): Role.OPERATOR,
     ("GET", "/unknown"): Role.VIEWER,
     ("POST", "/standing/confirm"): Role.ADMIN,
     ("POST", "/standing"): Role.ADMIN,
@@ -296,8 +315,8 @@ def test_the_wall_has_the_sick_and_nothing_to_touch(web: Web) -> None:
 
 def test_every_page_has_the_same_strict_headers(operator: Visitor) -> None:
     uuid = operator.web.uuids[0]
-    pages = ["/", f"/c/{uuid}", "/batches", "/unknown", f"/c/{uuid}/change", "/holds", "/me", "/sign-in", "/rows"]
-    pages += [f"/c/{uuid4()}", "/nowhere"]
+    pages = ["/", f"/c/{uuid}", "/batches", "/unknown", f"/c/{uuid}/change", "/holds", "/me", "/schedules", "/sign-in", "/rows"]
+    pages += ["/schedules/new", "/rollouts", f"/c/{uuid4()}", "/nowhere"]
     for path in pages:
         answer = operator.get(path)
         assert answer.headers["Content-Security-Policy"] == POLICY, path

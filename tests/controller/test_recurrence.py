@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from infoscreen_reboot.controller.recurrence import days, parse
+from infoscreen_reboot.controller.recurrence import days, in_words, parse
 
 ANCHOR = date(2026, 1, 14)  # a Wednesday
 
@@ -82,3 +82,28 @@ def test_asking_in_pieces_gives_the_same_days() -> None:
     one_by_one = [first + timedelta(days=n) for n in range((last - first).days + 1)]
     pieces = [found for day in one_by_one for found in days(rule, ANCHOR, day, day)]
     assert pieces == list(days(rule, ANCHOR, first, last))
+
+
+@pytest.mark.parametrize(
+    ("rule", "said"),
+    [
+        ("FREQ=DAILY", "every day"),
+        ("FREQ=DAILY;INTERVAL=10;UNTIL=20271231", "every 10 days, until 2027-12-31"),
+        ("FREQ=DAILY;BYDAY=MO,TU", "every Monday and Tuesday"),
+        ("FREQ=WEEKLY;BYDAY=MO,TH,SU", "every Monday, Thursday and Sunday"),
+        ("FREQ=WEEKLY;INTERVAL=2;BYDAY=MO,TH", "every 2 weeks on Monday and Thursday"),
+        (
+            "FREQ=MONTHLY;BYDAY=1MO,-1FR,-2SU",
+            "every month on the first Monday, the last Friday and the second last Sunday",
+        ),
+        (
+            "FREQ=MONTHLY;BYMONTHDAY=1,-1,-3,-12",
+            "every month on day 1, the last day, the 3rd last day and the 12th last day",
+        ),
+        ("FREQ=MONTHLY;BYDAY=FR", "every month on each Friday"),
+        ("FREQ=MONTHLY;BYDAY=FR,SA;BYMONTHDAY=13", "every month on day 13, if that is a Friday or Saturday"),
+        ("FREQ=MONTHLY;INTERVAL=3;BYMONTHDAY=15", "every 3 months on day 15"),
+    ],
+)
+def test_a_rule_in_words(rule: str, said: str) -> None:
+    assert in_words(parse(rule)) == said

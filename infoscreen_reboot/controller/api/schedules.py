@@ -354,7 +354,12 @@ def _night(row: Row) -> models.Night:
 def _forecasts(
     tx: Transaction, call: Call, row: Row | Mapping[str, Any], skips: Mapping[date, str], count: int
 ) -> list[models.Forecast]:
-    return [_forecast(each) for each in schedules.forecast(tx, row, skips, call.site.house, call.site.limits, count)]
+    try:
+        found = schedules.forecast(tx, row, skips, call.site.house, call.site.limits, count)
+    except ValueError as error:
+        # A later version may have written what this one cannot read.
+        raise Problem("invalid", f"rule: {error}") from None
+    return [_forecast(each) for each in found]
 
 
 def _forecast(found: Forecast) -> models.Forecast:

@@ -8,6 +8,9 @@ fleet      all clients, the sickest first
 client     one client, for whoever stands in front of it
 action     the one confirmation, and the order that follows it
 batches    what became of many commands
+schedules  rules for nights, what comes of them next, and making one
+nights     how a night ended, client by client
+rollouts   stages, what their sample proves, and the brake
 newcomers  clients that nobody has accepted, or that are not there any more
 record     what people say of one client
 holds      what holds commands now, ports that are off, whom a message has not reached

@@ -27,7 +27,7 @@ router = APIRouter()
 # What may be chosen for whom a rule holds: for how many minutes he waits. 0: he is left out.
 WAITS = (0, 15, 60, 240, 720)
 # After these an order is confirmed anew, by what is so now.
-_MOVED = (Kind.PREVIEW_CHANGED, Kind.COUNT_DIFFERS, Kind.NOTHING_ELIGIBLE)
+MOVED = (Kind.PREVIEW_CHANGED, Kind.COUNT_DIFFERS, Kind.NOTHING_ELIGIBLE)
 
 
 @router.post("/confirm")
@@ -44,7 +44,6 @@ def confirm(call: Operator, sent: Sent) -> Response:
 @router.post("/order")
 def order(call: Operator, sent: Sent) -> Response:
     action, uuids = _action(sent.text("action")), sent.uuids("client")
-    count = sent.text("count", 6)
     wish = checked(
         models.NewBatch,
         action=action,
@@ -53,12 +52,12 @@ def order(call: Operator, sent: Sent) -> Response:
         someone_is_there=bool(sent.text("someone_is_there")),
         clients=uuids,
         hash=sent.text("hash"),
-        count=int(count) if count.isascii() and count.isdigit() else None,
+        count=count_of(sent),
     )
     try:
         made = batches.create_batch(call, Response(), wish, _order_id(sent))
     except Refused as error:
-        if error.kind not in _MOVED:
+        if error.kind not in MOVED:
             raise
         return _confirmation(call, sent, action, uuids, str(error))
     return shell.see(f"/c/{uuids[0]}" if len(uuids) == 1 else f"/batches/{made.id}")
@@ -71,7 +70,30 @@ def _confirmation(call: Call, sent: Form, action: Action, uuids: list[UUID], fau
     wish = checked(
         models.PreviewRequest, action=action, clients=uuids, wait_until=wait_until, someone_is_there=is_there
     )
-    preview = batches.preview_batch(call, wish)
+    return confirmation(
+        call,
+        batches.preview_batch(call, wish),
+        wait_until,
+        fault,
+        minutes=minutes,
+        is_there=is_there,
+        reason=sent.text("reason"),
+    )
+
+
+def confirmation(
+    call: Call,
+    preview: models.Preview,
+    wait_until: datetime | None,
+    fault: str | None,
+    *,
+    order_at: str = "/order",
+    schedule: models.Schedule | None = None,
+    minutes: int = 0,
+    is_there: bool = False,
+    reason: str = "",
+) -> Response:
+    """What is asked before anything goes out. The order is sent to `order_at`; a schedule says itself who waits."""
     clients = {str(client.uuid): client for client in fleet.read_some(call, [str(uuid) for uuid in preview.clients])}
     left_out = {uuid: hold for uuid, hold in preview.held.items() if wait_until is None or hold.opens_at is None}
     going = [client for uuid, client in clients.items() if uuid not in preview.held or uuid not in left_out]
@@ -81,7 +103,7 @@ def _confirmation(call: Call, sent: Form, action: Action, uuids: list[UUID], fau
         200 if fault is None else 412,
         preview=preview,
         clients=clients,
-        action=action,
+        action=preview.action,
         waits=WAITS,
         minutes=minutes,
         wait_until=wait_until,
@@ -89,7 +111,9 @@ def _confirmation(call: Call, sent: Form, action: Action, uuids: list[UUID], fau
         places=sorted(Counter(client.labels.get("site", "no site") for client in going).items()),
         clocks=sorted({client.zone: _clock(client.zone) for client in going}.items()),
         order_id=str(uuid4()),
-        reason=sent.text("reason"),
+        order_at=order_at,
+        schedule=schedule,
+        reason=reason,
         fault=fault,
     )
 
@@ -110,6 +134,12 @@ def _order_id(sent: Form) -> str:
     if len(found) != 1:
         raise Problem("invalid", "order_id: the page has lost it; open it again")
     return str(found[0])
+
+
+def count_of(sent: Form) -> int | None:
+    """The number that was typed; None if it is none."""
+    count = sent.text("count", 6)
+    return int(count) if count.isascii() and count.isdigit() else None
 
 
 def _moment(text: str) -> datetime | None:

@@ -22,7 +22,10 @@ from infoscreen_reboot.controller.web import (
     holds,
     live,
     newcomers,
+    nights,
     record,
+    rollouts,
+    schedules,
     session,
     shell,
     users,
@@ -50,7 +53,10 @@ def add_pages(app: FastAPI, site: Site) -> None:
 @functools.cache
 def _routes() -> list[BaseRoute]:
     router = APIRouter(include_in_schema=False)
-    for part in (session, live, fleet, client, action, batches, newcomers, record, holds, audit, account, users):
+    for part in (
+        *(session, live, fleet, client, action, batches, schedules, nights, rollouts),
+        *(newcomers, record, holds, audit, account, users),
+    ):
         router.include_router(part.router)
     router.add_api_route("/static/{name}", static)
     return router.routes

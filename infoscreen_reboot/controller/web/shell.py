@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
-from zoneinfo import ZoneInfo
 
 from fastapi import Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
@@ -15,8 +14,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from infoscreen_reboot import __version__
+from infoscreen_reboot.controller import calendar
 from infoscreen_reboot.controller.api.access import Call
 from infoscreen_reboot.controller.api.problems import KINDS, Problem
+from infoscreen_reboot.controller.orders import Kind
 
 HERE = Path(__file__).parent
 SIGN_IN = "/sign-in"
@@ -32,7 +33,7 @@ _HEADERS = {
     "Vary": "HX-Request",
 }
 # What typing something else may put right. Whatever the audit has to hear of is not among it.
-_TYPED = ("invalid", "exists", "changed_meanwhile")
+_TYPED = ("invalid", "exists", "changed_meanwhile", Kind.BAD_SELECTOR)
 # What is answered to programs, whatever went wrong.
 _FOR_PROGRAMS = ("/api/", "/metrics", "/healthz", "/readyz")
 
@@ -118,8 +119,9 @@ def ago(at: datetime | None, now: datetime) -> Markup:
 
 
 def there(at: datetime | None, zone: str) -> str:
-    """By the clock where the client is."""
-    return "" if at is None else f"{at.astimezone(ZoneInfo(zone)):%a %H:%M} in {zone}"
+    """By the clock where the client is. Empty for a zone that the system does not have."""
+    known = calendar.known(zone)
+    return "" if at is None or known is None else f"{at.astimezone(known):%a %H:%M} in {zone}"
 
 
 def span(seconds: float) -> str:
