@@ -17,7 +17,7 @@ from tests.controller.test_api_schedules import begun, create
 from tests.controller.test_console import HOSTILE, Visitor
 from tests.controller.web import Web
 
-DRAFT = {
+DRAFT: dict[str, Any] = {
     "name": "nightly",
     "selector": "site=alpine",
     "often": "weekly",
@@ -283,13 +283,23 @@ def test_the_report_begins_with_who_is_not_back(viewer: Visitor) -> None:
     page = viewer.get(f"/nights/{night['id']}")
     text = plain(page)
     assert "This night runs" in text
-    assert text.index("1 not back Somebody") < text.index("Bar left") < text.index("0 back late Nobody.")
-    assert text.index("Bar left") < text.index("2 skipped They were not rebooted.") < text.index("two hosts")
+    assert "1 not back 0 back late 2 skipped 0 mock 0 back" in text
+    assert (
+        text.index("1 not back Somebody")
+        < text.index("Bar left")
+        < text.index("2 skipped They were not rebooted.")
+        < text.index("two hosts")
+    )
     assert "too late: client back on MQTT" in text
     assert f'href="/batches/{night["batch_id"]}"' in page.text
     assert f'href="/schedules/{night["schedule_id"]}"' in page.text
     assert f"/nights/{night['id']}" in viewer.get(f"/schedules/{night['schedule_id']}").text
     assert f"/nights/{night['id']}" in viewer.get("/schedules").text
+
+
+def test_a_report_in_which_nobody_is_missing_says_so(viewer: Visitor) -> None:
+    night = begun(viewer.web)
+    assert "Nobody is missing." in plain(viewer.get(f"/nights/{night['id']}"))
 
 
 def test_the_report_as_csv_is_that_of_the_api(viewer: Visitor) -> None:

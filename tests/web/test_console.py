@@ -12,7 +12,11 @@ from selenium.webdriver.remote.webelement import WebElement
 from sqlalchemy import update
 
 from infoscreen_reboot.controller.auth import Role
-from infoscreen_reboot.controller.store.tables import command
+from infoscreen_reboot.controller.lifecycle import Limits
+from infoscreen_reboot.controller.orders import House
+from infoscreen_reboot.controller.rollouts import Rollouts
+from infoscreen_reboot.controller.schedules import Schedules
+from infoscreen_reboot.controller.store.tables import command, rollout, schedule
 from tests.controller.played_fleet import NEW_BOOT, OLD_BOOT, Fleet
 from tests.web.browser import DESKTOP, PHONE, WALL, Browser, Size, axe
 
@@ -253,6 +257,33 @@ def test_signing_out_and_a_wrong_password(signed_in: Visit, fleet: Fleet) -> Non
     browser.see(".fault", "do not fit together")
 
 
+def planned(fleet: Fleet) -> dict[str, str]:
+    """Pages of a schedule, of its night that runs, and of a rollout."""
+    fleet.add("gate-1", "gate-2", site="harbour")
+    fleet.add("pier-1", "pier-2", site="pier")
+    import httpx
+
+    headers = {"Authorization": f"Bearer {fleet.tokens[Role.OPERATOR]}"}
+    with httpx.Client(base_url=f"{fleet.address}/api/v1", headers=headers) as api:
+        nightly = {"name": "nightly", "selector": "site=harbour", "rule": "FREQ=DAILY", "start": "03:00"}
+        made = api.post("/schedules", json=nightly).json()["id"]
+        terms = {"action": "reboot_host", "stages": ["canary 1"]}
+        shown = api.post("/rollouts/preview", json=terms | {"selector": "site=pier"}).json()
+        seen = {name: shown[name] for name in ("clients", "hash", "count")}
+        moved = api.post("/rollouts", json=terms | seen).json()["id"]
+        with fleet.database.write() as tx:
+            start, seen_at = f"{tx.now - timedelta(minutes=1):%H:%M}", tx.now - timedelta(minutes=2)
+            tx.db.execute(update(schedule).values(start=start, changed_at=seen_at, looked_at=seen_at))
+            tx.db.execute(update(rollout).values(due_at=tx.now))
+            Schedules(House(), Limits()).step(tx, [])
+            Rollouts(House(), Limits()).step(tx, [])
+        [night] = api.get("/nights").json()["items"]
+        api.post(f"/rollouts/{moved}/pause", json={"why": "lunch"})
+    pages = {"schedules": "/schedules", "schedule": f"/schedules/{made}", "schedule-new": "/schedules/new"}
+    pages |= {"night": f"/nights/{night['id']}", "rollouts": "/rollouts", "rollout": f"/rollouts/{moved}"}
+    return pages | {"rollout-abort": f"/rollouts/{moved}/abort"}
+
+
 @pytest.mark.parametrize(
     ("look", "size", "is_dark"),
     [("light", DESKTOP, False), ("dark", DESKTOP, True), ("phone", PHONE, False), ("wall", WALL, True)],
@@ -277,6 +308,7 @@ def test_every_page_can_be_read_by_everybody(
     pages |= {each: f"/c/{uuids['lobby']}/{each}" for each in ("change", "retire")}
     pages |= {each: f"/{each}" for each in ("unknown", "holds", "audit", "me", "users")}
     pages["user"] = "/users/an-operator"
+    pages |= planned(fleet)
     browser.expect("404")
     for name, path in pages.items():
         browser.open(fleet.address + path)
@@ -285,6 +317,12 @@ def test_every_page_can_be_read_by_everybody(
         width = browser.driver.execute_script("return document.documentElement.scrollWidth")
         assert width <= size.width, f"{path} is {width} px wide"
         browser.picture(pictures / f"{name}-{look}.png")
+    browser.open(fleet.address + "/schedules/new")
+    browser.see('input[name="name"]').send_keys("weekly")
+    browser.click("button", "Show its next nights")
+    browser.see("h1", "Make the schedule weekly?")
+    assert axe(browser) == []
+    browser.picture(pictures / f"schedule-draft-{look}.png")
     browser.open(fleet.address + "/")
     box_of(browser, "bar-left").click()
     browser.click("button", "Reboot…")
