@@ -64,6 +64,7 @@ PAGES = {
     ("GET", "/rollouts/{rollout_id}"): Role.VIEWER,
     ("POST", "/rollouts/{rollout_id}/pause"): Role.OPERATOR,
     ("POST", "/rollouts/{rollout_id}/resume"): Role.OPERATOR,
+    ("POST", "/rollouts/{rollout_id}/recovery"): Role.OPERATOR,
     ("GET", "/rollouts/{rollout_id}/abort"): Role.OPERATOR,
     ("POST", "/rollouts/{rollout_id}/abort"): Role.OPERATOR,
     ("GET", "/unknown"): Role.VIEWER,
@@ -315,7 +316,18 @@ def test_the_wall_has_the_sick_and_nothing_to_touch(web: Web) -> None:
 
 def test_every_page_has_the_same_strict_headers(operator: Visitor) -> None:
     uuid = operator.web.uuids[0]
-    pages = ["/", f"/c/{uuid}", "/batches", "/unknown", f"/c/{uuid}/change", "/holds", "/me", "/schedules", "/sign-in", "/rows"]
+    pages = [
+        "/",
+        f"/c/{uuid}",
+        "/batches",
+        "/unknown",
+        f"/c/{uuid}/change",
+        "/holds",
+        "/me",
+        "/schedules",
+        "/sign-in",
+        "/rows",
+    ]
     pages += ["/schedules/new", "/rollouts", f"/c/{uuid4()}", "/nowhere"]
     for path in pages:
         answer = operator.get(path)

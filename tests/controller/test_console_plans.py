@@ -385,7 +385,12 @@ def test_what_the_brake_has_stopped_names_who_failed(operator: Visitor) -> None:
     assert "1 failed Client" in text
     assert f'href="/c/{failed["client_uuid"]}"' in page.text
     assert "the controller recovers none of its clients by itself" in text
+    assert "Allow recovery again" in text
     assert "you accept what has failed" in text
+    operator.post(f"/rollouts/{one}/recovery")
+    page = operator.get(f"/rollouts/{one}")
+    assert "recovers none of its clients" not in page.text
+    assert "Allow recovery again" not in page.text
 
 
 def test_a_rollout_before_its_first_stage_can_be_aborted_and_not_paused(operator: Visitor) -> None:

@@ -309,6 +309,8 @@ def test_every_page_can_be_read_by_everybody(
     pages |= {each: f"/{each}" for each in ("unknown", "holds", "audit", "me", "users")}
     pages["user"] = "/users/an-operator"
     pages |= planned(fleet)
+    if look == "wall":
+        pages = {"on-the-wall": "/?wall=1", "missing": "/nowhere"}
     browser.expect("404")
     for name, path in pages.items():
         browser.open(fleet.address + path)

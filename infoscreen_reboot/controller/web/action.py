@@ -55,7 +55,7 @@ def order(call: Operator, sent: Sent) -> Response:
         count=count_of(sent),
     )
     try:
-        made = batches.create_batch(call, Response(), wish, _order_id(sent))
+        made = batches.create_batch(call, Response(), wish, order_id_of(sent))
     except Refused as error:
         if error.kind not in MOVED:
             raise
@@ -128,7 +128,7 @@ def _action(name: str) -> Action:
     return Action(name)
 
 
-def _order_id(sent: Form) -> str:
+def order_id_of(sent: Form) -> str:
     """Made with the page: the same page sent twice makes nothing more."""
     found = sent.uuids("order_id")
     if len(found) != 1:

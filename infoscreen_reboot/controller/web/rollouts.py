@@ -67,6 +67,7 @@ def show(call: Viewer, rollout_id: UUID) -> Response:
         can_pause=may_change and rollout.state in _CAN_PAUSE,
         can_resume=may_change and rollout.state in ASKING,
         can_abort=may_change and not rollout.is_over,
+        can_allow_recovery=may_change and rollout.recovery_off,
     )
 
 
@@ -97,6 +98,12 @@ def confirm_abort(call: Operator, rollout_id: UUID) -> Response:
 @router.post("/rollouts/{rollout_id:uuid}/abort")
 def abort(call: Operator, rollout_id: UUID) -> Response:
     rollouts.abort_rollout(call, rollout_id)
+    return _see(rollout_id)
+
+
+@router.post("/rollouts/{rollout_id:uuid}/recovery")
+def allow_recovery(call: Operator, rollout_id: UUID) -> Response:
+    rollouts.allow_rollout_recovery(call, rollout_id)
     return _see(rollout_id)
 
 

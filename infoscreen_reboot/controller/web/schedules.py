@@ -228,10 +228,10 @@ def confirm_run(call: Operator, schedule_id: UUID) -> Response:
 @router.post("/schedules/{schedule_id:uuid}/run/order")
 def run(call: Operator, schedule_id: UUID, sent: Sent) -> Response:
     seen = checked(
-        models.RunSchedule, clients=action.uuids_of(sent), hash=sent.text("hash"), count=action.count_of(sent)
+        models.RunSchedule, clients=sent.uuids("client"), hash=sent.text("hash"), count=action.count_of(sent)
     )
     try:
-        night = schedules.run_schedule(call, Response(), schedule_id, seen, sent.text("order_id", 36))
+        night = schedules.run_schedule(call, Response(), schedule_id, seen, action.order_id_of(sent))
     except Refused as error:
         if error.kind not in action.MOVED:
             raise
