@@ -7,6 +7,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
+import httpx
 import pytest
 from selenium.webdriver.remote.webelement import WebElement
 from sqlalchemy import update
@@ -16,7 +17,7 @@ from infoscreen_reboot.controller.lifecycle import Limits
 from infoscreen_reboot.controller.orders import House
 from infoscreen_reboot.controller.rollouts import Rollouts
 from infoscreen_reboot.controller.schedules import Schedules
-from infoscreen_reboot.controller.store.tables import command, rollout, schedule
+from infoscreen_reboot.controller.store.tables import client, command, rollout, schedule
 from tests.controller.played_fleet import NEW_BOOT, OLD_BOOT, Fleet
 from tests.web.browser import DESKTOP, PHONE, WALL, Browser, Size, axe
 
@@ -103,13 +104,138 @@ def test_the_fleet_is_live_and_nothing_moves(signed_in: Visit, fleet: Fleet, pic
 
 
 def fleet_order(fleet: Fleet, name: str) -> str:
-    import httpx
-
     content = {"action": "reboot_host", "client_uuid": fleet.uuids[name]}
     headers = {"Authorization": f"Bearer {fleet.tokens[Role.OPERATOR]}"}
     answer = httpx.post(f"{fleet.address}/api/v1/commands", json=content, headers=headers)
     assert answer.status_code == 201
     return str(answer.json()["id"])
+
+
+def test_a_technicians_phone_in_front_of_a_dark_screen(signed_in: Visit, fleet: Fleet, pictures: Path) -> None:
+    browser = signed_in(f"/c/{fleet.uuids['lobby']}")
+    browser.look(PHONE, is_dark=True)
+    browser.click("button.wide", "Reboot…")
+    browser.click("button", "Reboot 1 client")
+    browser.see(".command summary", "queued")
+    fleet.send()
+    browser.see(".big", "rebooting")
+    fleet.complete("lobby")
+    browser.see(".steps .done", "Playing")
+    browser.see(".big", "healthy")
+    browser.picture(pictures / "phone.png")
+
+
+def test_what_somebody_has_opened_stays_open_while_the_rest_goes_on(signed_in: Visit, fleet: Fleet) -> None:
+    """Pitfall 10."""
+    fleet_order(fleet, "lobby")
+    fleet.send()
+    fleet.complete("lobby")
+    fleet_order(fleet, "lobby")
+    browser = signed_in(f"/c/{fleet.uuids['lobby']}")
+    browser.click(".command:nth-of-type(2) summary", "completed")
+    browser.see(".command:nth-of-type(2) .steps", "Playing")
+    fleet.send()
+    browser.see(".command:first-of-type .done", "Sent")
+    assert browser.all(".command:nth-of-type(2) .steps", "Playing"), "it has closed"
+    assert "completed Reboot by an-operator" in browser.focus
+
+
+def test_a_bulk_of_37_of_which_one_moves_away(signed_in: Visit, fleet: Fleet) -> None:
+    fleet.add(*(f"gate-{number:02}" for number in range(37)), site="harbour")
+    browser = signed_in("/?selector=site%3Dharbour")
+    browser.click("[data-all]")
+    browser.see("[data-chosen]", "37 selected.")
+    browser.click("button", "Reboot…")
+    browser.see('[data-count="37"]').send_keys("37")
+    fleet.change("gate-07", is_online=False)
+    browser.expect("412")
+    browser.click("button", "Reboot 37 clients")
+    browser.see(".fault", "Nothing was sent")
+    assert fleet.commands() == {}
+    browser.see('[data-count="36"]').send_keys("36")
+    browser.click("button", "Reboot 36 clients")
+    browser.see("h1", "Reboot of 36")
+    fleet.send()
+    for name in list(fleet.commands())[:5]:
+        fleet.complete(name)
+    browser.see("#numbers .of-completed", "5")
+    browser.click("#numbers a", "completed")
+    assert len(browser.all("#members tbody tr")) == 5
+
+
+def test_a_rollout_that_its_brake_stops_says_so_at_once(signed_in: Visit, fleet: Fleet) -> None:
+    terms = {"action": "reboot_host", "stages": ["canary 1"], "settle_s": 0, "pause_s": 0}
+    headers = {"Authorization": f"Bearer {fleet.tokens[Role.OPERATOR]}"}
+    with httpx.Client(base_url=f"{fleet.address}/api/v1", headers=headers) as api:
+        shown = api.post("/rollouts/preview", json=terms | {"selector": "site=alpine"}).json()
+        seen = {name: shown[name] for name in ("clients", "hash", "count")}
+        made = api.post("/rollouts", json=terms | seen).json()["id"]
+    browser = signed_in(f"/rollouts/{made}")
+    browser.see(".big", "planned")
+    step_rollouts(fleet)
+    browser.see(".big", "running")
+    [canary] = fleet.commands()
+    fleet.send()
+    fleet.fail(canary)
+    step_rollouts(fleet)
+    browser.see(".big", "stopped")
+    browser.see("#failed", canary)
+    browser.see("#act", "you accept what has failed")
+
+
+def step_rollouts(fleet: Fleet) -> None:
+    """As the engine does it, when it is time."""
+    with fleet.database.write() as tx:
+        tx.db.execute(update(rollout).where(rollout.c.due_at.is_not(None)).values(due_at=tx.now))
+        Rollouts(House(), Limits()).step(tx, [])
+
+
+def test_a_schedule_is_made_and_its_nights_are_seen_before(signed_in: Visit, fleet: Fleet) -> None:
+    browser = signed_in("/schedules/new")
+    for name, value in (("name", "nightly"), ("selector", "site=alpine"), ("zone", "Europe/Berlin")):
+        browser.see(f'input[name="{name}"]').send_keys(value)
+    browser.press("Enter")
+    browser.see("h3", "Europe/Berlin")
+    assert len(browser.all("tbody tr")) == 5
+    browser.click("button", "Make")
+    browser.see("h1", "nightly")
+    browser.see("dd", "every day at 03:30")
+
+
+def test_an_unknown_client_is_accepted_with_a_name(signed_in: Visit, fleet: Fleet) -> None:
+    fleet.add("new-one", standing="unknown")
+    with fleet.database.write() as tx:
+        tx.db.execute(update(client).where(client.c.name == "new-one").values(name=None))
+    browser = signed_in("/unknown", Role.ADMIN)
+    browser.see('tbody input[name="name"]').send_keys("Gate 4")
+    browser.press("Enter")
+    browser.see_no("tbody", fleet.uuids["new-one"])
+    browser.click("nav a", "Fleet")
+    browser.see("tbody tr", "Gate 4")
+
+
+def test_after_an_hour_of_sleep_the_page_is_old_at_once(signed_in: Visit) -> None:
+    """Pitfall 14: nothing ran meanwhile, and the clock has gone on."""
+    browser = signed_in()
+    browser.see(".fresh[data-state='deaf']")
+    said = browser.driver.execute_script(
+        "const real = Date.now; Date.now = () => real() + 3600000;"
+        "document.dispatchEvent(new Event('visibilitychange'));"
+        "return document.getElementById('fresh').textContent"
+    )
+    assert said.startswith("Not live: this is 60 min old.")
+    browser.see(".fresh[data-state='deaf']")
+
+
+def test_seven_tabs_leave_the_eighth_its_connections(signed_in: Visit, fleet: Fleet) -> None:
+    """Pitfall 12: a browser has six connections to a host."""
+    browser = signed_in()
+    for _ in range(7):
+        browser.new_tab()
+        browser.open(f"{fleet.address}/c/{fleet.uuids['lobby']}")
+        browser.see(".big", "healthy")
+    fleet_order(fleet, "lobby")
+    browser.see(".command summary", "queued")
 
 
 def test_a_search_takes_the_selection_away(signed_in: Visit, fleet: Fleet) -> None:
@@ -225,8 +351,6 @@ def test_two_tabs_share_one_stream_and_both_are_live(signed_in: Visit, fleet: Fl
 
 
 def test_a_session_that_is_revoked_ends_the_page(signed_in: Visit, fleet: Fleet) -> None:
-    import httpx
-
     browser = signed_in()
     headers = {"Authorization": f"Bearer {fleet.tokens[Role.ADMIN]}"}
     for each in httpx.get(f"{fleet.address}/api/v1/tokens", headers=headers).json():
@@ -261,8 +385,6 @@ def planned(fleet: Fleet) -> dict[str, str]:
     """Pages of a schedule, of its night that runs, and of a rollout."""
     fleet.add("gate-1", "gate-2", site="harbour")
     fleet.add("pier-1", "pier-2", site="pier")
-    import httpx
-
     headers = {"Authorization": f"Bearer {fleet.tokens[Role.OPERATOR]}"}
     with httpx.Client(base_url=f"{fleet.address}/api/v1", headers=headers) as api:
         nightly = {"name": "nightly", "selector": "site=harbour", "rule": "FREQ=DAILY", "start": "03:00"}

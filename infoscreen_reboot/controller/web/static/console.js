@@ -167,10 +167,30 @@ function patchRow(row, fresh) {
   });
 }
 
+// What is built alike is changed in place, text by text: what somebody has opened stays open.
 function patch(old, fresh) {
   if (!old || !fresh || said(old) === said(fresh)) return;
-  if (old.contains(document.activeElement)) return;
-  old.replaceChildren(...fresh.childNodes);
+  const olds = [...old.childNodes];
+  const news = [...fresh.childNodes];
+  if (olds.length !== news.length || olds.some((each, number) => each.nodeName !== news[number].nodeName)) {
+    if (!old.contains(document.activeElement)) old.replaceChildren(...news);
+    return;
+  }
+  olds.forEach((each, number) => {
+    if (each.nodeType === Node.TEXT_NODE) each.data = news[number].data;
+    if (each.nodeType !== Node.ELEMENT_NODE) return;
+    patchAttributes(each, news[number]);
+    patch(each, news[number]);
+  });
+}
+
+function patchAttributes(old, fresh) {
+  for (const { name } of [...old.attributes]) {
+    if (name !== "open" && !fresh.hasAttribute(name)) old.removeAttribute(name);
+  }
+  for (const { name, value } of fresh.attributes) {
+    if (name !== "open" && old.getAttribute(name) !== value) old.setAttribute(name, value);
+  }
 }
 
 // Times count on by themselves: they are no news.
