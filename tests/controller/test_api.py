@@ -425,7 +425,7 @@ def test_what_is_no_json_or_no_address_of_ours(web: Web) -> None:
 
 def test_many_from_preview_to_cancel(web: Web) -> None:
     seen = web.preview()
-    assert (seen["count"], seen["held"]) == (3, {})
+    assert (seen["count"], seen["held"], seen["eligible"]) == (3, {}, web.uuids)
     content = {"action": "reboot_host", "clients": seen["clients"], "hash": seen["hash"], "count": 3}
     assert kind(web.call("POST", "/batches", json=content | {"count": 2})) == (412, "count_differs")
     made = web.call("POST", "/batches", json=content)

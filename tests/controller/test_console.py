@@ -478,8 +478,12 @@ def test_who_is_held_says_why_and_may_wait(operator: Visitor) -> None:
     page, form = operator.confirmed(client=web.uuids[:2])
     assert "Reboot 1 client?" in page.text
     assert "1 held by a rule" in page.text
+    assert " is left out: this client is offline" in page.text
+    assert "alpine: 1" in page.text
     page, form = operator.confirmed(client=web.uuids[:2], wait="60")
     assert "Reboot 2 clients?" in page.text
+    assert " waits: this client is offline" in page.text
+    assert "alpine: 2" in page.text, "who waits goes dark, too"
     assert operator.post("/order", **form, count="2").status_code == 303
     assert {each["wait_until"] is None for each in commands(web)} == {False}
 
@@ -494,6 +498,12 @@ def test_a_batch_can_be_taken_back_whole_and_tried_again(operator: Visitor) -> N
     assert "2 cancelled" in re.sub(r"<[^>]+>|\s+", " ", shown).replace("  ", " ")
     assert operator.get(f"{batch}?state=cancelled").text.count('<th scope="row">') == 2
     assert operator.get(f"{batch}?state=completed").text.count('<th scope="row">') == 0
+
+
+def test_a_wait_that_no_page_of_ours_offers_is_none(operator: Visitor) -> None:
+    for wait in ("²", "-1", "100000", "soon"):
+        page, form = operator.confirmed(client=operator.web.uuids[0], wait=wait)
+        assert (page.status_code, "wait_until" in form) == (200, False)
 
 
 def test_a_shutdown_wants_its_own_right(web: Web) -> None:

@@ -54,6 +54,7 @@ def previewed(tx: Transaction, call: Call, wish: orders.Wish, uuids: Sequence[st
         hash=shown.hash,
         count=shown.count,
         clients=[UUID(uuid) for uuid in sorted(set(uuids))],
+        eligible=[UUID(uuid) for uuid in shown.eligible],
         held={uuid: show.hold(answer, zones[uuid]) for uuid, answer in shown.held.items()},
         held_by_rule=dict(Counter(answer.rule for answer in shown.held.values())),
         warnings={uuid: list(words) for uuid, words in shown.warnings.items()},

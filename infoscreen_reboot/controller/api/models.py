@@ -280,6 +280,7 @@ class Preview(Model):
             "hash": _HASH,
             "count": 1,
             "clients": [_CLIENT, _BATCH],
+            "eligible": [_CLIENT],
             "held": {_BATCH: _HOLD},
             "held_by_rule": {"lockout": 1},
             "warnings": {_CLIENT: ["this client's disk is full"]},
@@ -290,6 +291,7 @@ class Preview(Model):
     hash: str
     count: int = Field(description="How many of the clients would get the command.")
     clients: list[UUID] = Field(description="All that are meant, also those that a rule holds.")
+    eligible: list[UUID] = Field(description="Those that would get it: now, or when what holds them ends in time.")
     held: dict[str, Hold]
     held_by_rule: dict[str, int]
     warnings: dict[str, list[str]]

@@ -88,6 +88,7 @@ class Preview(TypedDict):
     hash: str
     count: int
     clients: list[str]
+    eligible: list[str]
     held: dict[str, Hold]
     held_by_rule: dict[str, int]
     warnings: dict[str, list[str]]

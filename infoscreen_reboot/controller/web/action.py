@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
-from zoneinfo import ZoneInfo
 
 from fastapi import APIRouter, Response
 
@@ -64,8 +63,8 @@ def order(call: Operator, sent: Sent) -> Response:
 
 
 def _confirmation(call: Call, sent: Form, action: Action, uuids: list[UUID], fault: str | None = None) -> Response:
-    minutes = int(sent.text("wait") or 0) if sent.text("wait").isdigit() else 0
-    wait_until = datetime.now(UTC) + timedelta(minutes=minutes) if minutes in WAITS[1:] else None
+    minutes = next((each for each in WAITS if str(each) == sent.text("wait")), 0)
+    wait_until = datetime.now(UTC) + timedelta(minutes=minutes) if minutes else None
     is_there = bool(sent.text("someone_is_there"))
     wish = checked(
         models.PreviewRequest, action=action, clients=uuids, wait_until=wait_until, someone_is_there=is_there
@@ -95,8 +94,8 @@ def confirmation(
 ) -> Response:
     """What is asked before anything goes out. The order is sent to `order_at`; a schedule says itself who waits."""
     clients = {str(client.uuid): client for client in fleet.read_some(call, [str(uuid) for uuid in preview.clients])}
-    left_out = {uuid: hold for uuid, hold in preview.held.items() if wait_until is None or hold.opens_at is None}
-    going = [client for uuid, client in clients.items() if uuid not in preview.held or uuid not in left_out]
+    going = [clients[str(uuid)] for uuid in preview.eligible]
+    now = datetime.now(UTC)
     return shell.page(
         call,
         "confirm.html",
@@ -109,17 +108,14 @@ def confirmation(
         wait_until=wait_until,
         is_there=is_there,
         places=sorted(Counter(client.labels.get("site", "no site") for client in going).items()),
-        clocks=sorted({client.zone: _clock(client.zone) for client in going}.items()),
+        clocks=sorted({shell.there(now, client.zone) for client in going}),
+        waiting={str(uuid) for uuid in preview.eligible if str(uuid) in preview.held},
         order_id=str(uuid4()),
         order_at=order_at,
         schedule=schedule,
         reason=reason,
         fault=fault,
     )
-
-
-def _clock(zone: str) -> str:
-    return f"{datetime.now(ZoneInfo(zone)):%a %H:%M}"
 
 
 def _action(name: str) -> Action:

@@ -17,7 +17,7 @@ from infoscreen_reboot.controller.api.access import Call
 from infoscreen_reboot.controller.api.problems import Problem
 from infoscreen_reboot.controller.auth import Identity, Role
 from infoscreen_reboot.controller.store import people
-from infoscreen_reboot.controller.store.database import Transaction
+from infoscreen_reboot.controller.store.database import Database
 from infoscreen_reboot.controller.web import shell
 from infoscreen_reboot.controller.web.attempts import Attempts
 
@@ -100,7 +100,7 @@ def show_sign_in(request: Request) -> Response:
 def sign_in(request: Request, sent: Sent) -> Response:
     _check_origin(request)
     name, after = sent.text("name", 64), _after(sent.text("next", 2000))
-    secret, fault = _open(request, name, sent.get("password", [""])[0], sent.text("token", 200))
+    secret, fault = _open(request, name, sent.typed("password"), sent.text("token", 200))
     if secret is None:
         return shell.page(None, "sign-in.html", 401, after=after, name=name, fault=fault)
     answer = shell.see(after or "/")
@@ -137,8 +137,13 @@ def _open(request: Request, name: str, password: str, token: str) -> tuple[str |
     wait_s = attempts.wait_s(name, now_s)
     if not token and wait_s > 0:
         return None, f"Too many wrong passwords for {name}. Try again in {shell.span(wait_s)}."
-    with site.database.read() as tx:
-        who = people.identify(tx, token) if token else _by_password(tx, name, password)
+    if token:
+        with site.database.read() as tx:
+            who = people.identify(tx, token)
+    else:
+        # Counted before it is tried: many at once are no way around it.
+        attempts.fail(name, now_s)
+        who = _by_password(site.database, name, password)
     address = request.client.host if request.client is not None else None
     with site.database.write() as tx:
         if who is None:
@@ -151,13 +156,13 @@ def _open(request: Request, name: str, password: str, token: str) -> tuple[str |
     if who is not None:
         attempts.forget(name)
         return made.secret, None
-    if not token:
-        attempts.fail(name, now_s)
     return None, _NO_TOKEN if token else _WRONG
 
 
-def _by_password(tx: Transaction, name: str, password: str) -> Identity | None:
-    row = people.user_of(tx, name)
+def _by_password(database: Database, name: str, password: str) -> Identity | None:
+    """One is tried after the other: meanwhile nobody's connection to the database is kept."""
+    with database.read() as tx:
+        row = people.user_of(tx, name)
     stored = row["password_hash"] if row is not None and row["disabled_at"] is None else None
     if not passwords.is_right(stored, password) or row is None:
         return None
