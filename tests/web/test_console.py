@@ -295,7 +295,7 @@ def test_what_moved_since_the_confirmation_is_not_ordered(signed_in: Visit, flee
     browser.click("button", "Reboot 3 clients")
     browser.see(".fault", "Nothing was sent")
     browser.see("h1", "Reboot 2 clients?")
-    assert "lobby: " in browser.text
+    assert "lobby is left out: " in browser.text
     assert fleet.commands() == {}
 
 
