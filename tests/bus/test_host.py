@@ -264,7 +264,8 @@ def test_the_host_is_delayed_until_the_last_word_is_said(
         assert seen.told == [told]
         assert logind.held() == 1
         host.release_delay()
-        assert logind.held() == 0
+        # What has brought us the lock may let go of its own copy a moment later.
+        await until(lambda: logind.held() == 0)
 
     live(test)
 

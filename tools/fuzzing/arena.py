@@ -235,6 +235,8 @@ def fuzz_agent(directory: Path, calls: int, seed: int) -> Outcome:
         outcome.executions = len(at.executed())
         outcome.tracebacks = len(storm.showing) + agent.log.count("Traceback")
         outcome.complaints += storm.showing[:3]
+        if "Traceback" in agent.log:
+            outcome.complaints.append(agent.log[agent.log.index("Traceback") :][:3000])
         if storm.unanswered:
             outcome.complaints.append(f"{storm.unanswered} calls had no answer")
         words = (f"{number} {name.rpartition('.')[2]}" for name, number in storm.answers.most_common(6))
