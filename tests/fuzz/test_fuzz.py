@@ -38,11 +38,13 @@ def test_no_call_does_the_helper_any_harm(tmp_path: Path, as_agent: bool) -> Non
 
 
 def test_no_call_does_the_agent_any_harm(tmp_path: Path) -> None:
-    assert arena.fuzz_agent(tmp_path, 1000, SEED).faults == []
+    outcome = arena.fuzz_agent(tmp_path, 1000, SEED)
+    assert outcome.faults == [], "\n".join(outcome.faults)
 
 
 def test_no_message_does_the_agent_any_harm_and_the_next_right_command_is_executed(tmp_path: Path) -> None:
-    assert messages.fuzz_messages(tmp_path, 400, SEED).faults == []
+    outcome = messages.fuzz_messages(tmp_path, 400, SEED)
+    assert outcome.faults == [], "\n".join(outcome.faults)
 
 
 def test_no_packet_of_a_broker_that_lies_ends_the_session() -> None:

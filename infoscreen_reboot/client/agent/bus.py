@@ -47,9 +47,10 @@ class Bus:
 
     async def connect(self, *rules: str) -> None:
         """Connect, and ask for the signals that match `rules`. Raises one of LOST or TimeoutError."""
+        # Before: whoever calls us at once would be answered by the library, with a traceback in our log.
+        self._bus.add_message_handler(self._on_message)
         async with asyncio.timeout(CONNECT_TIMEOUT_S):
             await self._bus.connect()
-        self._bus.add_message_handler(self._on_message)
         for rule in rules:
             await self.call(BUS, "/org/freedesktop/DBus", BUS, "AddMatch", "s", rule)
 
