@@ -7,7 +7,7 @@ anything has moved by the time of the order, nothing is made, and the confirmati
 from __future__ import annotations
 
 from collections import Counter
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from uuid import UUID, uuid4
 
 from fastapi import APIRouter, Response
@@ -64,7 +64,7 @@ def order(call: Operator, sent: Sent) -> Response:
 
 def _confirmation(call: Call, sent: Form, action: Action, uuids: list[UUID], fault: str | None = None) -> Response:
     minutes = next((each for each in WAITS if str(each) == sent.text("wait")), 0)
-    wait_until = datetime.now(UTC) + timedelta(minutes=minutes) if minutes else None
+    wait_until = shell.clock(call) + timedelta(minutes=minutes) if minutes else None
     is_there = bool(sent.text("someone_is_there"))
     wish = checked(
         models.PreviewRequest, action=action, clients=uuids, wait_until=wait_until, someone_is_there=is_there
@@ -95,7 +95,7 @@ def confirmation(
     """What is asked before anything goes out. The order is sent to `order_at`; a schedule says itself who waits."""
     clients = {str(client.uuid): client for client in fleet.read_some(call, [str(uuid) for uuid in preview.clients])}
     going = [clients[str(uuid)] for uuid in preview.eligible]
-    now = datetime.now(UTC)
+    now = shell.clock(call)
     return shell.page(
         call,
         "confirm.html",

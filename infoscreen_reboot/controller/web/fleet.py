@@ -113,6 +113,7 @@ def show_rows(
     """How these clients stand now, and the numbers: for a page that is open."""
     chosen = Condition(condition) if condition else None
     return shell.part(
+        call,
         "rows.html",
         clients=fleet.read_some(call, [str(each) for each in uuid]),
         numbers=_numbers(request).of(call, selector, text),

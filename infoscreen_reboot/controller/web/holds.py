@@ -58,7 +58,7 @@ def _page(call: Call, why: str, until: str, problem: Problem | None = None) -> R
     ports = power.list_ports(call)
     held_off = power.list_cycles(call, held_off=True, limit=_PORTS)
     off = {each.client_uuid for each in held_off.items}
-    since = datetime.now(UTC) - _RECENT
+    since = shell.clock(call) - _RECENT
     return shell.page(
         call,
         "holds.html",

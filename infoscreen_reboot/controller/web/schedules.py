@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Annotated
 from uuid import UUID
 
@@ -242,6 +242,6 @@ def run(call: Operator, schedule_id: UUID, sent: Sent) -> Response:
 def _confirmation(call: Call, schedule_id: UUID, fault: str | None = None) -> Response:
     schedule = schedules.read_schedule(call, schedule_id)
     shown = schedules.preview_run(call, schedule_id)
-    wait_until = datetime.now(UTC) + min(timedelta(minutes=schedule.window_min), orders.LONGEST_WAIT)
+    wait_until = shell.clock(call) + min(timedelta(minutes=schedule.window_min), orders.LONGEST_WAIT)
     order_at = f"/schedules/{schedule_id}/run/order"
     return action.confirmation(call, shown, wait_until, fault, order_at=order_at, schedule=schedule)

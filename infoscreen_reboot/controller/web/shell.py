@@ -45,15 +45,20 @@ def is_page(request: Request) -> bool:
 
 def page(call: Call | None, template: str, status: int = 200, **values: Any) -> HTMLResponse:
     """A whole page. Also to htmx, which takes out of it what it wants: so no history holds a part of a page."""
-    content = (
-        _templates().get_template(template).render(who=call.who if call else None, now=datetime.now(UTC), **values)
-    )
+    who, now = (call.who, clock(call)) if call is not None else (None, None)
+    content = _templates().get_template(template).render(who=who, now=now, **values)
     return HTMLResponse(content, status, _HEADERS)
 
 
-def part(template: str, **values: Any) -> HTMLResponse:
+def part(call: Call, template: str, **values: Any) -> HTMLResponse:
     """Some rows or cells, for a script of ours."""
-    return HTMLResponse(_templates().get_template(template).render(now=datetime.now(UTC), **values), headers=_HEADERS)
+    return HTMLResponse(_templates().get_template(template).render(now=clock(call), **values), headers=_HEADERS)
+
+
+def clock(call: Call) -> datetime:
+    """The database's: that of this machine may be wrong."""
+    with call.read() as tx:
+        return tx.now
 
 
 def see(address: str) -> Response:

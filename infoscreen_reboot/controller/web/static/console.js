@@ -10,7 +10,7 @@ const plain = new Intl.DateTimeFormat("sv-SE", {
 });
 
 // Ages are by the server's clock: that of a phone may be wrong.
-const skew = Date.now() - Date.parse(document.body.dataset.now);
+const skew = document.body.dataset.now ? Date.now() - Date.parse(document.body.dataset.now) : 0;
 const now = () => Date.now() - skew;
 
 function span(seconds) {
