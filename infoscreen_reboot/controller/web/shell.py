@@ -78,7 +78,8 @@ def refusal(request: Request, problem: Problem) -> Response:
     if problem.kind == "not_authenticated" and not request.url.path.startswith(SIGN_IN):
         return _to_sign_in(request)
     status, title = KINDS[problem.kind]
-    call: Call | None = getattr(request.state, "call", None)
+    # Where the database cannot be used, not even the frame can ask it.
+    call: Call | None = getattr(request.state, "call", None) if status < 500 else None
     return page(call, "refusal.html", status, title=title, problem=problem)
 
 
