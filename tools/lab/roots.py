@@ -51,10 +51,10 @@ WORKSHOP_PACKAGES = (
 ).split()
 # The controller runs on trixie only.
 CONTROLLER_PACKAGES = (
-    "apprise curl jq libjs-htmx nginx postgresql-17 python3-alembic python3-argon2 python3-dateutil python3-fastapi"
-    " python3-fastjsonschema python3-httpx python3-icalendar python3-jinja2 python3-prometheus-client"
-    " python3-psycopg python3-psycopg-c"
-    " python3-recurring-ical-events python3-rich python3-sqlalchemy python3-sqlalchemy-ext python3-uvicorn snmp snmpd"
+    "apprise curl jq libjs-htmx nginx postgresql-17 python3-alembic python3-argon2 python3-authlib python3-dateutil"
+    " python3-fastapi python3-fastjsonschema python3-httpx python3-icalendar python3-jinja2 python3-prometheus-client"
+    " python3-psycopg python3-psycopg-c python3-recurring-ical-events python3-rich python3-segno python3-sqlalchemy"
+    " python3-sqlalchemy-ext python3-uvicorn snmp snmpd"
 ).split()
 WORKSHOP_HOOKS = (
     'chroot "$1" useradd --create-home --uid 1000 builder',
@@ -116,6 +116,7 @@ AXE_SHA512 = (
 BROWSER = f"""\
 apt-get -q update
 {INSTALL} chromium chromium-driver fontconfig fonts-dejavu-core python3-selenium
+{INSTALL} dbconfig-no-thanks glewlwyd
 {INSTALL} npm
 mkdir /opt/axe
 cd /opt/axe
@@ -437,7 +438,10 @@ def layers_of_brokers(suite: str) -> list[Path]:
 
 
 def layers_of_browser(suite: str) -> list[Path]:
-    """The suite's workshop with Debian's chromium and its driver, and axe, which judges how a page can be read."""
+    """The suite's workshop with chromium and its driver, axe, which judges how a page can be read, and glewlwyd.
+
+    The last one is an OpenID provider.
+    """
     base = workshop_root(suite)
     name = f"browser-{suite}-{digest(base.name.encode(), BROWSER.encode())}"
     return [grown(name, [base], BROWSER, [AUTHORITIES]), base]
