@@ -116,7 +116,7 @@ AXE_SHA512 = (
 BROWSER = f"""\
 apt-get -q update
 {INSTALL} chromium chromium-driver fontconfig fonts-dejavu-core python3-selenium
-{INSTALL} dbconfig-no-thanks glewlwyd
+{INSTALL} dbconfig-sqlite3 glewlwyd
 {INSTALL} npm
 mkdir /opt/axe
 cd /opt/axe
