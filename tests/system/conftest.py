@@ -15,6 +15,7 @@ from tests.system.hands import start
 from tools.lab import tree
 from tools.lab.machine import AGENT, HELPER, Machine, bare_machine, furnished_layers
 
+ONCE = "test_console.py", "test_controller.py", "test_dist_upgrade.py", "test_ladder.py"
 MACHINES = pytest.StashKey[list[Machine]]()
 TLS_PORT = 8883
 CA = "/etc/infoscreen-reboot/ca.pem"
@@ -35,7 +36,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """The way from one suite to the other is gone once, and the controller is of one suite."""
-    is_once = collection_path.name in ("test_controller.py", "test_dist_upgrade.py", "test_ladder.py")
+    is_once = collection_path.name in (
+        "test_console.py",
+        "test_controller.py",
+        "test_dist_upgrade.py",
+        "test_ladder.py",
+    )
     # None, and not False: what is told by --ignore would not be asked for any more.
     return True if is_once and config.getoption("--suite") != "trixie" else None
 

@@ -55,6 +55,10 @@ class Server:
         token = f"INFOSCREEN_REBOOTCTL_TOKEN={self.token}"
         return self.machine.run("env", token, "infoscreen-rebootctl", *words, timeout_s=timeout_s)
 
+    def set_password(self, name: str, password: str) -> None:
+        """With it, that user signs in at the console."""
+        self.call("PUT", f"/users/{name}/password", {"password": password})
+
     @property
     def pid(self) -> str:
         return unit(self.machine, UNIT, "MainPID")

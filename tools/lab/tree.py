@@ -68,15 +68,20 @@ class Workshop(Scratch):
         command("chown", "-R", "1000:1000", self.root / "build")
 
     def start(
-        self, *args: str, env: dict[str, str] | None = None, output: IO[bytes] | int | None = None
+        self,
+        *args: str,
+        env: dict[str, str] | None = None,
+        output: IO[bytes] | int | None = None,
+        network: str | None = None,
     ) -> subprocess.Popen[bytes]:
-        """Starts a command in /build/src as the user `builder`."""
+        """Starts a command in /build/src as the user `builder`; if said so, in the network of a machine."""
         path = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
         variables = {"HOME": "/home/builder", "LANG": "C.UTF-8", "PATH": path} | (env or {})
         options = [f"--setenv={name}={value}" for name, value in variables.items()]
         # systemd-analyze wants to be able to write there, be it only to look at a unit file.
         options += ["--tmpfs=/run/systemd:mode=1777"]
-        options += ["--as-pid2", "--private-network", "--user=builder", "--chdir=/build/src"]
+        options += [f"--network-namespace-path=/run/netns/{network}" if network else "--private-network"]
+        options += ["--as-pid2", "--user=builder", "--chdir=/build/src"]
         return self.popen(*self.nspawn(*options, *args), output=output)
 
     def run(self, *args: str, log: Path, env: dict[str, str] | None = None) -> None:
