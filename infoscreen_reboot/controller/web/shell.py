@@ -100,6 +100,7 @@ def _templates() -> Environment:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        auto_reload=False,
     )
     found.filters.update(moment=moment, ago=ago, there=there, words=words, short=short)
     found.globals["version"] = __version__

@@ -100,10 +100,10 @@ function tellFreshness() {
   document.body.classList.toggle("is-old", state === "old");
 }
 
-// --- What has changed is asked for at once, and then every two seconds: many pages are open, and each answer costs the
-// server some 30 ms.
+// --- What has changed is asked for at once, and then every three seconds: many pages are open, and each answer costs
+// the server some 25 ms.
 
-const ASK_EVERY_MS = 2000;
+const ASK_EVERY_MS = 3000;
 let waiting = new Set();
 let isAll = false;
 let isAsking = false;
