@@ -11,6 +11,7 @@ import ssl
 import stat
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,12 +22,13 @@ import pytest
 
 from infoscreen_reboot.contract.ack import AckStatus
 from infoscreen_reboot.controller import doctor
-from infoscreen_reboot.controller.store import lease
+from infoscreen_reboot.controller.store import lease, views
 from infoscreen_reboot.controller.store.database import Database
 from infoscreen_reboot.controller.web.session import COOKIE
 from infoscreen_reboot.mqtt.consumer import Terms
 from tests.broker.conftest import Authority, Broker
 from tests.controller.conftest import Server
+from tests.controller.nginx import nginx
 from tests.controller.played import PlayedClient
 from tests.controller.receiver import is_signed, receiving
 from tools.lab.patience import Patience, slow
@@ -308,27 +310,10 @@ def test_a_backup_is_restored_elsewhere_while_clients_go_on(program: Program, br
     assert program.stop() == 0
 
 
-@contextlib.contextmanager
-def nginx(folder: Path, program: Program) -> Iterator[str]:
-    """In front of a controller, with the lines of docs/controller.md; the rest is nginx's own. Yields its address."""
+def lines_for_nginx(program: Program) -> str:
+    """Those of docs/controller.md."""
     text = (TREE / "docs/controller.md").read_text("utf-8")
-    location = (
-        text.partition("```nginx\n")[2].partition("```")[0].replace("127.0.0.1:8480", f"127.0.0.1:{program.port}")
-    )
-    port = free_port()
-    kinds = "client_body", "proxy", "fastcgi", "uwsgi", "scgi"
-    own = "".join(f"{kind}_temp_path {folder}/{kind};" for kind in kinds)
-    config = folder / "nginx.conf"
-    config.write_text(
-        f"daemon off; pid {folder}/nginx.pid; events {{}}\n"
-        f"http {{ access_log off; {own} server {{ listen 127.0.0.1:{port}; {location} }} }}\n"
-    )
-    process = subprocess.Popen(["/usr/sbin/nginx", "-e", "stderr", "-c", config])
-    try:
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait()
+    return text.partition("```nginx\n")[2].partition("```")[0].replace("127.0.0.1:8480", f"127.0.0.1:{program.port}")
 
 
 def test_an_event_comes_through_nginx_at_once(program: Program, broker: Broker, tmp_path: Path) -> None:
@@ -337,7 +322,7 @@ def test_an_event_comes_through_nginx_at_once(program: Program, broker: Broker, 
     client = PlayedClient(broker, str(UUID(int=1)))
     with (
         api(program) as http,
-        nginx(tmp_path, program) as address,
+        nginx(tmp_path, lines_for_nginx(program)) as address,
         httpx.Client(base_url=f"{address}/api/v1", headers=http.headers) as behind,
     ):
         eventually(lambda: answers(behind), 10)
@@ -356,6 +341,68 @@ def test_an_event_comes_through_nginx_at_once(program: Program, broker: Broker, 
             assert time.monotonic() - came < slow(2)
     client.link.end()
     assert program.stop() == 0
+
+
+class Follower:
+    """Whoever hears all events from the first one on, and connects again where the stream ends."""
+
+    def __init__(self, http: httpx.Client) -> None:
+        self.heard: list[int] = []
+        self._http = http
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._follow)
+
+    def __enter__(self) -> Follower:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._is_over.set()
+        self._thread.join()
+
+    def _follow(self) -> None:
+        while not self._is_over.wait(0.1):
+            last = {"Last-Event-ID": str(self.heard[-1] if self.heard else 0)}
+            with contextlib.suppress(httpx.TransportError), self._http.stream("GET", "/events", headers=last) as answer:
+                for line in answer.iter_lines():
+                    if line.startswith("id: "):
+                        self.heard.append(int(line.removeprefix("id: ")))
+                    if self._is_over.is_set():
+                        return
+
+
+def test_a_restart_under_fifty_streams_loses_no_event_and_doubles_none(program: Program, broker: Broker) -> None:
+    """Pitfall 13: half of them are of pages, which are told that it stops, and read all again."""
+    program.start()
+    client = PlayedClient(broker, str(UUID(int=1)))
+    client.come()
+    client.link.end()
+    database = Database(f"sqlite:///{program.environment['STATE_DIRECTORY']}/controller.sqlite3")
+    with api(program) as http, contextlib.ExitStack() as stack:
+        eventually(lambda: http.get("/clients").json() != [], 10)
+        http.post("/freezes", json={"why": "so each order is two events: queued, and blocked"})
+        followers = [stack.enter_context(Follower(http)) for _ in range(25)]
+        cookie = {"Cookie": f"{COOKIE}={http.headers['Authorization'].removeprefix('Bearer ')}"}
+        address = f"{program.url}/live"
+        pages = [stack.enter_context(httpx.stream("GET", address, headers=cookie)).iter_lines() for _ in range(25)]
+        for page in pages:
+            assert "event: beat" in page
+
+        def order_and_hear() -> None:
+            assert http.post("/commands", json={"action": "reboot_host", "client_uuid": client.uuid}).status_code == 409
+            with database.read() as tx:
+                all_of_them = list(range(1, views.revision(tx) + 1))
+            eventually(lambda: all(follower.heard == all_of_them for follower in followers), 20)
+
+        order_and_hear()
+        began = time.monotonic()
+        assert program.stop() == 0
+        assert time.monotonic() - began < slow(5)
+        for page in pages:
+            assert "event: bye" in page
+        program.start()
+        order_and_hear()
+        assert program.stop() == 0
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])

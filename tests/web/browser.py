@@ -40,6 +40,24 @@ REQUESTS = {
     "Network.webTransportCreated": "",
 }
 ASK_AXE = "const done = arguments[0]; axe.run().then(found => done(found.violations), fault => done(String(fault)));"
+LISTEN_TO_FOCUS = """\
+document.querySelectorAll('details').forEach(each => { each.open = true; });
+const usable = 'a[href], button, input:not([type=hidden]), select, textarea, summary';
+window.usable = [...document.querySelectorAll(usable)].filter(each => !each.disabled && each.checkVisibility());
+window.reached = new Set();
+document.addEventListener('focusin', event => {
+    if (getComputedStyle(event.target).outlineStyle !== 'none') reached.add(event.target);
+});
+document.body.tabIndex = -1;
+document.body.focus();
+document.body.removeAttribute('tabindex');
+return window.usable.length;
+"""
+NOT_REACHED = """\
+const groups = new Set([...reached].filter(each => each.type === 'radio').map(each => each.name));
+return usable.filter(each => !reached.has(each) && !(each.type === 'radio' && groups.has(each.name)))
+    .map(each => each.outerHTML);
+"""
 # The names that the web has for them, where selenium has others.
 KEYS = {
     **{"Tab": Keys.TAB, "Enter": Keys.ENTER, "Space": Keys.SPACE, "Escape": Keys.ESCAPE, "Shift": Keys.SHIFT},
@@ -242,6 +260,17 @@ def _asked(message: dict[str, Any]) -> str:
     inside = REQUESTS[message["method"]]
     values = message["params"][inside] if inside else message["params"]
     return str(values["url"])
+
+
+def out_of_reach(browser: Browser) -> list[str]:
+    """What can be used on the page as it is now, and is not reached by the Tab key; or the focus does not show there.
+
+    What is folded is unfolded before. Of a group of choices one is enough: the arrow keys lead to the others.
+    """
+    count = browser.driver.execute_script(LISTEN_TO_FOCUS)
+    # A field for a time has a place for each of its parts.
+    browser.press(*["Tab"] * (count + 20))
+    return [str(each) for each in browser.driver.execute_script(NOT_REACHED)]
 
 
 def axe(browser: Browser) -> list[str]:

@@ -16,7 +16,18 @@ from selenium import webdriver
 
 from tests.controller.desk import NAMES
 from tests.controller.played_fleet import Fleet
-from tests.web.browser import DESKTOP, PHONE, WALL, Browser, Complaints, Size, axe, visiting, without_glyph
+from tests.web.browser import (
+    DESKTOP,
+    PHONE,
+    WALL,
+    Browser,
+    Complaints,
+    Size,
+    axe,
+    out_of_reach,
+    visiting,
+    without_glyph,
+)
 
 STRICT = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; form-action 'self'"
 GOOD = """\
@@ -130,6 +141,14 @@ def test_what_never_comes_is_told_with_what_the_page_says_instead(browser: Brows
     browser.open(f"{pages}/other")
     with pytest.raises(AssertionError, match=r"no h1 with 'Screens'; http.*/other says:\nOthers"):
         browser.see("h1", "Screens", timeout_s=0.1)
+
+
+def test_what_the_tab_key_does_not_reach_is_told(browser: Browser, pages: str) -> None:
+    browser.open(f"{pages}/good")
+    assert out_of_reach(browser) == []
+    spoil = "document.querySelector('a').tabIndex = -1; document.querySelector('button').style.outline = 'none'"
+    browser.driver.execute_script(spoil)
+    assert [html.partition(" ")[0] for html in out_of_reach(browser)] == ["<a", "<button"]
 
 
 @pytest.mark.parametrize(

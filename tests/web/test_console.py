@@ -18,8 +18,9 @@ from infoscreen_reboot.controller.orders import House
 from infoscreen_reboot.controller.rollouts import Rollouts
 from infoscreen_reboot.controller.schedules import Schedules
 from infoscreen_reboot.controller.store.tables import client, command, rollout, schedule
+from tests.controller.nginx import nginx
 from tests.controller.played_fleet import NEW_BOOT, OLD_BOOT, Fleet
-from tests.web.browser import DESKTOP, PHONE, WALL, Browser, Size, axe
+from tests.web.browser import DESKTOP, PHONE, WALL, Browser, Size, axe, out_of_reach
 
 Visit = Callable[..., Browser]
 
@@ -238,6 +239,25 @@ def test_seven_tabs_leave_the_eighth_its_connections(signed_in: Visit, fleet: Fl
     browser.see(".command summary", "queued")
 
 
+def test_through_nginx_with_nothing_but_its_defaults(browser: Browser, fleet: Fleet, tmp_path: Path) -> None:
+    """Pitfall 11: it buffers, speaks HTTP/1.0 to us, and gives us a host that is not the one of the page."""
+    with nginx(tmp_path, f"location / {{ proxy_pass {fleet.address}; }}") as address:
+        browser.open(f"{address}/c/{fleet.uuids['lobby']}")
+        browser.click("summary", "I have a token")
+        browser.see('input[name="token"]').send_keys(fleet.tokens[Role.OPERATOR])
+        browser.click("button", "with the token")
+        assert browser.driver.current_url == f"{address}/c/{fleet.uuids['lobby']}"
+        browser.see(".fresh[data-state='deaf']")
+        browser.click("button.wide", "Reboot…")
+        browser.click("button", "Reboot 1 client")
+        browser.see(".command summary", "queued")
+        fleet.send()
+        browser.see(".steps .done", "Sent")
+        fleet.complete("lobby")
+        browser.see(".steps .done", "Playing")
+        browser.driver.get("about:blank")  # its stream would be cut off
+
+
 def test_a_search_takes_the_selection_away(signed_in: Visit, fleet: Fleet) -> None:
     browser = signed_in()
     box_of(browser, "bar-left").click()
@@ -441,6 +461,8 @@ def test_every_page_can_be_read_by_everybody(
         width = browser.driver.execute_script("return document.documentElement.scrollWidth")
         assert width <= size.width, f"{path} is {width} px wide"
         browser.picture(pictures / f"{name}-{look}.png")
+        if look == "light":
+            assert out_of_reach(browser) == [], path
     browser.open(fleet.address + "/schedules/new")
     browser.see('input[name="name"]').send_keys("weekly")
     browser.click("button", "Show its next nights")
