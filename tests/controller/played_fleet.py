@@ -64,7 +64,7 @@ class Fleet:
                 tx.db.execute(insert(client).values(**values))
                 tx.db.execute(insert(label).values(client_uuid=self.uuids[name], key="site", value=site))
 
-    def change(self, name: str, **columns: object) -> None:
+    def change(self, name: str, /, **columns: object) -> None:
         with self.database.write() as tx:
             tx.db.execute(update(client).where(client.c.uuid == self.uuids[name]).values(**columns))
 

@@ -6,9 +6,11 @@ import re
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from urllib.parse import quote
 
 import httpx
 import pytest
+from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.remote.webelement import WebElement
 from sqlalchemy import update
 
@@ -17,9 +19,10 @@ from infoscreen_reboot.controller.lifecycle import Limits
 from infoscreen_reboot.controller.orders import House
 from infoscreen_reboot.controller.rollouts import Rollouts
 from infoscreen_reboot.controller.schedules import Schedules
-from infoscreen_reboot.controller.store.tables import client, command, rollout, schedule
+from infoscreen_reboot.controller.store.tables import client, command, rollout, schedule, token
 from tests.controller.nginx import nginx
 from tests.controller.played_fleet import NEW_BOOT, OLD_BOOT, Fleet
+from tests.controller.test_console import HOSTILE
 from tests.web.browser import DESKTOP, PHONE, WALL, Browser, Size, axe, out_of_reach
 
 Visit = Callable[..., Browser]
@@ -256,6 +259,75 @@ def test_through_nginx_with_nothing_but_its_defaults(browser: Browser, fleet: Fl
         fleet.complete("lobby")
         browser.see(".steps .done", "Playing")
         browser.driver.get("about:blank")  # its stream would be cut off
+
+
+def test_what_strangers_write_is_text_on_every_page(signed_in: Visit, fleet: Fleet) -> None:
+    """Pitfall 50. What would run, or would be asked from elsewhere, the browser complains of."""
+    fleet.change("lobby", name=HOSTILE, note=HOSTILE)
+    fleet_order(fleet, "lobby")
+    fleet.send()
+    fleet.fail("lobby", HOSTILE)
+    browser = signed_in(role=Role.ADMIN)
+    uuid, shown = fleet.uuids["lobby"], "<img src=x onerror=alert(1)>"
+    for path in ("/", f"/c/{uuid}", f"/c/{uuid}/retire", "/?wall=1", "/unknown", "/audit", f"/?text={quote(shown)}"):
+        browser.open(fleet.address + path)
+        browser.see("main")
+        assert not browser.driver.find_elements("css selector", "main img"), path
+        assert shown in browser.text or path in ("/unknown", "/audit", "/?wall=1", f"/?text={quote(shown)}"), path
+    browser.open(f"{fleet.address}/c/{uuid}")
+    isolated = "return [...document.querySelectorAll('main *')].filter(each => each.childElementCount === 0"
+    isolated += " && each.textContent.includes('\u202e')).map(each => getComputedStyle(each).unicodeBidi)"
+    assert set(browser.driver.execute_script(isolated)) <= {"isolate", "plaintext"}, "it turns what stands after it"
+
+
+def test_a_double_click_orders_once(signed_in: Visit, fleet: Fleet) -> None:
+    """Pitfall 1."""
+    browser = signed_in(f"/c/{fleet.uuids['lobby']}")
+    browser.click("button.wide", "Reboot…")
+    button = browser.see("button", "Reboot 1 client")
+    ActionChains(browser.driver, duration=0).double_click(button).perform()
+    browser.see(".command summary", "queued")
+    headers = {"Authorization": f"Bearer {fleet.tokens[Role.VIEWER]}"}
+    assert len(httpx.get(f"{fleet.address}/api/v1/commands", headers=headers).json()["items"]) == 1
+
+
+def test_the_second_of_two_operators_is_led_to_what_the_first_one_has_ordered(signed_in: Visit, fleet: Fleet) -> None:
+    """Pitfall 7."""
+    browser = signed_in(f"/c/{fleet.uuids['lobby']}")
+    browser.click("button.wide", "Reboot…")
+    browser.see("h1", "Reboot 1 client?")
+    fleet_order(fleet, "lobby")
+    browser.expect("412|409")
+    browser.click("button", "Reboot 1 client")
+    browser.see(".fault", "Nothing was sent")
+    browser.see(".held", "lobby is left out")
+    assert len(fleet.commands()) == 1
+
+
+def test_a_search_after_the_session_has_ended_leads_to_the_way_in(signed_in: Visit, fleet: Fleet) -> None:
+    """Pitfall 5: no way in within the table."""
+    browser = signed_in()
+    with fleet.database.write() as tx:
+        tx.db.execute(update(token).where(token.c.name == "session of the console").values(revoked_at=tx.now))
+    browser.expect("401")
+    browser.press("/", "lobby")
+    browser.see("h1", "Sign in")
+    assert not browser.all("nav")
+
+
+def test_a_time_is_that_of_whoever_reads_and_that_of_the_screen(signed_in: Visit, fleet: Fleet) -> None:
+    """Pitfall 41."""
+    headers = {"Authorization": f"Bearer {fleet.tokens[Role.OPERATOR]}"}
+    nightly = {"name": "nightly", "selector": "site=alpine", "rule": "FREQ=DAILY", "start": "03:00"}
+    nightly |= {"zone": "Asia/Kolkata"}
+    made = httpx.post(f"{fleet.address}/api/v1/schedules", json=nightly, headers=headers).json()["id"]
+    browser = signed_in(f"/schedules/{made}")
+    browser.driver.execute_cdp_cmd("Emulation.setTimezoneOverride", {"timezoneId": "Pacific/Honolulu"})
+    browser.driver.refresh()
+    night = browser.see("tbody tr").text
+    assert "03:00" in night, "there"
+    assert "11:30:00" in night, night
+    browser.driver.execute_cdp_cmd("Emulation.setTimezoneOverride", {"timezoneId": ""})
 
 
 def test_a_search_takes_the_selection_away(signed_in: Visit, fleet: Fleet) -> None:
