@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 from typing import Any
 from uuid import uuid4
@@ -28,6 +29,18 @@ DRAFT: dict[str, Any] = {
     "window_min": "120",
     "spread_min": "0",
     "back_by_min": "",
+}
+
+PLAN: dict[str, Any] = {
+    "selector": "site=alpine",
+    "stages": "canary 1\r\n",
+    "max_failed": "",
+    "minimum_sample": "20",
+    "settle_min": "1",
+    "pause_min": "0",
+    "wait_min": "15",
+    "labels": "version=7",
+    "reason": "new player",
 }
 
 
@@ -59,6 +72,13 @@ def hidden(page: Any, action: str) -> dict[str, Any]:
     for name, value in re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)"', form):
         found.setdefault(name, []).append(value)
     return found
+
+
+def ordered(page: Any) -> dict[str, Any]:
+    """What the form that makes a rollout would send."""
+    form = page.text.partition('action="/rollouts"')[2].partition("</form>")[0]
+    long = re.findall(r'<textarea name="(\w+)" hidden>\n([^<]*)</textarea>', form)
+    return hidden(page, "/rollouts") | {name: html.unescape(value) for name, value in long}
 
 
 # --- Schedules
@@ -324,8 +344,73 @@ def test_a_zone_that_the_system_does_not_have_breaks_no_page(viewer: Visitor) ->
 # --- Rollouts
 
 
-def test_no_rollout_yet_says_how_to_make_one(viewer: Visitor) -> None:
-    assert "infoscreen-rebootctl rollout" in viewer.get("/rollouts").text
+def test_no_rollout_yet_says_how_to_make_one(viewer: Visitor, operator: Visitor) -> None:
+    assert "An operator can make one." in plain(viewer.get("/rollouts"))
+    assert "/rollouts/new" not in viewer.get("/rollouts").text
+    assert '<a href="/rollouts/new">Make one</a>' in operator.get("/rollouts").text
+
+
+def test_a_rollout_is_seen_before_it_is_made_and_made_once(operator: Visitor) -> None:
+    web = operator.web
+    waits, never, _ = web.uuids
+    with web.database.write() as tx:
+        tx.db.execute(update(client).where(client.c.uuid == waits).values(is_online=False, name="Bar left"))
+        tx.db.execute(update(client).where(client.c.uuid == never).values(two_hosts_at=tx.now, name="Lobby"))
+    page = operator.post("/rollouts/new", **PLAN)
+    text = plain(page)
+    assert "Reboot 2 clients in 2 stages?" in text
+    assert "Each screen goes dark" in text
+    assert "1. canary 1 1:" in text and "2. rest 1:" in text
+    assert "none has run so far; failure 1 stops it" in text
+    assert "stops it when more than 5 % of those that ran have failed" in text
+    assert "2 held by a rule" in text
+    assert "Bar left waits:" in text and "Lobby is left out:" in text
+    assert web.call("GET", "/rollouts").json()["items"] == [], "nothing is made yet"
+    form = ordered(page)
+    short = operator.post("/rollouts", **form, count="3")
+    assert short.status_code == 412
+    assert "Nothing was made: this is about 2 clients" in plain(short)
+    answers = [operator.post("/rollouts", **form, count="2") for _ in range(2)]
+    [one] = web.call("GET", "/rollouts").json()["items"]
+    assert [each.headers["location"] for each in answers] == [f"/rollouts/{one['id']}"] * 2
+    assert (one["settle_s"], one["pause_s"], one["wait_s"]) == (60, 0, 900)
+    assert (one["labels"], one["reason"], one["minimum_sample"]) == ({"version": "7"}, "new player", 20)
+    assert [stage["name"] for stage in one["stages"]] == ["canary 1", "rest"]
+
+
+def test_what_moves_before_a_rollout_makes_nothing(operator: Visitor) -> None:
+    web = operator.web
+    form = ordered(operator.post("/rollouts/new", **PLAN))
+    web.call("POST", f"/clients/{web.uuids[0]}/standing", Role.ADMIN, json={"standing": "retired"})
+    page = operator.post("/rollouts", **form, count="3")
+    assert page.status_code == 412
+    assert "Reboot 2 clients in 2 stages?" in plain(page)
+    assert web.call("GET", "/rollouts").json()["items"] == []
+
+
+@pytest.mark.parametrize(
+    ("more", "status", "said"),
+    [
+        ({"stages": "site=nowhere"}, 422, "means none of these clients"),
+        ({"stages": "1\r\ncanary 1"}, 422, "is not the first stage"),
+        ({"max_failed": "5"}, 422, "is no threshold"),
+        ({"selector": "site=<"}, 400, "site="),
+        ({"selector": "site=nowhere"}, 422, "no accepted client fits"),
+        ({"settle_min": "soon"}, 422, "settle_min: write how many minutes"),
+        ({"wait_min": "0"}, 422, "wait_s"),
+        ({"minimum_sample": ""}, 422, "minimum_sample: write how many"),
+        ({"labels": "version"}, 422, "has no “=”"),
+        ({"labels": "a b=x"}, 422, "cannot be the key of a label"),
+    ],
+)
+def test_a_rollout_that_cannot_be_meant_keeps_what_was_typed(
+    operator: Visitor, more: dict[str, Any], status: int, said: str
+) -> None:
+    page = operator.post("/rollouts/new", **(PLAN | {"reason": "typed once"} | more))
+    assert page.status_code == status
+    assert "Nothing was made:" in plain(page)
+    assert said in html.unescape(plain(page))
+    assert 'value="typed once"' in page.text
 
 
 def test_a_rollout_shows_its_stages_and_what_the_sample_proves(viewer: Visitor) -> None:
@@ -357,8 +442,13 @@ def test_a_rollout_is_paused_resumed_and_aborted_in_two_steps(operator: Visitor)
     page = plain(operator.get(address))
     assert "Paused by a operator: lunch" in page
     assert "nothing more goes out until a person resumes it" in page.lower()
+    step = operator.get(f"{address}/resume")
+    assert "It goes on where it was: 3 clients have no command yet" in plain(step)
+    assert "Paused by a operator: lunch" in plain(step)
+    assert web.call("GET", f"/rollouts/{one}").json()["state"] == "paused", "looking resumes nothing"
     assert operator.post(f"{address}/resume").headers["location"] == address
     assert web.call("GET", f"/rollouts/{one}").json()["state"] == "running"
+    assert "It cannot be resumed now: it is running" in plain(operator.get(f"{address}/resume"))
     step = operator.get(f"{address}/abort")
     assert "It ends here, and cannot be resumed" in plain(step)
     assert web.call("GET", f"/rollouts/{one}").json()["state"] == "running", "looking ends nothing"
@@ -386,11 +476,39 @@ def test_what_the_brake_has_stopped_names_who_failed(operator: Visitor) -> None:
     assert f'href="/c/{failed["client_uuid"]}"' in page.text
     assert "the controller recovers none of its clients by itself" in text
     assert "Allow recovery again" in text
-    assert "you accept what has failed" in text
+    assert "you accept what has failed" in plain(operator.get(f"/rollouts/{one}/resume"))
+    assert "may recover its clients by itself again" in plain(operator.get(f"/rollouts/{one}/recovery"))
     operator.post(f"/rollouts/{one}/recovery")
     page = operator.get(f"/rollouts/{one}")
     assert "recovers none of its clients" not in page.text
     assert "Allow recovery again" not in page.text
+    assert "is not switched off" in plain(operator.get(f"/rollouts/{one}/recovery"))
+
+
+def test_it_is_rolled_back_in_two_steps_also_when_it_is_over(operator: Visitor) -> None:
+    web = operator.web
+    one = made(web, stages=[])
+    look(web)
+    with web.database.write() as tx:
+        tx.db.execute(update(command).values(state="completed", rank=5, ended_boot_id="x"))
+    look(web, 3)
+    address = f"/rollouts/{one}"
+    assert web.call("GET", f"/rollouts/{one}").json()["state"] == "finished"
+    assert "Roll back…" in operator.get(address).text
+    step = plain(operator.get(f"{address}/rollback"))
+    assert "3 clients have got version=7 from it" in step
+    assert "A reboot cannot be taken back." in step
+    assert "It ends here" not in step, "it has ended"
+    assert operator.post(f"{address}/rollback").headers["location"] == address
+    assert web.call("GET", f"/rollouts/{one}").json()["state"] == "rolled_back"
+    assert [each["labels"].get("version") for each in web.call("GET", "/clients").json()] == [None] * 3
+    assert "Roll back…" not in operator.get(address).text
+    plainly = made(web, labels={})
+    step = plain(operator.get(f"/rollouts/{plainly}/rollback"))
+    assert "It ends here, and cannot be resumed" in step
+    assert "It sets no labels" in step
+    web.call("POST", f"/rollouts/{plainly}/abort")
+    assert "Roll back…" not in operator.get(f"/rollouts/{plainly}").text, "there is nothing to take back"
 
 
 def test_a_rollout_before_its_first_stage_can_be_aborted_and_not_paused(operator: Visitor) -> None:
@@ -430,11 +548,13 @@ def test_what_people_write_into_plans_is_shown_as_text(operator: Visitor) -> Non
     look(web)
     operator.post(f"/rollouts/{one}/pause", why=bold)
     pages = ["/schedules", f"/schedules/{night['schedule_id']}", f"/nights/{night['id']}", "/rollouts"]
-    pages += [f"/rollouts/{one}", f"/rollouts/{one}/abort"]
+    pages += [f"/rollouts/{one}", *(f"/rollouts/{one}/{what}" for what in ("abort", "rollback", "resume"))]
     texts = [operator.get(path).text for path in pages]
     texts.append(operator.post("/schedules/new", **(DRAFT | {"name": bold, "selector": f"site={bold}"})).text)
     texts.append(operator.post("/schedules/new", **(DRAFT | {"name": bold})).text)
-    for path, text in zip([*pages, "fault", "draft"], texts, strict=True):
+    texts.append(operator.post("/rollouts/new", **(PLAN | {"reason": bold})).text)
+    texts.append(operator.post("/rollouts/new", **(PLAN | {"stages": bold})).text)
+    for path, text in zip([*pages, "fault", "draft", "plan", "fault of a plan"], texts, strict=True):
         assert "<img" not in text, path
         assert "<b>why" not in text, path
         assert "<i>mine" not in text, path

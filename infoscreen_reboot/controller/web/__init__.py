@@ -11,6 +11,7 @@ batches    what became of many commands
 schedules  rules for nights, what comes of them next, and making one
 nights     how a night ended, client by client
 rollouts   stages, what their sample proves, and the brake
+draft      a rollout before it is made
 newcomers  clients that nobody has accepted, or that are not there any more
 record     what people say of one client
 holds      what holds commands now, ports that are off, whom a message has not reached

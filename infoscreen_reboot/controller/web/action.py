@@ -7,6 +7,8 @@ anything has moved by the time of the order, nothing is made, and the confirmati
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID, uuid4
 
@@ -27,6 +29,23 @@ router = APIRouter()
 WAITS = (0, 15, 60, 240, 720)
 # After these an order is confirmed anew, by what is so now.
 MOVED = (Kind.PREVIEW_CHANGED, Kind.COUNT_DIFFERS, Kind.NOTHING_ELIGIBLE)
+
+
+@dataclass(frozen=True, slots=True)
+class Meant:
+    """Whom a preview means, by their ids; how many of those who would get it are where, and what time it is there."""
+
+    clients: dict[str, models.FleetClient]
+    places: list[tuple[str, int]]
+    clocks: list[str]
+
+
+def meant(call: Call, uuids: Sequence[UUID], eligible: Sequence[UUID]) -> Meant:
+    clients = {str(client.uuid): client for client in fleet.read_some(call, [str(uuid) for uuid in uuids])}
+    going = [clients[str(uuid)] for uuid in eligible]
+    now = shell.clock(call)
+    places = Counter(client.labels.get("site", "no site") for client in going)
+    return Meant(clients, sorted(places.items()), sorted({shell.there(now, client.zone) for client in going}))
 
 
 @router.post("/confirm")
@@ -93,22 +112,17 @@ def confirmation(
     reason: str = "",
 ) -> Response:
     """What is asked before anything goes out. The order is sent to `order_at`; a schedule says itself who waits."""
-    clients = {str(client.uuid): client for client in fleet.read_some(call, [str(uuid) for uuid in preview.clients])}
-    going = [clients[str(uuid)] for uuid in preview.eligible]
-    now = shell.clock(call)
     return shell.page(
         call,
         "confirm.html",
         200 if fault is None else 412,
         preview=preview,
-        clients=clients,
+        meant=meant(call, preview.clients, preview.eligible),
         action=preview.action,
         waits=WAITS,
         minutes=minutes,
         wait_until=wait_until,
         is_there=is_there,
-        places=sorted(Counter(client.labels.get("site", "no site") for client in going).items()),
-        clocks=sorted({shell.there(now, client.zone) for client in going}),
         waiting={str(uuid) for uuid in preview.eligible if str(uuid) in preview.held},
         order_id=str(uuid4()),
         order_at=order_at,

@@ -18,6 +18,7 @@ from infoscreen_reboot.controller.web import (
     audit,
     batches,
     client,
+    draft,
     fleet,
     holds,
     live,
@@ -54,7 +55,7 @@ def add_pages(app: FastAPI, site: Site) -> None:
 def _routes() -> list[BaseRoute]:
     router = APIRouter(include_in_schema=False)
     for part in (
-        *(session, live, fleet, client, action, batches, schedules, nights, rollouts),
+        *(session, live, fleet, client, action, batches, schedules, nights, rollouts, draft),
         *(newcomers, record, holds, audit, account, users),
     ):
         router.include_router(part.router)

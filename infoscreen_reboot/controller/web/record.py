@@ -74,7 +74,7 @@ def _said(sent: Form, prefix: str) -> dict[str, str]:
 
 def _changes(said: dict[str, str], before: dict[str, str]) -> dict[str, object]:
     changes: dict[str, object] = {each: said[each] or None for each in ("name", "note") if said[each] != before[each]}
-    wanted, was = _labels(said["labels"]), _labels(before["labels"])
+    wanted, was = labels_in(said["labels"]), labels_in(before["labels"])
     labels: dict[str, str | None] = {key: value for key, value in wanted.items() if was.get(key) != value}
     labels |= {key: None for key in was if key not in wanted}
     return changes | ({"labels": labels} if labels else {})
@@ -84,8 +84,8 @@ def _lines(labels: dict[str, str]) -> str:
     return "\n".join(f"{key}={value}" for key, value in sorted(labels.items()))
 
 
-def _labels(lines: str) -> dict[str, str]:
-    """Raises Problem for a line that is none."""
+def labels_in(lines: str) -> dict[str, str]:
+    """One a line, as `site=alpine`. Raises Problem for a line that is none."""
     found: dict[str, str] = {}
     for line in filter(None, (each.strip() for each in lines.split("\n"))):
         key, sign, value = (part.strip() for part in line.partition("="))

@@ -10,10 +10,12 @@ from fastapi import APIRouter, Query, Response
 
 from infoscreen_reboot.controller import lifecycle
 from infoscreen_reboot.controller.api import models, rollouts
+from infoscreen_reboot.controller.api.access import Call
 from infoscreen_reboot.controller.api.problems import checked
 from infoscreen_reboot.controller.auth import Role
 from infoscreen_reboot.controller.brake import Count
 from infoscreen_reboot.controller.rollout import ASKING, State
+from infoscreen_reboot.controller.store.rollouts import WAITING
 from infoscreen_reboot.controller.web import shell
 from infoscreen_reboot.controller.web.session import Operator, Sent, Viewer
 
@@ -49,13 +51,13 @@ _CAN_PAUSE = (State.RUNNING, State.SETTLING, State.PAUSING)
 
 @router.get("/rollouts")
 def show_all(call: Viewer, cursor: Annotated[str | None, Query(max_length=80)] = None) -> Response:
-    return shell.page(call, "rollouts.html", page=rollouts.list_rollouts(call, limit=_PAGE, cursor=cursor))
+    page = rollouts.list_rollouts(call, limit=_PAGE, cursor=cursor)
+    return shell.page(call, "rollouts.html", page=page, may_change=call.who.role.covers(Role.OPERATOR))
 
 
 @router.get("/rollouts/{rollout_id:uuid}")
 def show(call: Viewer, rollout_id: UUID) -> Response:
     rollout = rollouts.read_rollout(call, rollout_id)
-    may_change = call.who.role.covers(Role.OPERATOR)
     return shell.page(
         call,
         "rollout.html",
@@ -64,10 +66,7 @@ def show(call: Viewer, rollout_id: UUID) -> Response:
         meaning=_MEANINGS[rollout.state],
         stages=[_stage(each, rollout) for each in rollout.stages],
         failed=rollouts.list_rollout_members(call, rollout_id, None, Count.FAILED),
-        can_pause=may_change and rollout.state in _CAN_PAUSE,
-        can_resume=may_change and rollout.state in ASKING,
-        can_abort=may_change and not rollout.is_over,
-        can_allow_recovery=may_change and rollout.recovery_off,
+        can=_possible(rollout) if call.who.role.covers(Role.OPERATOR) else set(),
     )
 
 
@@ -83,16 +82,31 @@ def pause(call: Operator, rollout_id: UUID, sent: Sent) -> Response:
     return _see(rollout_id)
 
 
+@router.get("/rollouts/{rollout_id:uuid}/resume")
+def confirm_resume(call: Operator, rollout_id: UUID) -> Response:
+    return _confirmation(call, rollout_id, "resume")
+
+
 @router.post("/rollouts/{rollout_id:uuid}/resume")
 def resume(call: Operator, rollout_id: UUID) -> Response:
     rollouts.resume_rollout(call, rollout_id)
     return _see(rollout_id)
 
 
+@router.get("/rollouts/{rollout_id:uuid}/recovery")
+def confirm_recovery(call: Operator, rollout_id: UUID) -> Response:
+    return _confirmation(call, rollout_id, "recovery")
+
+
+@router.post("/rollouts/{rollout_id:uuid}/recovery")
+def allow_recovery(call: Operator, rollout_id: UUID) -> Response:
+    rollouts.allow_rollout_recovery(call, rollout_id)
+    return _see(rollout_id)
+
+
 @router.get("/rollouts/{rollout_id:uuid}/abort")
 def confirm_abort(call: Operator, rollout_id: UUID) -> Response:
-    rollout = rollouts.read_rollout(call, rollout_id)
-    return shell.page(call, "rollout-abort.html", rollout=rollout, count=sum(rollout.states.values()))
+    return _confirmation(call, rollout_id, "abort")
 
 
 @router.post("/rollouts/{rollout_id:uuid}/abort")
@@ -101,10 +115,42 @@ def abort(call: Operator, rollout_id: UUID) -> Response:
     return _see(rollout_id)
 
 
-@router.post("/rollouts/{rollout_id:uuid}/recovery")
-def allow_recovery(call: Operator, rollout_id: UUID) -> Response:
-    rollouts.allow_rollout_recovery(call, rollout_id)
+@router.get("/rollouts/{rollout_id:uuid}/rollback")
+def confirm_roll_back(call: Operator, rollout_id: UUID) -> Response:
+    return _confirmation(call, rollout_id, "rollback")
+
+
+@router.post("/rollouts/{rollout_id:uuid}/rollback")
+def roll_back(call: Operator, rollout_id: UUID) -> Response:
+    rollouts.roll_back_rollout(call, rollout_id)
     return _see(rollout_id)
+
+
+def _confirmation(call: Call, rollout_id: UUID, what: str) -> Response:
+    """Looking does nothing."""
+    rollout = rollouts.read_rollout(call, rollout_id)
+    return shell.page(
+        call,
+        "rollout-say.html",
+        rollout=rollout,
+        what=what,
+        is_possible=what in _possible(rollout),
+        count=sum(rollout.states.values()),
+        waiting=rollout.states.get(WAITING, 0),
+        labelled=len(rollouts.list_rollout_members(call, rollout_id, None, Count.RAN)) if rollout.labels else 0,
+    )
+
+
+def _possible(rollout: models.Rollout) -> set[str]:
+    """What a person may say to it now."""
+    answers = {
+        "pause": rollout.state in _CAN_PAUSE,
+        "resume": rollout.state in ASKING,
+        "recovery": rollout.recovery_off,
+        "abort": not rollout.is_over,
+        "rollback": not rollout.is_over or (rollout.state is not State.ROLLED_BACK and bool(rollout.labels)),
+    }
+    return {name for name, is_possible in answers.items() if is_possible}
 
 
 def _see(rollout_id: UUID) -> Response:

@@ -163,10 +163,7 @@ def _rule(said: dict[str, str], days: list[str]) -> str:
 
 
 def _minutes(said: dict[str, str], name: str) -> int:
-    text = said[name]
-    if not (text.isascii() and text.isdigit() and len(text) < 6):
-        raise Problem("invalid", f"{name}: write how many minutes, as 120")
-    return int(text)
+    return shell.number(said, name, shell.MINUTES)
 
 
 # --- One

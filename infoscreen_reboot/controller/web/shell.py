@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,8 @@ _HEADERS = {
     "Vary": "HX-Request",
 }
 # What typing something else may put right. Whatever the audit has to hear of is not among it.
-_TYPED = ("invalid", "exists", "changed_meanwhile", Kind.BAD_SELECTOR)
+_TYPED = ("invalid", "exists", "changed_meanwhile", Kind.BAD_SELECTOR, Kind.BAD_TERMS)
+MINUTES = "how many minutes, as 120"
 # What is answered to programs, whatever went wrong.
 _FOR_PROGRAMS = ("/api/", "/metrics", "/healthz", "/readyz")
 
@@ -71,6 +73,14 @@ def again(problem: Problem) -> int:
     if problem.kind not in _TYPED:
         raise problem
     return KINDS[problem.kind][0]
+
+
+def number(said: Mapping[str, str], name: str, words: str) -> int:
+    """A field of a form that holds one; `words` are what belongs into it. Raises Problem."""
+    typed = said[name]
+    if not (typed.isascii() and typed.isdigit() and len(typed) < 6):
+        raise Problem("invalid", f"{name}: write {words}")
+    return int(typed)
 
 
 def refusal(request: Request, problem: Problem) -> Response:
