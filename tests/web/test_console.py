@@ -184,7 +184,8 @@ def test_a_rollout_that_its_brake_stops_says_so_at_once(signed_in: Visit, fleet:
     step_rollouts(fleet)
     browser.see(".big", "stopped")
     browser.see("#failed", canary)
-    browser.see("#act", "you accept what has failed")
+    browser.click("#act a", "Resume…")
+    browser.see(".note", "you accept what has failed")
 
 
 def step_rollouts(fleet: Fleet) -> None:
@@ -481,7 +482,7 @@ def planned(fleet: Fleet) -> dict[str, str]:
     with httpx.Client(base_url=f"{fleet.address}/api/v1", headers=headers) as api:
         nightly = {"name": "nightly", "selector": "site=harbour", "rule": "FREQ=DAILY", "start": "03:00"}
         made = api.post("/schedules", json=nightly).json()["id"]
-        terms = {"action": "reboot_host", "stages": ["canary 1"]}
+        terms = {"action": "reboot_host", "stages": ["canary 1"], "labels": {"version": "7"}}
         shown = api.post("/rollouts/preview", json=terms | {"selector": "site=pier"}).json()
         seen = {name: shown[name] for name in ("clients", "hash", "count")}
         moved = api.post("/rollouts", json=terms | seen).json()["id"]
@@ -495,7 +496,8 @@ def planned(fleet: Fleet) -> dict[str, str]:
         api.post(f"/rollouts/{moved}/pause", json={"why": "lunch"})
     pages = {"schedules": "/schedules", "schedule": f"/schedules/{made}", "schedule-new": "/schedules/new"}
     pages |= {"night": f"/nights/{night['id']}", "rollouts": "/rollouts", "rollout": f"/rollouts/{moved}"}
-    return pages | {"rollout-abort": f"/rollouts/{moved}/abort"}
+    pages["rollout-new"] = "/rollouts/new"
+    return pages | {f"rollout-{what}": f"/rollouts/{moved}/{what}" for what in ("abort", "rollback")}
 
 
 @pytest.mark.parametrize(
@@ -541,6 +543,11 @@ def test_every_page_can_be_read_by_everybody(
     browser.see("h1", "Make the schedule weekly?")
     assert axe(browser) == []
     browser.picture(pictures / f"schedule-draft-{look}.png")
+    browser.open(fleet.address + "/rollouts/new")
+    browser.click("button", "Show its stages")
+    browser.see("h1", "in 4 stages?")
+    assert axe(browser) == []
+    browser.picture(pictures / f"rollout-draft-{look}.png")
     browser.open(fleet.address + "/")
     box_of(browser, "bar-left").click()
     browser.click("button", "Reboot…")

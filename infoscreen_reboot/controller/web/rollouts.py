@@ -148,7 +148,7 @@ def _possible(rollout: models.Rollout) -> set[str]:
         "resume": rollout.state in ASKING,
         "recovery": rollout.recovery_off,
         "abort": not rollout.is_over,
-        "rollback": not rollout.is_over or (rollout.state is not State.ROLLED_BACK and bool(rollout.labels)),
+        "rollback": bool(rollout.labels) and rollout.state is not State.ROLLED_BACK,
     }
     return {name for name, is_possible in answers.items() if is_possible}
 
