@@ -79,6 +79,7 @@ MATRIX: dict[tuple[str, str], Role] = {
     ("POST", "/schedules/{schedule_id}/skip"): Role.OPERATOR,
     ("POST", "/schedules/{schedule_id}/unskip"): Role.OPERATOR,
     ("GET", "/schedules/{schedule_id}/preview"): Role.VIEWER,
+    ("POST", "/schedules/{schedule_id}/preview"): Role.OPERATOR,
     ("POST", "/schedules/{schedule_id}/run/preview"): Role.OPERATOR,
     ("POST", "/schedules/{schedule_id}/run"): Role.OPERATOR,
     ("GET", "/schedules/{schedule_id}/nights"): Role.VIEWER,

@@ -95,6 +95,24 @@ def test_the_next_nights_of_a_draft_and_of_a_schedule(web: Web) -> None:
     assert berlin["clients"] == 3 and len(berlin["nights"]) == 60
 
 
+def test_the_next_nights_of_a_change_that_is_not_made(web: Web) -> None:
+    made = create(web, rule="FREQ=DAILY;INTERVAL=2", zone="UTC").json()["id"]
+    with web.database.write() as tx:
+        anchor = (tx.now - timedelta(days=1)).date().isoformat()
+        tx.db.execute(update(schedule).values(anchor=anchor))
+    address = f"/schedules/{made}/preview"
+    [now] = web.call("GET", f"{address}?nights=2").json()
+    web.call("POST", f"/schedules/{made}/skip", json={"day": now["nights"][1]["day"]})
+    changed = {"version": 1, "start": "23:59", "zone": "UTC"}
+    [then] = web.call("POST", f"{address}?nights=2", json=changed).json()
+    assert then["nights"][0]["starts_local"].endswith("T23:59:00+00:00")
+    assert {each["day"] for each in then["nights"]} & {each["day"] for each in now["nights"]}, "it counts from that day"
+    assert "a operator" in {each["skipped_by"] for each in then["nights"]}
+    assert web.call("GET", f"/schedules/{made}").json()["start"] == "03:00"
+    assert kind(web.call("POST", address, json={"version": 2})) == (412, "changed_meanwhile")
+    assert kind(web.call("POST", address, json={"version": 1, "rule": "FREQ=HOURLY"})) == (422, "invalid")
+
+
 def test_pause_and_skip(web: Web) -> None:
     made = create(web).json()["id"]
     address = f"/schedules/{made}"

@@ -251,6 +251,89 @@ def test_a_second_one_of_that_name_is_refused_with_its_form(operator: Visitor) -
     assert len(operator.web.call("GET", "/schedules").json()) == 1
 
 
+def edited(page: Any, one: str) -> dict[str, Any]:
+    """What the form of a schedule that is changed would send."""
+    form = page.text.partition(f'action="/schedules/{one}/change"')[2].partition("</form>")[0]
+    found = dict(re.findall(r'<input (?:type="hidden" )?name="(\w+)"[^>]* value="([^"]*)"', form))
+    found |= dict(re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)"', form))
+    found |= dict(re.findall(r'<input type="radio" name="(often)" value="(\w+)" checked>', form))
+    found["day"] = re.findall(r'name="day" value="(\w+)" checked', form)
+    return {name: html.unescape(value) if isinstance(value, str) else value for name, value in found.items()}
+
+
+def test_a_schedule_is_changed_after_its_nights_were_seen(operator: Visitor, viewer: Visitor) -> None:
+    web = operator.web
+    one = create(web, rule="FREQ=WEEKLY;BYDAY=MO,TH").json()["id"]
+    address = f"/schedules/{one}"
+    assert "Change…" in operator.get(address).text and "Change…" not in viewer.get(address).text
+    typed = edited(operator.get(f"{address}/change"), one)
+    assert (typed["name"], typed["often"], typed["day"], typed["version"]) == ("nightly", "weekly", ["MO", "TH"], "1")
+    page = operator.post(f"{address}/change", **(typed | {"start": "04:15", "day": ["MO", "FR"]}))
+    assert "Change the schedule nightly?" in plain(page)
+    assert "every Monday and Friday at 04:15" in plain(page)
+    assert page.text.count("04:15 in Europe/Berlin") == 5
+    assert web.call("GET", address).json()["version"] == 1, "nothing is changed yet"
+    answer = operator.post(address, **hidden(page, address))
+    assert (answer.status_code, answer.headers["location"]) == (303, address)
+    now = web.call("GET", address).json()
+    assert (now["version"], now["start"], now["rule"]) == (2, "04:15", "FREQ=WEEKLY;BYDAY=MO,FR")
+    assert (now["zone"], now["window_min"], now["back_by_min"]) == ("Europe/Berlin", 120, 135)
+    again = operator.post(address, **edited(operator.get(f"{address}/change"), one))
+    assert again.status_code == 303
+    assert web.call("GET", address).json()["version"] == 2, "nothing was changed"
+
+
+def test_what_somebody_else_has_changed_meanwhile_is_shown_and_nothing_is_lost(operator: Visitor) -> None:
+    web = operator.web
+    one = create(web, spread_min=30).json()["id"]
+    address = f"/schedules/{one}"
+    typed = edited(operator.get(f"{address}/change"), one) | {"start": "04:15", "name": "late"}
+    theirs = {"version": 1, "start": "05:00", "window_min": 90}
+    assert web.call("PATCH", address, Role.ADMIN, json=theirs).status_code == 200
+    for path in (f"{address}/change", address):
+        page = operator.post(path, **typed)
+        assert page.status_code == 412
+        text = plain(page)
+        assert "Nothing was changed: a admin has changed it since you opened it" in text
+        assert "Begins at 05:00 04:15" in text, "both are shown"
+        assert "Reboots go out for so many minutes 90 nothing else" in text
+        assert "Spread over so many minutes 30" not in text, "nobody has changed that"
+    merged = edited(page, one)
+    assert (merged["start"], merged["name"], merged["window_min"], merged["version"]) == ("04:15", "late", "90", "2")
+    assert operator.post(address, **merged).status_code == 303
+    now = web.call("GET", address).json()
+    assert (now["start"], now["name"], now["window_min"], now["version"]) == ("04:15", "late", 90, 3)
+
+
+@pytest.mark.parametrize(
+    ("more", "status", "said"),
+    [
+        ({"often": "rule", "rule": "FREQ=HOURLY"}, 422, "HOURLY"),
+        ({"start": "3 o'clock"}, 422, "start"),
+        ({"name": "weekly"}, 409, "there is a schedule weekly"),
+        ({"version": "x"}, 422, "open the page again"),
+    ],
+)
+def test_a_change_that_cannot_be_meant_keeps_what_was_typed(
+    operator: Visitor, more: dict[str, Any], status: int, said: str
+) -> None:
+    create(operator.web, name="weekly")
+    one = create(operator.web).json()["id"]
+    typed = edited(operator.get(f"/schedules/{one}/change"), one) | {"zone": "Europe/Vienna"} | more
+    page = operator.post(f"/schedules/{one}", **typed)
+    assert page.status_code == status
+    assert said in html.unescape(plain(page))
+    assert "version" in more or 'value="Europe/Vienna"' in page.text
+    assert operator.web.call("GET", f"/schedules/{one}").json()["version"] == 1
+
+
+def test_an_empty_end_is_so_long_after_the_window_as_in_a_new_one(operator: Visitor) -> None:
+    one = create(operator.web).json()["id"]
+    typed = edited(operator.get(f"/schedules/{one}/change"), one) | {"window_min": "180", "back_by_min": ""}
+    assert operator.post(f"/schedules/{one}", **typed).status_code == 303
+    assert operator.web.call("GET", f"/schedules/{one}").json()["back_by_min"] == 195
+
+
 def test_it_runs_now_through_the_same_confirmation(operator: Visitor, viewer: Visitor) -> None:
     web = operator.web
     one = create(web).json()["id"]
@@ -539,7 +622,7 @@ def test_what_people_write_into_plans_is_shown_as_text(operator: Visitor) -> Non
     web = operator.web
     bold = "<b>why</b>"
     night = begun(web)
-    create(web, name=bold)
+    bad = create(web, name=bold).json()["id"]
     with web.database.write() as tx:
         tx.db.execute(update(client).values(name=HOSTILE))
         tx.db.execute(update(schedule).where(schedule.c.name == "nightly").values(name="<i>mine"))
@@ -553,9 +636,10 @@ def test_what_people_write_into_plans_is_shown_as_text(operator: Visitor) -> Non
     texts = [operator.get(path).text for path in pages]
     texts.append(operator.post("/schedules/new", **(DRAFT | {"name": bold, "selector": f"site={bold}"})).text)
     texts.append(operator.post("/schedules/new", **(DRAFT | {"name": bold})).text)
+    texts.append(operator.get(f"/schedules/{bad}/change").text)
     texts.append(operator.post("/rollouts/new", **(PLAN | {"reason": bold})).text)
     texts.append(operator.post("/rollouts/new", **(PLAN | {"stages": bold})).text)
-    for path, text in zip([*pages, "fault", "draft", "plan", "fault of a plan"], texts, strict=True):
+    for path, text in zip([*pages, "fault", "draft", "change", "plan", "fault of a plan"], texts, strict=True):
         assert "<img" not in text, path
         assert "<b>why" not in text, path
         assert "<i>mine" not in text, path

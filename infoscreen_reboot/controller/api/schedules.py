@@ -25,7 +25,8 @@ router = APIRouter(tags=["schedules"])
 _CSV = "text/csv"
 _EXAMPLE_CSV = "client_uuid,name,site,outcome,why,back_at,command_id\r\n"
 _SAID = [name for name in models.NewSchedule.model_fields if name != "back_by_min"]
-_BACK_AFTER_MIN = 15
+# Of a schedule that does not say by when all are to be back: so long after its window.
+BACK_AFTER_MIN = 15
 # Skips that are over are of no interest to whoever looks at a schedule.
 _OLD = timedelta(days=7)
 _MOST_SKIPS = 1000
@@ -80,19 +81,25 @@ def read_schedule(call: Viewer, schedule_id: UUID) -> models.Schedule:
 )
 def change_schedule(call: Operator, schedule_id: UUID, content: models.ScheduleChange) -> models.Schedule:
     """From the next night on that has not begun. If somebody has changed it since you looked, the answer is 412."""
-    changed = content.model_dump(exclude_unset=True, exclude={"version"})
-    nothing = next((name for name, value in changed.items() if value is None and name != "zone"), None)
-    if nothing is not None:
-        raise Problem("invalid", f"{nothing}: it cannot be taken away")
     with call.write() as (tx, caller):
-        row = _living(tx, schedule_id)
-        if row["version"] != content.version:
-            detail = f"version {content.version} was changed by {row['changed_by']}: look at it again"
-            raise Problem("changed_meanwhile", detail, version=row["version"])
-        _check(tx, call, {name: row[name] for name in (*_SAID, "back_by_min", "anchor")} | changed, row["id"])
+        row, changed = _changed(tx, call, schedule_id, content)
         store.change(tx, row["id"], changed, caller.name)
         call.note(tx, "change schedule", row["id"], "changed", changed)
         return _shown(tx, row["id"])
+
+
+@router.post(
+    "/schedules/{schedule_id:uuid}/preview",
+    summary="Preview a change of a schedule",
+    responses=documented("not_found", "exists", "bad_selector", "changed_meanwhile", "too_large"),
+)
+def preview_change(
+    call: Operator, schedule_id: UUID, content: models.ScheduleChange, nights: Count = 5
+) -> list[models.Forecast]:
+    """Its next nights if it were changed. Nothing is changed."""
+    with call.read() as tx:
+        row, changed = _changed(tx, call, schedule_id, content)
+        return _forecasts(tx, call, {**row, **changed}, store.skips(tx, [row["id"]])[row["id"]], nights)
 
 
 @router.delete(
@@ -286,7 +293,7 @@ def _page(
 def _values(tx: Transaction, call: Call, content: models.NewSchedule) -> dict[str, Any]:
     values = content.model_dump(mode="json")
     if content.back_by_min is None:
-        values["back_by_min"] = content.window_min + _BACK_AFTER_MIN
+        values["back_by_min"] = content.window_min + BACK_AFTER_MIN
     zone = calendar.known(content.zone or call.site.house.zone)
     return values | {"anchor": tx.now.astimezone(zone).date().isoformat()}
 
@@ -312,6 +319,22 @@ def _check(tx: Transaction, call: Call, values: Mapping[str, Any], own: str | No
             raise Problem("invalid", f"zone: {error}") from None
     if not is_draft and store.bearer_of(tx, name, own) is not None:
         raise Problem("exists", f"there is a schedule {name}")
+
+
+def _changed(
+    tx: Transaction, call: Call, schedule_id: UUID, content: models.ScheduleChange
+) -> tuple[Row, dict[str, Any]]:
+    """The schedule, and what of it is to be another. Raises Problem, also if somebody has changed it since."""
+    changed = content.model_dump(exclude_unset=True, exclude={"version"})
+    nothing = next((name for name, value in changed.items() if value is None and name != "zone"), None)
+    if nothing is not None:
+        raise Problem("invalid", f"{nothing}: it cannot be taken away")
+    row = _living(tx, schedule_id)
+    if row["version"] != content.version:
+        detail = f"version {content.version} was changed by {row['changed_by']}: look at it again"
+        raise Problem("changed_meanwhile", detail, version=row["version"])
+    _check(tx, call, {name: row[name] for name in (*_SAID, "back_by_min", "anchor")} | changed, row["id"])
+    return row, changed
 
 
 def _day(said: str) -> date:

@@ -9,6 +9,8 @@ client     one client, for whoever stands in front of it
 action     the one confirmation, and the order that follows it
 batches    what became of many commands
 schedules  rules for nights, what comes of them next, and making one
+fields     a schedule as it is typed
+revision   a schedule that is changed
 nights     how a night ended, client by client
 rollouts   stages, what their sample proves, and the brake
 draft      a rollout before it is made

@@ -25,6 +25,7 @@ from infoscreen_reboot.controller.web import (
     newcomers,
     nights,
     record,
+    revision,
     rollouts,
     schedules,
     session,
@@ -55,7 +56,7 @@ def add_pages(app: FastAPI, site: Site) -> None:
 def _routes() -> list[BaseRoute]:
     router = APIRouter(include_in_schema=False)
     for part in (
-        *(session, live, fleet, client, action, batches, schedules, nights, rollouts, draft),
+        *(session, live, fleet, client, action, batches, schedules, revision, nights, rollouts, draft),
         *(newcomers, record, holds, audit, account, users),
     ):
         router.include_router(part.router)

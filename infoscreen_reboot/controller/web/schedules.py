@@ -9,24 +9,20 @@ from uuid import UUID
 
 from fastapi import APIRouter, Query, Response
 
-from infoscreen_reboot.controller import orders, recurrence
+from infoscreen_reboot.controller import orders
 from infoscreen_reboot.controller.api import models, schedules
 from infoscreen_reboot.controller.api.access import Call
 from infoscreen_reboot.controller.api.problems import Problem, checked
 from infoscreen_reboot.controller.auth import Role
 from infoscreen_reboot.controller.orders import Refused
-from infoscreen_reboot.controller.web import action, shell
-from infoscreen_reboot.controller.web.session import Form, Operator, Sent, Viewer
-from infoscreen_reboot.controller.windows import DAYS
+from infoscreen_reboot.controller.web import action, fields, shell
+from infoscreen_reboot.controller.web.session import Operator, Sent, Viewer
 
 router = APIRouter()
 
 _NEXT = 5
 _LAST = 10
 _PAGE = 20
-_DAYS = [day[:2].upper() for day in DAYS]
-_FIELDS = ("name", "selector", "often", "rule", "start", "zone", "window_min", "spread_min", "back_by_min")
-_EMPTY = dict.fromkeys(_FIELDS, "") | {"often": "daily", "start": "03:30", "window_min": "120", "spread_min": "60"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +52,7 @@ def _line(call: Call, schedule: models.Schedule) -> Line:
     forecasts, fault = _forecasts(call, schedule)
     coming = [(night, each.zone) for each in forecasts for night in each.nights if night.skipped_by is None]
     night, zone = min(coming, key=_start, default=(None, ""))
-    return Line(schedule, rule_in_words(schedule.rule), night, zone, len(forecasts), fault)
+    return Line(schedule, fields.rule_in_words(schedule.rule), night, zone, len(forecasts), fault)
 
 
 def _start(coming: tuple[models.ComingNight, str]) -> datetime:
@@ -72,28 +68,20 @@ def _forecasts(call: Call, schedule: models.Schedule) -> tuple[list[models.Forec
         return [], problem.detail
 
 
-def rule_in_words(rule: str) -> str:
-    """As it is written, if a later version has written what this one cannot read."""
-    try:
-        return recurrence.in_words(recurrence.parse(rule))
-    except ValueError:
-        return rule
-
-
 # --- A new one
 
 
 @router.get("/schedules/new")
 def show_new(call: Operator) -> Response:
-    return _form(call, _EMPTY, [])
+    return _form(call, fields.EMPTY, [])
 
 
 @router.post("/schedules/new")
 def preview(call: Operator, sent: Sent) -> Response:
     """Makes nothing, so it may be read again."""
-    said, days = _said(sent)
+    said, days = fields.said(sent)
     try:
-        wanted = _wanted(said, days)
+        wanted = fields.wanted(said, days)
         forecasts = schedules.preview_new_schedule(call, wanted, _NEXT)
     except Problem as problem:
         return _form(call, said, days, problem)
@@ -102,9 +90,9 @@ def preview(call: Operator, sent: Sent) -> Response:
 
 @router.post("/schedules")
 def make(call: Operator, sent: Sent) -> Response:
-    said, days = _said(sent)
+    said, days = fields.said(sent)
     try:
-        made = schedules.create_schedule(call, _wanted(said, days))
+        made = schedules.create_schedule(call, fields.wanted(said, days))
     except Problem as problem:
         return _form(call, said, days, problem)
     return shell.see(f"/schedules/{made.id}")
@@ -124,46 +112,12 @@ def _form(
         200 if problem is None else shell.again(problem),
         said=said,
         days=days,
-        weekdays=list(zip(_DAYS, recurrence.DAY_WORDS, strict=True)),
+        weekdays=fields.WEEKDAYS,
         wanted=wanted,
-        rule=rule_in_words(wanted.rule) if wanted else "",
+        rule=fields.rule_in_words(wanted.rule) if wanted else "",
         forecasts=forecasts or [],
         fault=problem.detail if problem is not None else None,
     )
-
-
-def _said(sent: Form) -> tuple[dict[str, str], list[str]]:
-    return {name: sent.text(name) for name in _FIELDS}, [day for day in _DAYS if day in sent.get("day", [])]
-
-
-def _wanted(said: dict[str, str], days: list[str]) -> models.NewSchedule:
-    """Raises Problem for what cannot be meant."""
-    return checked(
-        models.NewSchedule,
-        name=said["name"],
-        selector=said["selector"],
-        rule=_rule(said, days),
-        start=said["start"],
-        zone=said["zone"] or None,
-        window_min=_minutes(said, "window_min"),
-        spread_min=_minutes(said, "spread_min"),
-        back_by_min=_minutes(said, "back_by_min") if said["back_by_min"] else None,
-    )
-
-
-def _rule(said: dict[str, str], days: list[str]) -> str:
-    match said["often"]:
-        case "daily":
-            return "FREQ=DAILY"
-        case "weekly" if days:
-            return f"FREQ=WEEKLY;BYDAY={','.join(days)}"
-        case "weekly":
-            raise Problem("invalid", "no weekday is chosen: choose at least one")
-    return said["rule"]
-
-
-def _minutes(said: dict[str, str], name: str) -> int:
-    return shell.number(said, name, shell.MINUTES)
 
 
 # --- One
@@ -177,7 +131,7 @@ def show(call: Viewer, schedule_id: UUID, cursor: Annotated[str | None, Query(ma
         call,
         "schedule.html",
         schedule=schedule,
-        rule=rule_in_words(schedule.rule),
+        rule=fields.rule_in_words(schedule.rule),
         forecasts=forecasts,
         fault=fault,
         nights=schedules.list_nights_of_schedule(call, schedule_id, _PAGE, cursor),
