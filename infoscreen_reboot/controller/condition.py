@@ -3,8 +3,10 @@
 from datetime import timedelta
 from enum import StrEnum
 
-# From then on a client that went down for a reboot is late. It is given up later: `DEADLINE_BACK_S`.
+# From then on a client that went down for a reboot is late: the display turns amber.
 LATE_AFTER = timedelta(seconds=90)
+# And red: it is given up, if `DEADLINE_BACK_S` says nothing else.
+LOST_AFTER = timedelta(seconds=150)
 
 
 class Condition(StrEnum):

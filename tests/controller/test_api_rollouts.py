@@ -166,3 +166,47 @@ def test_a_label_is_set_when_its_client_has_completed(web: Web) -> None:
     with web.database.read() as tx:
         versions = tx.db.execute(select(label.c.value).where(label.c.key == "version")).scalars().all()
     assert versions == ["7"] * 3
+
+
+def test_who_came_back_how_fast_is_counted_and_who_never_did_is_apart(web: Web) -> None:
+    one = made(web, stages=[])
+    look(web)
+    ids = {}
+    with web.database.write() as tx:
+        for row in tx.db.execute(select(command.c.client_uuid, command.c.id)):
+            ids[row.client_uuid] = row.id
+    [batch] = web.call("GET", f"/rollouts/{one}").json()["stages"][0]["batches"]
+    addresses = (f"/rollouts/{one}/reconnects", f"/batches/{batch}/reconnects")
+
+    def now(number: int, back_s: float | None, **values: Any) -> None:
+        with web.database.write() as tx:
+            started_at = tx.now - timedelta(minutes=10)
+            values |= {"started_at": started_at, "back_at": back_s and started_at + timedelta(seconds=back_s)}
+            if values.get("late") is not None:
+                values["late_at"] = started_at + timedelta(seconds=400)
+            tx.db.execute(update(command).where(command.c.id == ids[web.uuids[number]]).values(**values))
+
+    def told() -> tuple[dict[int, int], int, int]:
+        first, second = (web.call("GET", address, Role.VIEWER).json() for address in addresses)
+        assert first == second
+        assert [slot["from_s"] for slot in first["slots"]] == [15 * number for number in range(11)]
+        assert [slot["to_s"] for slot in first["slots"]] == [*(15 * number for number in range(1, 11)), None]
+        assert (first["late_after_s"], first["lost_after_s"]) == (90, 150)
+        return (
+            {slot["from_s"]: slot["count"] for slot in first["slots"] if slot["count"]},
+            first["not_back"],
+            first["on_the_way"],
+        )
+
+    assert told() == ({}, 0, 0), "nobody has begun"
+    now(0, 89.999, state="completed", rank=5)
+    now(1, 90, state="awaiting_reconnect", rank=4)
+    now(2, None, state="execution_started", rank=3)
+    assert told() == ({75: 1, 90: 1}, 0, 1)
+    now(1, 14400, state="completed", rank=5)
+    now(2, None, state="timed_out", rank=5, overdue="client back on MQTT")
+    assert told() == ({75: 1, 150: 1}, 1, 0)
+    now(2, None, late="completed")
+    assert told() == ({75: 1, 150: 2}, 0, 0), "it was given up, and has come back"
+    now(2, None, late=None, overdue="host going down")
+    assert told() == ({75: 1, 150: 1}, 0, 0), "it did not go down"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -613,6 +614,24 @@ def test_older_rollouts_are_on_other_pages(viewer: Visitor, monkeypatch: pytest.
     [following] = re.findall(r'rel="next" href="([^"]+)"', first)
     assert ones[0] in viewer.get(following).text
     assert viewer.get("/rollouts?cursor=x").status_code == 400
+
+
+def test_who_came_back_how_fast_stands_on_the_pages_in_words_too(viewer: Visitor) -> None:
+    web = viewer.web
+    one = made(web, stages=[])
+    look(web)
+    [batch] = web.call("GET", f"/rollouts/{one}").json()["stages"][0]["batches"]
+    pages = f"/rollouts/{one}", f"/batches/{batch}"
+    assert ["Back on MQTT after" in viewer.get(page).text for page in pages] == [False, False]
+    with web.database.write() as tx:
+        back = {"started_at": tx.now, "back_at": tx.now + timedelta(seconds=100), "state": "completed", "rank": 5}
+        lost = back | {"back_at": None, "state": "timed_out", "overdue": "client back on MQTT"}
+        for uuid, values in zip(web.uuids, (back, back, lost), strict=True):
+            tx.db.execute(update(command).where(command.c.client_uuid == uuid).values(**values))
+    for page in pages:
+        text = plain(viewer.get(page))
+        assert "0 of 3 were back within 90 s, 2 within 150 s, 0 later; 1 never came back." in text
+        assert "90 to 105 s 2" in text and "not back 1" in text
 
 
 # --- All of them

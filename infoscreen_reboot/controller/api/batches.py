@@ -17,7 +17,7 @@ from infoscreen_reboot.controller.api.commands import MADE_BEFORE, Cursor, Idemp
 from infoscreen_reboot.controller.api.problems import Problem, documented
 from infoscreen_reboot.controller.lifecycle import Cancelled, State
 from infoscreen_reboot.controller.orders import Caller
-from infoscreen_reboot.controller.store import commands, views
+from infoscreen_reboot.controller.store import commands, reconnects, views
 from infoscreen_reboot.controller.store.database import Row, Transaction
 from infoscreen_reboot.controller.store.zones import zones_of
 
@@ -122,6 +122,14 @@ def list_members(
         models.Member(client_uuid=row["client_uuid"], name=row["name"], command_id=row["id"], state=row["state"])
         for row in rows
     ]
+
+
+@router.get("/{batch_id:uuid}/reconnects", summary="Read who came back how fast", responses=documented("not_found"))
+def read_reconnects(call: Viewer, batch_id: UUID) -> models.Reconnects:
+    """Of the clients of a batch, in steps of 15 seconds."""
+    with call.read() as tx:
+        _found(tx, str(batch_id))
+        return show.reconnects(reconnects.of_batch(tx, str(batch_id)))
 
 
 @router.post("/{batch_id:uuid}/cancel", summary="Cancel a batch", responses=documented("not_found"))

@@ -359,6 +359,37 @@ class Member(Model):
     state: State
 
 
+_RECONNECTS = {
+    "late_after_s": 90,
+    "lost_after_s": 150,
+    "slots": [
+        {"from_s": 30, "to_s": 45, "count": 17},
+        {"from_s": 90, "to_s": 105, "count": 2},
+        {"from_s": 150, "to_s": None, "count": 0},
+    ],
+    "not_back": 1,
+    "on_the_way": 0,
+}
+
+
+class ReconnectSlot(Model):
+    from_s: int
+    to_s: int | None = Field(description="It is not in. Null: all that took longer.")
+    count: int
+
+
+class Reconnects(Model):
+    """How many came back how long after their `execution_started`. Whoever did not go down is not counted."""
+
+    model_config = _example(_RECONNECTS)
+
+    late_after_s: int = Field(description="From then on the display turns amber.")
+    lost_after_s: int = Field(description="And red.")
+    slots: list[ReconnectSlot] = Field(description="All of them, also those with nobody in it.")
+    not_back: int = Field(description="They were given up, and have not come back since.")
+    on_the_way: int = Field(description="They have begun, and may still come.")
+
+
 class Cancelled(Model):
     """How many were stopped, and how many could not be any more."""
 

@@ -17,6 +17,7 @@ from infoscreen_reboot.controller.api.problems import Problem, documented
 from infoscreen_reboot.controller.brake import Count
 from infoscreen_reboot.controller.orders import Caller
 from infoscreen_reboot.controller.rollouts import Terms
+from infoscreen_reboot.controller.store import reconnects
 from infoscreen_reboot.controller.store import rollouts as stored
 from infoscreen_reboot.controller.store.database import Row, Transaction
 from infoscreen_reboot.controller.store.zones import zones_of
@@ -138,6 +139,14 @@ def list_rollout_members(
         _found(tx, rollout_id)
         rows = stored.members(tx, str(rollout_id), stage, counted)
     return [models.RolloutMember(**{name: row[name] for name in models.RolloutMember.model_fields}) for row in rows]
+
+
+@router.get("/{rollout_id:uuid}/reconnects", summary="Read who came back how fast", responses=documented("not_found"))
+def read_rollout_reconnects(call: Viewer, rollout_id: UUID) -> models.Reconnects:
+    """Of the clients of a rollout, in steps of 15 seconds."""
+    with call.read() as tx:
+        _found(tx, rollout_id)
+        return show.reconnects(reconnects.of_rollout(tx, str(rollout_id)))
 
 
 @router.post("/{rollout_id:uuid}/pause", summary="Pause a rollout", responses=_SAID_WITH_WORDS)

@@ -13,10 +13,12 @@ from infoscreen_reboot.controller import lifecycle
 from infoscreen_reboot.controller import rollout as rules
 from infoscreen_reboot.controller.api import models
 from infoscreen_reboot.controller.brake import Brake
+from infoscreen_reboot.controller.condition import LATE_AFTER, LOST_AFTER
 from infoscreen_reboot.controller.lifecycle import Limits
 from infoscreen_reboot.controller.safety import Answer
 from infoscreen_reboot.controller.store import commands, conditions, facts, recoveries, reports, rollouts, views
 from infoscreen_reboot.controller.store.database import Row, Transaction
+from infoscreen_reboot.controller.store.reconnects import LAST_SLOT, SLOT_S, Reconnects
 from infoscreen_reboot.controller.store.reports import Said
 from infoscreen_reboot.controller.store.zones import zones_of
 
@@ -50,6 +52,22 @@ def command(row: Row, fleet: Limits, zones: Mapping[str, str]) -> models.Command
         error_message=record.error_message,
         late=record.late,
         evidence=models.Evidence(proof=record.proof, **{name: row[name] for name in _EVIDENCE}),
+    )
+
+
+def reconnects(found: Reconnects) -> models.Reconnects:
+    starts = [(number, number * SLOT_S) for number in range(LAST_SLOT + 1)]
+    return models.Reconnects(
+        late_after_s=int(LATE_AFTER.total_seconds()),
+        lost_after_s=int(LOST_AFTER.total_seconds()),
+        slots=[
+            models.ReconnectSlot(
+                from_s=start, to_s=start + SLOT_S if number < LAST_SLOT else None, count=found.slots[number]
+            )
+            for number, start in starts
+        ],
+        not_back=found.not_back,
+        on_the_way=found.on_the_way,
     )
 
 

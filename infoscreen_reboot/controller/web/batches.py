@@ -36,6 +36,7 @@ def show(
         count=sum(batch.states.values()),
         members=batches.list_members(call, batch_id, chosen),
         state=chosen,
+        reconnects=batches.read_reconnects(call, batch_id),
         can_cancel=call.who.role.covers(Role.OPERATOR) and not batch.is_over,
         can_retry=call.who.role.covers(Role.OPERATOR) and any(each in batch.states for each in batches.TO_RETRY),
         to_retry=[m.client_uuid for m in batches.list_members(call, batch_id, None) if m.state in batches.TO_RETRY],

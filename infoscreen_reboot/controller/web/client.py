@@ -11,7 +11,7 @@ from fastapi import APIRouter, Response
 from infoscreen_reboot.contract.command import Action
 from infoscreen_reboot.controller.api import clients, commands, models, recoveries
 from infoscreen_reboot.controller.auth import Role
-from infoscreen_reboot.controller.condition import LATE_AFTER, MEANINGS
+from infoscreen_reboot.controller.condition import LATE_AFTER, LOST_AFTER, MEANINGS
 from infoscreen_reboot.controller.lifecycle import State
 from infoscreen_reboot.controller.safety import Standing
 from infoscreen_reboot.controller.web import shell
@@ -21,8 +21,6 @@ router = APIRouter()
 
 _COMMANDS = 6
 _BOOTS = 10
-# So long after its shutdown a client is given up: the display is red.
-_RED_S = 150
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +53,7 @@ def show(call: Viewer, uuid: UUID) -> Response:
         alerts=clients.list_alerts(call, uuid),
         health=clients.read_health(call, uuid),
         amber_s=int(LATE_AFTER.total_seconds()),
-        red_s=_RED_S,
+        red_s=int(LOST_AFTER.total_seconds()),
         can_order=call.who.role.covers(Role.OPERATOR) and client.standing is Standing.ACCEPTED and open_command is None,
         may_shut_down=call.who.may_shut_down,
         may_change=call.who.role.covers(Role.OPERATOR),

@@ -65,6 +65,7 @@ def show(call: Viewer, rollout_id: UUID) -> Response:
         count=sum(rollout.states.values()),
         meaning=_MEANINGS[rollout.state],
         stages=[_stage(each, rollout) for each in rollout.stages],
+        reconnects=rollouts.read_rollout_reconnects(call, rollout_id),
         failed=rollouts.list_rollout_members(call, rollout_id, None, Count.FAILED),
         can=_possible(rollout) if call.who.role.covers(Role.OPERATOR) else set(),
     )
