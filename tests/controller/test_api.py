@@ -41,6 +41,7 @@ MATRIX: dict[tuple[str, str], Role] = {
     ("POST", "/batches"): Role.OPERATOR,
     ("GET", "/batches/{batch_id}"): Role.VIEWER,
     ("GET", "/batches/{batch_id}/members"): Role.VIEWER,
+    ("GET", "/batches/{batch_id}/reasons"): Role.VIEWER,
     ("GET", "/batches/{batch_id}/reconnects"): Role.VIEWER,
     ("POST", "/batches/{batch_id}/cancel"): Role.OPERATOR,
     ("POST", "/rollouts/preview"): Role.OPERATOR,

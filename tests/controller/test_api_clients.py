@@ -197,6 +197,30 @@ def test_a_batch_whose_clients_are_all_blocked_ends_and_can_be_tried_again(web: 
     ]
 
 
+def test_a_batch_is_counted_by_reason(web: Web) -> None:
+    seen = web.preview()
+    content = {"action": "reboot_host", "clients": seen["clients"], "hash": seen["hash"], "count": 3}
+    batch = web.call("POST", "/batches", json=content).json()["id"]
+    assert web.call("GET", f"/batches/{batch}/reasons").json() == []
+    held = {"state": "expired", "rank": 5, "hold_rule": "window", "hold_why": "closed", "overdue": "to be sent"}
+    with web.database.write() as tx:
+        tx.db.execute(update(command).values(**held))
+        failed = {
+            "state": "failed",
+            "sent_at": tx.now,
+            "error_code": "inhibited",
+            "error_message": "apt",
+            "overdue": None,
+        }
+        tx.db.execute(update(command).where(command.c.client_uuid == web.uuids[0]).values(**failed))
+    assert web.call("GET", f"/batches/{batch}/reasons", Role.VIEWER).json() == [
+        {"state": "expired", "kind": "window", "why": "closed", "count": 2},
+        {"state": "failed", "kind": "inhibited", "why": "apt", "count": 1},
+    ]
+    [member] = web.call("GET", f"/batches/{batch}/members?kind=inhibited").json()
+    assert (member["client_uuid"], member["kind"], member["why"]) == (web.uuids[0], "inhibited", "apt")
+
+
 def told(web: Web, uuid: str) -> list[str]:
     with web.database.read() as tx:
         return [row["kind"] for row in views.events_after(tx, 0, 1000, client_uuid=uuid)]

@@ -46,6 +46,7 @@ PAGES = {
     ("POST", "/order"): Role.OPERATOR,
     ("GET", "/batches"): Role.VIEWER,
     ("GET", "/batches/{batch_id}"): Role.VIEWER,
+    ("GET", "/batches/{batch_id}/members.{form}"): Role.VIEWER,
     ("POST", "/batches/{batch_id}/cancel"): Role.OPERATOR,
     ("GET", "/schedules"): Role.VIEWER,
     ("POST", "/schedules"): Role.OPERATOR,

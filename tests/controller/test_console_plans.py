@@ -634,6 +634,76 @@ def test_who_came_back_how_fast_stands_on_the_pages_in_words_too(viewer: Visitor
         assert "90 to 105 s 2" in text and "not back 1" in text
 
 
+# --- Batches
+
+
+def mixed(web: Web) -> str:
+    """A batch in which one is held, one has failed, and one has not come back."""
+    seen = web.preview()
+    content = {"action": "reboot_host", "clients": seen["clients"], "hash": seen["hash"], "count": 3}
+    made: str = web.call("POST", "/batches", json=content).json()["id"]
+    ends: list[dict[str, Any]] = [
+        {"hold_rule": "freeze", "hold_why": "all stands still: =1+1"},
+        {"state": "failed", "rank": 5, "error_code": "not_authorized", "error_message": "=cmd|' /C calc'!A0"},
+        {"state": "timed_out", "rank": 5, "overdue": "client back on MQTT"},
+    ]
+    with web.database.write() as tx:
+        for uuid, values in zip(web.uuids, ends, strict=True):
+            if values.get("rank"):
+                values |= {"sent_at": tx.now, "hold_rule": "freeze"}
+            tx.db.execute(update(command).where(command.c.client_uuid == uuid).values(**values))
+        tx.db.execute(update(client).where(client.c.uuid == web.uuids[1]).values(name="@SUM(A1)"))
+    return made
+
+
+def test_a_batch_is_counted_by_reason_and_each_count_leads_to_exactly_those(operator: Visitor) -> None:
+    web = operator.web
+    batch = mixed(web)
+    page = operator.get(f"/batches/{batch}")
+    text = plain(page)
+    assert "freeze 1 queued all stands still" in text
+    assert "not authorized 1 failed =cmd" in html.unescape(text)
+    assert "client back on MQTT 1 timed out" in text
+    links = [html.unescape(each) for each in re.findall(r'href="(/batches/[^"]+kind=[^"]+)" aria-label', page.text)]
+    assert len(links) == 3
+    wanted = (("freeze", "queued", 0), ("not_authorized", "failed", 1), ("client%20back%20on%20MQTT", "timed_out", 2))
+    for kind, state, number in wanted:
+        link = f"/batches/{batch}?state={state}&kind={kind}"
+        assert link in links
+        shown = operator.get(link)
+        rows = shown.text.partition('id="members"')[2]
+        assert re.findall(r'href="/c/([^"]+)"', rows) == [web.uuids[number]]
+        assert f"1 client, {state.replace('_', ' ')}: " in plain(shown)
+        retried = hidden(shown, "/confirm").get("client", [])
+        assert retried == ([] if number == 0 else [web.uuids[number]]), "these, and no others"
+    assert sorted(hidden(page, "/confirm")["client"]) == web.uuids[1:]
+    assert operator.get(f"/batches/{batch}?kind=%00").status_code == 422
+
+
+def test_what_is_listed_of_a_batch_can_be_taken_away_and_no_cell_is_a_formula(viewer: Visitor) -> None:
+    web = viewer.web
+    batch = mixed(web)
+    everything = viewer.get(f"/batches/{batch}")
+    assert f'href="/batches/{batch}/members.csv"' in everything.text
+    shown = viewer.get(f"/batches/{batch}?state=failed&kind=not_authorized").text
+    links = [html.unescape(each) for each in re.findall(r'href="(/batches/[^"]+/members[^"]+)"', shown)]
+    table, document = (viewer.get(link) for link in links)
+    assert table.headers["content-type"].startswith("text/csv")
+    assert f"batch-{batch}.csv" in table.headers["content-disposition"]
+    [head, line] = table.text.splitlines()
+    assert head == "client_uuid,name,command_id,state,kind,why"
+    assert line.startswith(f"{web.uuids[1]},'@SUM(A1),")
+    assert line.endswith(",failed,not_authorized,'=cmd|' /C calc'!A0")
+    assert document.headers["content-disposition"] == f'attachment; filename="batch-{batch}.json"'
+    api = f"/batches/{batch}/members?state=failed&kind=not_authorized"
+    assert document.json() == web.call("GET", api).json()
+    assert web.call("GET", f"{api}&format=csv").text == table.text
+    assert [each["name"] for each in document.json()] == ["@SUM(A1)"]
+    assert len(viewer.get(f"/batches/{batch}/members.json").json()) == 3
+    assert viewer.get(f"/batches/{batch}/members.xml").status_code == 422
+    assert viewer.get(f"/batches/{uuid4()}/members.csv").status_code == 404
+
+
 # --- All of them
 
 
@@ -666,5 +736,5 @@ def test_what_people_write_into_plans_is_shown_as_text(operator: Visitor) -> Non
 
 
 def test_a_page_of_something_that_does_not_exist_says_so(operator: Visitor) -> None:
-    for path in ("schedules", "nights", "rollouts"):
+    for path in ("schedules", "nights", "rollouts", "batches"):
         assert operator.get(f"/{path}/{uuid4()}").status_code == 404

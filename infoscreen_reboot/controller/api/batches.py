@@ -11,7 +11,7 @@ from fastapi import APIRouter, Query, Response
 
 from infoscreen_reboot.contract.command import Action
 from infoscreen_reboot.controller import orders
-from infoscreen_reboot.controller.api import models, show
+from infoscreen_reboot.controller.api import files, models, show
 from infoscreen_reboot.controller.api.access import Call, Operator, Viewer
 from infoscreen_reboot.controller.api.commands import MADE_BEFORE, Cursor, IdempotencyKey, Limit, wish_of
 from infoscreen_reboot.controller.api.problems import Problem, documented
@@ -25,6 +25,8 @@ router = APIRouter(prefix="/batches", tags=["batches"])
 
 # In these a command has not done what it was made for, and may be tried again.
 TO_RETRY = (State.FAILED, State.EXPIRED, State.TIMED_OUT, State.BLOCKED_SAFETY)
+_OF_MEMBER = [name for name in models.Member.model_fields if name != "command_id"]
+_EXAMPLE_CSV = "client_uuid,name,command_id,state,kind,why\r\n"
 
 
 @router.post(
@@ -108,20 +110,44 @@ def read_batch(call: Viewer, batch_id: UUID) -> models.Batch:
         return show.batch(tx, _found(tx, str(batch_id)))
 
 
-@router.get("/{batch_id:uuid}/members", summary="List the members of a batch", responses=documented("not_found"))
+@router.get(
+    "/{batch_id:uuid}/members",
+    summary="List the members of a batch",
+    response_model=list[models.Member],
+    responses=documented(
+        "not_found", well={"description": "The members", "content": {files.CSV: {"example": _EXAMPLE_CSV}}}
+    ),
+)
 def list_members(
     call: Viewer,
     batch_id: UUID,
     state: Annotated[State | None, Query(description="Only those whose command is in this state.")] = None,
-) -> list[models.Member]:
-    """Its clients, with the command of each."""
+    kind: Annotated[models.Name | None, Query(description="Only those for which this is the reason.")] = None,
+    form: Annotated[str, Query(alias="format", pattern="^(json|csv)$", description="`json` or `csv`.")] = "json",
+) -> Response | list[models.Member]:
+    """Its clients, with the command of each, and what is in the way of those that have not done it."""
+    found = members(call, batch_id, state, kind)
+    if form == "csv":
+        headers = {"Content-Disposition": f'attachment; filename="batch-{batch_id}.csv"'}
+        rows = [each.model_dump(mode="json").values() for each in found]
+        return Response(files.table(models.Member.model_fields, rows), media_type=files.CSV, headers=headers)
+    return found
+
+
+def members(call: Call, batch_id: UUID, state: State | None, kind: str | None) -> list[models.Member]:
+    """Those in that state, and for that reason. Raises Problem."""
     with call.read() as tx:
         _found(tx, str(batch_id))
-        rows = views.members(tx, str(batch_id), str(state) if state else None)
-    return [
-        models.Member(client_uuid=row["client_uuid"], name=row["name"], command_id=row["id"], state=row["state"])
-        for row in rows
-    ]
+        rows = views.members(tx, str(batch_id), str(state) if state else None, kind)
+    return [models.Member(command_id=row["id"], **{name: row[name] for name in _OF_MEMBER}) for row in rows]
+
+
+@router.get("/{batch_id:uuid}/reasons", summary="Count the members by reason", responses=documented("not_found"))
+def list_reasons(call: Viewer, batch_id: UUID) -> list[models.BatchReason]:
+    """What is in the way, or was: each rule, code or step, and for how many. The most first."""
+    with call.read() as tx:
+        _found(tx, str(batch_id))
+        return [models.BatchReason(**row) for row in views.reasons(tx, str(batch_id))]
 
 
 @router.get("/{batch_id:uuid}/reconnects", summary="Read who came back how fast", responses=documented("not_found"))

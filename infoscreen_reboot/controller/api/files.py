@@ -1,16 +1,18 @@
-"""Lists that come as a file: CSV, or what `ansible-inventory --list` prints."""
+"""Lists that come or go as a file: CSV, or what `ansible-inventory --list` prints."""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 from fastapi import Request
 from fastapi.concurrency import run_in_threadpool
 
 from infoscreen_reboot.controller.api.problems import Problem
-from infoscreen_reboot.controller.inventory import InventoryError
+from infoscreen_reboot.controller.inventory import InventoryError, guarded
 
 CSV = "text/csv"
 T = TypeVar("T")
@@ -37,6 +39,16 @@ def _read(kind: str, content: bytes, read_csv: Callable[[bytes], T], read_ansibl
         if isinstance(error, InventoryError):
             raise
         raise Problem("bad_request", "this is no JSON") from None
+
+
+def table(names: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
+    """As CSV; no cell of it is a formula."""
+    target = io.StringIO(newline="")
+    writer = csv.writer(target)
+    writer.writerow(names)
+    for row in rows:
+        writer.writerow([guarded("" if cell is None else str(cell)) for cell in row])
+    return target.getvalue()
 
 
 def documented(csv: str, ansible: Any) -> dict[str, Any]:

@@ -351,12 +351,43 @@ class BatchPage(Model):
 
 
 class Member(Model):
-    model_config = _example({"client_uuid": _CLIENT, "name": "Bar left", "command_id": _COMMAND, "state": "completed"})
+    """`kind` and `why` say what is in the way, or was: a rule, the code of a failure, or a step that took too long."""
+
+    model_config = _example(
+        {
+            "client_uuid": _CLIENT,
+            "name": "Bar left",
+            "command_id": _COMMAND,
+            "state": "timed_out",
+            "kind": "client back on MQTT",
+            "why": None,
+        }
+    )
 
     client_uuid: UUID
     name: str | None
     command_id: UUID
     state: State
+    kind: str | None
+    why: str | None
+
+
+class BatchReason(Model):
+    """How many of a batch are in a state for the same reason; `why` has the words of one of them."""
+
+    model_config = _example(
+        {
+            "state": "failed",
+            "kind": "not_authorized",
+            "why": "polkit denies it: org.freedesktop.login1.reboot",
+            "count": 3,
+        }
+    )
+
+    state: State
+    kind: str
+    why: str | None
+    count: int
 
 
 _RECONNECTS = {

@@ -110,6 +110,8 @@ class Member(TypedDict):
     name: str | None
     command_id: str
     state: str
+    kind: str | None
+    why: str | None
 
 
 class PlannedStage(TypedDict):

@@ -102,6 +102,8 @@ def _members(call: Call, kind: str, found: str) -> tuple[Any, list[Member]]:
         "name": client["name"],
         "command_id": about["id"],
         "state": about["state"],
+        "kind": about["error_code"],
+        "why": about["error_message"],
     }
     return about, [only]
 

@@ -46,7 +46,7 @@ def _counted(tx: Transaction, which: ColumnElement[bool]) -> Reconnects:
     query = select(slot, became, func.count()).where(which, command.c.started_at.is_not(None))
     slots: Counter[int] = Counter()
     others: Counter[str | None] = Counter()
-    for number, name, count in tx.db.execute(query.group_by(slot, became)):
+    for number, name, count in tx.db.execute(query.group_by("slot", "became")):
         if number is None:
             others[name] += count
         else:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, RowMapping, Select, Table, and_, func, or_, select
+from sqlalchemy import ColumnElement, RowMapping, Select, Table, and_, case, func, or_, select
 
 from infoscreen_reboot.controller.lifecycle import VERDICT_RANK, State
 from infoscreen_reboot.controller.store.bulk import among
@@ -144,16 +144,36 @@ def batch_states(tx: Transaction, batch_ids: Sequence[str]) -> dict[str, Counter
     return found
 
 
-def members(tx: Transaction, batch_id: str, state: str | None) -> list[RowMapping]:
+# Why a command does not go, or has not done what it was made for: in one word, and in a sentence.
+_is_held = and_(
+    command.c.sent_at.is_(None), command.c.hold_rule.is_not(None), command.c.state.in_((State.QUEUED, State.EXPIRED))
+)
+_kind = case((_is_held, command.c.hold_rule), else_=func.coalesce(command.c.error_code, command.c.overdue))
+_why = case((_is_held, command.c.hold_why), else_=command.c.error_message)
+
+
+def members(tx: Transaction, batch_id: str, state: str | None, kind: str | None = None) -> list[RowMapping]:
+    """With `kind` and `why`: the rule, code or step that is in the way, and its sentence."""
+    columns = batch_member.c.client_uuid, client.c.name, command.c.id, command.c.state
     query = (
-        select(batch_member.c.client_uuid, client.c.name, command.c.id, command.c.state)
+        select(*columns, _kind.label("kind"), _why.label("why"))
         .join(command, command.c.id == batch_member.c.command_id)
         .join(client, client.c.uuid == batch_member.c.client_uuid, isouter=True)
         .where(batch_member.c.batch_id == batch_id)
     )
     if state is not None:
         query = query.where(command.c.state == state)
+    if kind is not None:
+        query = query.where(_kind == kind)
     return list(tx.db.execute(query.order_by(client.c.name, batch_member.c.client_uuid)).mappings())
+
+
+def reasons(tx: Transaction, batch_id: str) -> list[RowMapping]:
+    """How many of its commands are in which state for which reason, the most first; with the words of one of them."""
+    count = func.count().label("count")
+    query = select(command.c.state, _kind.label("kind"), func.min(_why).label("why"), count)
+    query = query.where(command.c.batch_id == batch_id, _kind.is_not(None))
+    return list(tx.db.execute(query.group_by("state", "kind").order_by(count.desc(), "state", "kind")).mappings())
 
 
 def client_rows(
