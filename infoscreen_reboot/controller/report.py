@@ -100,6 +100,8 @@ def _unsent(record: Record, hold_why: str | None) -> str:
             return record.error_message or "a rule refused it"
         case State.CANCELLED:
             return "it was taken back"
+        case State.QUEUED if hold_why is None:
+            return "its command is not sent yet"
     return hold_why or "its command was not sent in time"
 
 

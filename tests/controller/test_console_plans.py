@@ -373,6 +373,17 @@ def test_an_order_without_what_was_shown_is_refused_in_words(operator: Visitor) 
         assert answer.status_code == 422, path
 
 
+def test_the_time_of_the_screens_is_not_said_twice_where_it_is_utc(viewer: Visitor) -> None:
+    """Without the script times are in UTC."""
+    web = viewer.web
+    one = create(web, zone="UTC").json()["id"]
+    assert viewer.get(f"/schedules/{one}").text.count('data-zone="UTC" hidden>') == 15
+    web.call("PATCH", f"/schedules/{one}", json={"version": 1, "zone": "Europe/Berlin"})
+    page = viewer.get(f"/schedules/{one}").text
+    assert page.count('data-zone="Europe/Berlin">') == 15
+    assert "hidden>" not in page
+
+
 # --- Nights
 
 

@@ -78,6 +78,9 @@ CASES: list[tuple[tuple[Fact, ...], str | None, Outcome, str | None, bool]] = [
     ((Cancelled(NOW, "ann"),), None, Outcome.SKIPPED, "taken back", True),
     ((Overdue(after(5), Step.SEND),), "this client is offline", Outcome.SKIPPED, "this client is offline", True),
     (GONE, None, Outcome.NOT_BACK, "on its way", False),
+    ((Overdue(after(5), Step.SEND),), None, Outcome.SKIPPED, "was not sent in time", True),
+    ((), None, Outcome.SKIPPED, "is not sent yet", False),
+    ((), "the window is closed", Outcome.SKIPPED, "the window is closed", False),
 ]
 
 
@@ -100,7 +103,7 @@ def test_what_has_to_be_looked_at_comes_first_and_the_counts_are_those_of_the_li
     assert order == sorted(order, key=[str(one) for one in Outcome].index)
     assert kept["counts"] == {str(one): order.count(str(one)) for one in Outcome}
     assert sum(kept["counts"].values()) == len(members)
-    assert report.in_words(kept["counts"]) == "5 not back, 2 back late, 5 skipped, 1 only pretended, 2 back"
+    assert report.in_words(kept["counts"]) == "5 not back, 2 back late, 8 skipped, 1 only pretended, 2 back"
     assert report.in_words({}) == "no clients"
     assert report.named(kept, Outcome.BACK_LATE) == ["u1", "u2"]
 

@@ -147,6 +147,10 @@ class Browser:
         scheme = {"name": "prefers-color-scheme", "value": "dark" if is_dark else "light"}
         self._tell("Emulation.setEmulatedMedia", features=[scheme])
 
+    def live_in(self, zone: str) -> None:
+        """By which clock the person lives, from the next page on."""
+        self._tell("Emulation.setTimezoneOverride", timezoneId=zone)
+
     def open(self, url: str) -> None:
         """Its host is one that this test's pages may ask."""
         self._hosts.add(urlsplit(url).netloc)

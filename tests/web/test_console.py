@@ -205,6 +205,15 @@ def test_a_schedule_is_made_and_its_nights_are_seen_before(signed_in: Visit, fle
     browser.click("button", "Make")
     browser.see("h1", "nightly")
     browser.see("dd", "every day at 03:30")
+    address = browser.driver.current_url
+    browser.live_in("Europe/Berlin")
+    browser.open(address)
+    browser.see("td:nth-child(2) time", "03:30:00")
+    browser.see_no(".there")
+    browser.live_in("UTC")
+    browser.open(address)
+    browser.see(".there", "03:30 in Europe/Berlin")
+    browser.see_no("td:nth-child(2) time", "03:30:00")
 
 
 def test_an_unknown_client_is_accepted_with_a_name(signed_in: Visit, fleet: Fleet) -> None:

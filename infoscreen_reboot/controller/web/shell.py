@@ -112,7 +112,7 @@ def _templates() -> Environment:
         lstrip_blocks=True,
         auto_reload=False,
     )
-    found.filters.update(moment=moment, ago=ago, there=there, words=words, short=short)
+    found.filters.update(moment=moment, ago=ago, local=local, words=words, short=short)
     found.globals["version"] = __version__
     return found
 
@@ -139,6 +139,18 @@ def there(at: datetime | None, zone: str) -> str:
     """By the clock where the client is. Empty for a zone that the system does not have."""
     known = calendar.known(zone)
     return "" if at is None or known is None else f"{at.astimezone(known):%a %H:%M} in {zone}"
+
+
+def local(at: datetime | None, zone: str) -> Markup:
+    """The same beside a time of the reader's. The script hides it where both clocks show the same; without the script
+    times are in UTC."""
+    said, known = there(at, zone), calendar.known(zone)
+    if at is None or known is None:
+        return Markup()
+    is_utc = not at.astimezone(known).utcoffset()
+    return Markup('<small class="there" data-at="{}" data-zone="{}"{}>{}</small>').format(
+        _iso(at.astimezone(UTC)), zone, Markup(" hidden") if is_utc else "", said
+    )
 
 
 def span(seconds: float) -> str:

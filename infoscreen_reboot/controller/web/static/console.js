@@ -32,6 +32,27 @@ function tellTimes() {
       ageStep(element, at);
     }
   }
+  for (const element of document.querySelectorAll(".there")) {
+    element.hidden = isSameClock(element.dataset.zone, new Date(element.dataset.at));
+  }
+}
+
+// The clock where a screen is: only where it shows another time than that of whoever reads.
+const clocks = new Map();
+
+function clockIn(zone) {
+  if (!clocks.has(zone)) {
+    clocks.set(zone, new Intl.DateTimeFormat("sv-SE", { dateStyle: "short", timeStyle: "short", timeZone: zone }));
+  }
+  return clocks.get(zone);
+}
+
+function isSameClock(zone, at) {
+  try {
+    return clockIn(zone).format(at) === clockIn(undefined).format(at);
+  } catch (error) {
+    return false;  // this browser does not know the zone
+  }
 }
 
 // A step of a command that takes long: amber, then red, by the limits that the server has written there.
@@ -193,9 +214,10 @@ function patchAttributes(old, fresh) {
   }
 }
 
-// Times count on by themselves: they are no news.
+// Times count on by themselves, and the script hides some: they are no news.
 function said(element) {
   const copy = element.cloneNode(true);
+  for (const time of copy.querySelectorAll(".there")) time.hidden = false;
   for (const time of copy.querySelectorAll("time")) time.replaceWith(time.dateTime);
   return copy.innerHTML;
 }
