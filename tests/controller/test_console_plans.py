@@ -297,7 +297,7 @@ def test_what_somebody_else_has_changed_meanwhile_is_shown_and_nothing_is_lost(o
         text = plain(page)
         assert "Nothing was changed: a admin has changed it since you opened it" in text
         assert "Begins at 05:00 04:15" in text, "both are shown"
-        assert "Reboots go out for so many minutes 90 nothing else" in text
+        assert "Reboots go out for so many minutes 90 not touched" in text
         assert "Spread over so many minutes 30" not in text, "nobody has changed that"
     merged = edited(page, one)
     assert (merged["start"], merged["name"], merged["window_min"], merged["version"]) == ("04:15", "late", "90", "2")
@@ -399,10 +399,11 @@ def test_the_report_begins_with_who_is_not_back(viewer: Visitor) -> None:
     text = plain(page)
     assert "This night runs" in text
     assert "1 not back 0 back late 2 skipped 0 mock 0 back" in text
+    assert "its command is not sent yet" in text and "in time" not in text
     assert (
         text.index("1 not back Somebody")
         < text.index("Bar left")
-        < text.index("2 skipped They were not rebooted.")
+        < text.index("2 skipped They were not rebooted so far.")
         < text.index("two hosts")
     )
     assert "too late: client back on MQTT" in text
@@ -674,7 +675,7 @@ def test_a_batch_is_counted_by_reason_and_each_count_leads_to_exactly_those(oper
     text = plain(page)
     assert "freeze 1 queued all stands still" in text
     assert "not authorized 1 failed =cmd" in html.unescape(text)
-    assert "client back on MQTT 1 timed out" in text
+    assert "too late: client back on MQTT 1 timed out" in text
     links = [html.unescape(each) for each in re.findall(r'href="(/batches/[^"]+kind=[^"]+)" aria-label', page.text)]
     assert len(links) == 3
     wanted = (("freeze", "queued", 0), ("not_authorized", "failed", 1), ("client%20back%20on%20MQTT", "timed_out", 2))

@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse
 from infoscreen_reboot.controller import text
 from infoscreen_reboot.controller.api import batches
 from infoscreen_reboot.controller.auth import Role
-from infoscreen_reboot.controller.lifecycle import State
+from infoscreen_reboot.controller.lifecycle import State, Step
 from infoscreen_reboot.controller.web import shell
 from infoscreen_reboot.controller.web.session import Operator, Viewer
 
@@ -40,6 +40,7 @@ def show(call: Viewer, batch_id: UUID, state: _State = "", kind: _Kind = "") -> 
         members=members,
         state=state,
         kind=kind,
+        steps=list(Step),
         reasons=batches.list_reasons(call, batch_id),
         reconnects=batches.read_reconnects(call, batch_id),
         can_cancel=may_change and not batch.is_over,
