@@ -67,6 +67,7 @@ DOORS: dict[str, tuple[str, ...]] = {
     "apprise": ("controller.apprised",),
     "icalendar": ("controller.ics",),
     "recurring_ical_events": ("controller.ics",),
+    "segno": ("controller.web.codes",),
     "httpx": ("controller.ctl.connection",),
     "rich": ("controller.ctl",),
 }

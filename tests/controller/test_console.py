@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any
@@ -19,7 +20,7 @@ from infoscreen_reboot.controller.auth import Role
 from infoscreen_reboot.controller.store import people
 from infoscreen_reboot.controller.store.database import Database
 from infoscreen_reboot.controller.store.tables import client
-from infoscreen_reboot.controller.web import attempts
+from infoscreen_reboot.controller.web import attempts, labels
 from infoscreen_reboot.controller.web.attempts import Attempts
 from infoscreen_reboot.controller.web.session import COOKIE, LASTS, LASTS_TO_LOOK
 from infoscreen_reboot.controller.web.shell import POLICY, span
@@ -40,6 +41,7 @@ PAGES = {
     ("GET", "/live"): Role.VIEWER,
     ("GET", "/"): Role.VIEWER,
     ("GET", "/rows"): Role.VIEWER,
+    ("GET", "/labels"): Role.VIEWER,
     ("GET", "/c/{uuid}"): Role.VIEWER,
     ("POST", "/c/{uuid}/cancel/{command_id}"): Role.OPERATOR,
     ("POST", "/confirm"): Role.OPERATOR,
@@ -374,6 +376,38 @@ def test_what_strangers_write_is_shown_as_text(operator: Visitor) -> None:
         assert "<b>why" not in text
         assert "<script>a" not in text
     assert "&lt;img src=x onerror=alert(1)&gt;" in pages[0]
+
+
+# --- Labels
+
+
+def test_labels_lead_to_where_the_page_was_asked_and_are_in_the_order_of_a_walk(operator: Visitor) -> None:
+    web = operator.web
+    with web.database.write() as tx:
+        tx.db.execute(update(client).where(client.c.uuid == web.uuids[0]).values(name="zebra"))
+        tx.db.execute(update(client).where(client.c.uuid == web.uuids[2]).values(name="ape"))
+    page = operator.get("/labels?selector=site=alpine").text
+    assert page.index("<b>ape</b>") < page.index("<b>zebra</b>")
+    assert f"<code>{HERE}</code>" in page
+    assert "Phones cannot reach" not in page
+    for host in ("localhost:8480", "127.0.0.1:8480", "[::1]:8480"):
+        assert "Phones cannot reach" in operator.get("/labels", Host=host).text, host
+    assert operator.get("/").text.count('href="/labels"') == 1
+    assert 'href="/labels?text=ape"' in operator.get("/?text=ape").text
+    assert operator.get("/labels?text=ape").text.count("<svg") == 1
+    assert "is no part of a selector" in operator.get("/labels?selector==").text
+
+
+def test_labels_that_cannot_be_made_say_why(operator: Visitor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(labels, "MOST", 2)
+    page = operator.get("/labels").text
+    assert "are too many for one print: 2 at most" in page
+    assert "<svg" not in page
+    monkeypatch.setattr(labels, "MOST", 100)
+    monkeypatch.setitem(sys.modules, "segno", None)
+    page = operator.get("/labels").text
+    assert "apt install python3-segno" in page
+    assert 'class="sheet"' not in page
 
 
 # --- Ordering

@@ -226,6 +226,10 @@ class Browser:
         file.write_bytes(base64.b64decode(self._tell("Page.captureScreenshot", **options, clip=clip)["data"]))
         return file
 
+    def printed(self) -> bytes:
+        """The page on paper, of the size that its style wants, as a PDF."""
+        return base64.b64decode(self._tell("Page.printToPDF", preferCSSPageSize=True)["data"])
+
     def expect(self, pattern: str) -> None:
         """One complaint or more that this test wants to hear, such as the 401 of a wrong password."""
         self._expected.append(pattern)
@@ -285,6 +289,12 @@ def axe(browser: Browser) -> list[str]:
     if isinstance(found, str):
         raise WebDriverException(f"cannot judge the page with axe: {found}")
     return [f"{each['id']}: {node['html']}: {each['help']}" for each in found for node in each["nodes"]]
+
+
+def codes_in(picture: Path) -> set[str]:
+    """What a phone would read in it."""
+    argv = ["zbarimg", "--quiet", "--raw", str(picture)]
+    return set(subprocess.run(argv, capture_output=True, text=True, check=True).stdout.splitlines())
 
 
 def without_glyph(text: str) -> set[str]:

@@ -23,7 +23,7 @@ from infoscreen_reboot.controller.store.tables import client, command, rollout, 
 from tests.controller.nginx import nginx
 from tests.controller.played_fleet import NEW_BOOT, OLD_BOOT, Fleet
 from tests.controller.test_console import HOSTILE
-from tests.web.browser import DESKTOP, PHONE, WALL, Browser, Size, axe, out_of_reach
+from tests.web.browser import DESKTOP, PHONE, WALL, Browser, Size, axe, codes_in, out_of_reach
 
 Visit = Callable[..., Browser]
 
@@ -226,6 +226,21 @@ def test_an_unknown_client_is_accepted_with_a_name(signed_in: Visit, fleet: Flee
     browser.see_no("tbody", fleet.uuids["new-one"])
     browser.click("nav a", "Fleet")
     browser.see("tbody tr", "Gate 4")
+
+
+def test_labels_fill_sheets_and_each_code_leads_a_phone_to_its_client(
+    signed_in: Visit, fleet: Fleet, pictures: Path
+) -> None:
+    fleet.add(*(f"gate-{number:02}" for number in range(25)), site="harbour")
+    browser = signed_in("/?selector=site%3Dharbour")
+    browser.look(is_dark=True)
+    browser.click("a", "QR labels to print")
+    browser.see("h1", "QR labels for 25 clients")
+    found = codes_in(browser.picture(pictures / "labels-dark.png"))
+    wanted = [uuid for name, uuid in fleet.uuids.items() if name.startswith("gate-")]
+    assert found == {f"{fleet.address}/c/{uuid}" for uuid in wanted}
+    sheets = re.findall(rb"/MediaBox \[0 0 (\d+)\S* (\d+)", browser.printed())
+    assert sheets == [(b"594", b"841")] * 2, "two of A4"
 
 
 def test_after_an_hour_of_sleep_the_page_is_old_at_once(signed_in: Visit) -> None:
@@ -531,7 +546,7 @@ def test_every_page_can_be_read_by_everybody(
     pages |= {"on-the-wall": "/?wall=1", "batches": "/batches", "missing": "/nowhere"}
     pages |= {name: f"/c/{uuids[name]}" for name in ("lobby", "bar-left", "new-one")}
     pages |= {each: f"/c/{uuids['lobby']}/{each}" for each in ("change", "retire")}
-    pages |= {each: f"/{each}" for each in ("unknown", "holds", "audit", "me", "users")}
+    pages |= {each: f"/{each}" for each in ("labels", "unknown", "holds", "audit", "me", "users")}
     pages["user"] = "/users/an-operator"
     pages |= planned(fleet)
     if look == "wall":

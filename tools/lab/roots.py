@@ -107,7 +107,8 @@ rm -rf /var/lib/apt/lists/* /root/.npm
 """
 # Those that this host trusts: npm brings a list of its own.
 AUTHORITIES = Path("/etc/ssl/certs/ca-certificates.crt")
-# A browser, what drives it, and one font that has the signs of a page. npm goes again with the node that it brought.
+# A browser, what drives it, one font that has the signs of a page, and what reads the codes in its pictures. npm goes
+# again with the node that it brought.
 AXE = "axe-core-4.14.1"
 AXE_SHA512 = (
     "1477dafa598d8d065f273d6af302aa203c02e83131707b7fa648cd41bd3d6b73"
@@ -115,7 +116,7 @@ AXE_SHA512 = (
 )
 BROWSER = f"""\
 apt-get -q update
-{INSTALL} chromium chromium-driver fontconfig fonts-dejavu-core python3-selenium
+{INSTALL} chromium chromium-driver fontconfig fonts-dejavu-core python3-selenium zbar-tools
 {INSTALL} dbconfig-sqlite3 glewlwyd
 {INSTALL} npm
 mkdir /opt/axe

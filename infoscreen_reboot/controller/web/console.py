@@ -21,6 +21,7 @@ from infoscreen_reboot.controller.web import (
     draft,
     fleet,
     holds,
+    labels,
     live,
     newcomers,
     nights,
@@ -56,7 +57,7 @@ def add_pages(app: FastAPI, site: Site) -> None:
 def _routes() -> list[BaseRoute]:
     router = APIRouter(include_in_schema=False)
     for part in (
-        *(session, live, fleet, client, action, batches, schedules, revision, nights, rollouts, draft),
+        *(session, live, fleet, labels, client, action, batches, schedules, revision, nights, rollouts, draft),
         *(newcomers, record, holds, audit, account, users),
     ):
         router.include_router(part.router)
