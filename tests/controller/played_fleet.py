@@ -58,7 +58,7 @@ class Fleet:
     def add(self, *names: str, site: str = "alpine", **columns: object) -> None:
         with self.database.write() as tx:
             for name in names:
-                self.uuids[name] = uuid(len(self.uuids) + 1)
+                self.uuids[name] = str(columns.get("uuid", uuid(len(self.uuids) + 1)))
                 values = {"standing": "accepted", "is_online": True, "heard_at": tx.now, "boot_id": OLD_BOOT}
                 values |= {"uuid": self.uuids[name], "name": name} | columns
                 tx.db.execute(insert(client).values(**values))
