@@ -42,6 +42,8 @@ PAGES = {
     ("GET", "/"): Role.VIEWER,
     ("GET", "/rows"): Role.VIEWER,
     ("GET", "/labels"): Role.VIEWER,
+    ("POST", "/views"): Role.VIEWER,
+    ("POST", "/views/remove"): Role.VIEWER,
     ("GET", "/c/{uuid}"): Role.VIEWER,
     ("POST", "/c/{uuid}/cancel/{command_id}"): Role.OPERATOR,
     ("POST", "/confirm"): Role.OPERATOR,
@@ -376,6 +378,37 @@ def test_what_strangers_write_is_shown_as_text(operator: Visitor) -> None:
         assert "<b>why" not in text
         assert "<script>a" not in text
     assert "&lt;img src=x onerror=alert(1)&gt;" in pages[0]
+
+
+# --- Views
+
+
+def test_a_search_is_kept_under_a_name_and_nobody_else_sees_it(web: Web) -> None:
+    viewer, operator = (Visitor(web).sign_in(role) for role in (Role.VIEWER, Role.OPERATOR))
+    assert "Keep this search" not in viewer.get("/").text
+    assert "Keep this search" in viewer.get("/?condition=offline").text
+    address = "/?condition=offline&selector=site%3Dalpine&text=b%26r"
+    said: dict[str, Any] = {"condition": "offline", "selector": "site=alpine", "text": "b&r"}
+    answer = viewer.post("/views", name="gone <b>at</b> alpine", **said)
+    assert (answer.status_code, answer.headers["location"]) == (303, address)
+    shown = viewer.get(address).text
+    link = f'<a href="{address.replace("&", "&amp;")}" aria-current="true">gone &lt;b&gt;at&lt;/b&gt; alpine</a>'
+    assert link in shown
+    assert "gone" not in operator.get("/").text
+    assert operator.post("/views/remove", name="gone <b>at</b> alpine").status_code == 404
+    assert viewer.post("/views/remove", name="gone <b>at</b> alpine").headers["location"] == "/"
+    assert "gone" not in viewer.get("/").text
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("name", ""), ("name", "x" * 200), ("condition", "fine"), ("selector", "="), ("text", "a\tb")]
+)
+def test_a_search_that_cannot_be_kept_is_refused_in_words(operator: Visitor, field: str, value: str) -> None:
+    said: dict[str, Any] = {"name": "mine", "text": "bar", field: value}
+    answer = operator.post("/views", **said)
+    assert answer.status_code in (400, 422)
+    assert '<p class="fault" role="alert">' in answer.text
+    assert operator.web.call("GET", "/views").json() == []
 
 
 # --- Labels

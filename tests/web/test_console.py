@@ -370,6 +370,27 @@ def test_a_search_takes_the_selection_away(signed_in: Visit, fleet: Fleet) -> No
     assert not box_of(browser, "bar-left").is_selected()
 
 
+def test_a_search_that_is_typed_is_kept_and_is_one_link_from_then_on(
+    signed_in: Visit, fleet: Fleet, pictures: Path
+) -> None:
+    browser = signed_in(role=Role.VIEWER)
+    browser.press("/", "bar")
+    browser.see_no("tbody tr", "lobby")
+    browser.click("summary", "Keep this search…")
+    browser.see('.views input[name="name"]').send_keys("The bars")
+    browser.press("Enter")
+    browser.see('.views a[aria-current="true"]', "The bars")
+    browser.click("a", "Clear")
+    browser.see(".views a", "The bars")
+    browser.see_no('.views a[aria-current="true"]')
+    browser.click("summary", "Remove a view…")
+    assert axe(browser) == []
+    browser.picture(pictures / "views.png")
+    browser.click(".views a", "The bars")
+    browser.see_no("tbody tr", "lobby")
+    assert browser.driver.current_url.endswith("/?text=bar")
+
+
 def test_a_bulk_by_keyboard_alone(signed_in: Visit, fleet: Fleet) -> None:
     browser = signed_in()
     browser.press("ArrowDown", "Space", "ArrowDown", "Space")

@@ -7,6 +7,6 @@ door        the bound of a request, and what every answer has
 models      what goes in and comes out
 show        rows as the API shows them
 files       lists that come as a file
-commands, batches, rollouts, clients, recoveries, power, fleet, sites, schedules, people, telling, live, metrics
+commands, batches, rollouts, clients, recoveries, power, fleet, sites, views, schedules, people, telling, live, metrics
             the routes, by what they are about
 """

@@ -30,6 +30,7 @@ from infoscreen_reboot.controller.api import (
     schedules,
     sites,
     telling,
+    views,
 )
 from infoscreen_reboot.controller.api.access import Call, Site
 from infoscreen_reboot.controller.api.door import Door
@@ -121,6 +122,7 @@ def _routes() -> list[BaseRoute]:
         power,
         fleet,
         sites,
+        views,
         schedules,
         people,
         telling,

@@ -1692,3 +1692,19 @@ class Site(SiteContent):
     )
 
     name: str
+
+
+class ViewContent(Model):
+    """What is not named is not searched for."""
+
+    model_config = _example({"condition": "offline", "selector": "site=alpine", "text": None})
+
+    condition: Condition | None = None
+    selector: SelectorText | None = None
+    text: Name | None = Field(None, description="In their name, note, UUID or labels.")
+
+
+class View(ViewContent):
+    model_config = _example({"name": "dark at alpine", "condition": "offline", "selector": "site=alpine", "text": None})
+
+    name: Name

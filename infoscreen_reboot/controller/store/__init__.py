@@ -19,6 +19,7 @@ calendars   freezes out of a calendar
 notices     what people are to be told, and the messages that tell it
 deliveries  the outbox of these messages
 people      users, tokens, the audit
+saved_views searches of the fleet that people keep
 lease       who may speak with the broker
 views       what the faces read
 conditions  how each client stands

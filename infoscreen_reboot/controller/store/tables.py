@@ -609,6 +609,17 @@ token = Table(
     Column("revoked_at", Moment),
 )
 
+# A search of the fleet that its user keeps under a name. What is null is not searched for.
+saved_view = Table(
+    "saved_view",
+    metadata,
+    Column("user_name", String(64), ForeignKey("user_account.name"), primary_key=True),
+    Column("name", String(128), primary_key=True),
+    Column("condition", String(16)),
+    Column("selector", Text),
+    Column("text", Text),
+)
+
 audit = Table(
     "audit",
     metadata,

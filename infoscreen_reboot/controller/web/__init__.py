@@ -5,6 +5,7 @@ session    signing in and out, and who is asking
 attempts   how often somebody may try a password                pure
 live       what has changed, as a hint to the pages that are open
 fleet      all clients, the sickest first
+views      searches of the fleet that somebody keeps
 labels     sheets to print, with a code that leads a phone to its client
 codes      the only door to segno
 client     one client, for whoever stands in front of it

@@ -32,6 +32,7 @@ from infoscreen_reboot.controller.web import (
     session,
     shell,
     users,
+    views,
 )
 from infoscreen_reboot.controller.web.attempts import Attempts
 
@@ -57,7 +58,7 @@ def add_pages(app: FastAPI, site: Site) -> None:
 def _routes() -> list[BaseRoute]:
     router = APIRouter(include_in_schema=False)
     for part in (
-        *(session, live, fleet, labels, client, action, batches, schedules, revision, nights, rollouts, draft),
+        *(session, live, fleet, views, labels, client, action, batches, schedules, revision, nights, rollouts, draft),
         *(newcomers, record, holds, audit, account, users),
     ):
         router.include_router(part.router)

@@ -11,7 +11,7 @@ from uuid import UUID
 
 from fastapi import APIRouter, Query, Request, Response
 
-from infoscreen_reboot.controller.api import fleet, models
+from infoscreen_reboot.controller.api import fleet, models, views
 from infoscreen_reboot.controller.api.access import Call
 from infoscreen_reboot.controller.auth import Role
 from infoscreen_reboot.controller.condition import Condition
@@ -84,6 +84,7 @@ def show(
         selector=selector,
         text=text,
         fault=fault,
+        views=views.list_views(call),
         may_order=call.who.role.covers(Role.OPERATOR),
         address=_addresses(chosen, selector, text),
     )
