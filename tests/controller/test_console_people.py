@@ -18,6 +18,7 @@ from infoscreen_reboot.controller.store.database import Database
 from infoscreen_reboot.controller.store.tables import client, notice, power_cycle, power_port
 from infoscreen_reboot.controller.web.session import COOKIE
 from infoscreen_reboot.controller.windows import Window
+from tests.controller.test_api_telling import with_targets
 from tests.controller.test_console import HOSTILE, PASSWORD, Visitor
 from tests.controller.web import Web
 
@@ -461,6 +462,71 @@ def test_ports_that_are_held_off_come_first(viewer: Visitor) -> None:
     assert '<td data-said="Port">1.2' not in page
     assert "&lt;img src=x" in page
     assert "<img" not in page
+
+
+def test_a_port_is_said_found_tested_and_forgotten(admin: Visitor, viewer: Visitor) -> None:
+    web = admin.web
+    address = f"/c/{web.uuids[0]}/port"
+    assert "No port is known of this client" in admin.get(address).text
+    assert f'href="{address}"' in admin.get(f"/c/{web.uuids[0]}").text
+    assert "/port" not in viewer.get(f"/c/{web.uuids[0]}").text
+    said: dict[str, Any] = {
+        "backend": "dry-run",
+        "switch": HOSTILE.replace("\x1b", "").replace("\u202e", ""),
+        "port": "1.7",
+    }
+    answer = admin.post(address, **said)
+    assert (answer.status_code, answer.headers["location"]) == (303, address)
+    for path in ("/ports", "/ports?text=1.7", "/ports?text=&lt;", address):
+        assert "<img" not in admin.get(path).text, path
+    assert "Change or test…" in admin.get("/ports?text=1.7").text
+    assert "No port matches" in admin.get("/ports?text=core-9").text
+    assert "It is on; it only pretends." in admin.post(f"{address}/test").text
+    other = admin.post(f"/c/{web.uuids[1]}/port", **said)
+    assert other.status_code == 409
+    assert "Nothing was changed: " in other.text
+    assert admin.post(f"{address}/remove").headers["location"] == "/ports"
+    assert "No port is known yet." in admin.get("/ports").text
+    assert admin.post(f"{address}/test").status_code == 404
+
+
+@pytest.mark.parametrize(("field", "value"), [("backend", "magic"), ("port", ""), ("switch", "a\x1b"), ("backend", "")])
+def test_a_port_that_cannot_be_is_refused_and_what_was_typed_stays(admin: Visitor, field: str, value: str) -> None:
+    said: dict[str, Any] = {
+        "backend": "dry-run",
+        "switch": "core-1",
+        "port": "1.7",
+        "address": "10.0.0.2",
+        field: value,
+    }
+    answer = admin.post(f"/c/{admin.web.uuids[0]}/port", **said)
+    assert answer.status_code == 422
+    assert "Nothing was changed: " in answer.text
+    assert 'value="10.0.0.2"' in answer.text
+    assert admin.web.call("GET", "/power/ports").json() == []
+
+
+def test_a_port_that_is_held_off_says_so_in_the_list(admin: Visitor) -> None:
+    web = admin.web
+    assert admin.post(f"/c/{web.uuids[0]}/port", backend="dry-run", switch="core-1", port="1").status_code == 303
+    assert "held off" not in admin.get("/ports").text
+    with web.database.write() as tx:
+        late = tx.now - timedelta(minutes=5)
+        values = {"client_uuid": web.uuids[0], "switch": "core-1", "port": "1", "backend": "dry-run", "state": "off"}
+        more = {"requested_by": "ann", "requested_at": late, "must_be_on_by": late, "attempts": 2}
+        tx.db.execute(insert(power_cycle).values(**values, **more))
+    assert "held off: it should be on" in admin.get("/ports").text
+
+
+def test_a_test_message_says_of_each_target_what_came_of_it(admin: Visitor, viewer: Visitor) -> None:
+    with_targets(admin.web, down="chat")
+    assert "Send a test" in admin.get("/holds").text
+    assert "Send a test" not in viewer.get("/holds").text
+    told = plain(admin.post("/notify/test"))
+    assert re.search(r"mail \S+ : sent\. Look whether it has arrived", told), told
+    assert "not sent : it answers 500" in told
+    assert "chat" not in plain(admin.post("/notify/test", target="mail"))
+    assert admin.post("/notify/test", target="nobody").status_code == 404
 
 
 def test_notices_of_the_last_days_are_listed(viewer: Visitor) -> None:

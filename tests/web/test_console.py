@@ -568,7 +568,7 @@ def test_every_page_can_be_read_by_everybody(
     pages |= {name: f"/c/{uuids[name]}" for name in ("lobby", "bar-left", "new-one")}
     pages |= {each: f"/c/{uuids['lobby']}/{each}" for each in ("change", "retire")}
     pages |= {each: f"/{each}" for each in ("labels", "unknown", "holds", "audit", "me", "users")}
-    pages["user"] = "/users/an-operator"
+    pages |= {"user": "/users/an-operator", "ports": "/ports", "port": f"/c/{uuids['lobby']}/port"}
     pages |= planned(fleet)
     if look == "wall":
         pages = {"on-the-wall": "/?wall=1", "missing": "/nowhere"}

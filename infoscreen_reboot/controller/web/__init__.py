@@ -19,6 +19,7 @@ rollouts   stages, what their sample proves, and the brake
 draft      a rollout before it is made
 newcomers  clients that nobody has accepted, or that are not there any more
 record     what people say of one client
+ports      which port feeds which client, for admins
 holds      what holds commands now, ports that are off, whom a message has not reached
 audit      who did what
 account    one's own password, sessions and tokens

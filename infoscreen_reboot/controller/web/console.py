@@ -25,6 +25,7 @@ from infoscreen_reboot.controller.web import (
     live,
     newcomers,
     nights,
+    ports,
     record,
     revision,
     rollouts,
@@ -59,7 +60,7 @@ def _routes() -> list[BaseRoute]:
     router = APIRouter(include_in_schema=False)
     for part in (
         *(session, live, fleet, views, labels, client, action, batches, schedules, revision, nights, rollouts, draft),
-        *(newcomers, record, holds, audit, account, users),
+        *(newcomers, record, ports, holds, audit, account, users),
     ):
         router.include_router(part.router)
     router.add_api_route("/static/{name}", static)

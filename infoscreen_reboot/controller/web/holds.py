@@ -13,7 +13,7 @@ from infoscreen_reboot.controller.api.access import Call
 from infoscreen_reboot.controller.api.problems import Problem, checked
 from infoscreen_reboot.controller.auth import Role
 from infoscreen_reboot.controller.web import shell
-from infoscreen_reboot.controller.web.session import Operator, Sent, Viewer
+from infoscreen_reboot.controller.web.session import Admin, Operator, Sent, Viewer
 
 router = APIRouter()
 
@@ -42,6 +42,13 @@ def begin_freeze(call: Operator, sent: Sent) -> Response:
 def end_freeze(call: Operator, freeze_id: Annotated[int, Path(ge=1, lt=2**63)]) -> Response:
     fleet.end_freeze(call, freeze_id)
     return shell.see("/holds")
+
+
+@router.post("/notify/test")
+def send_test(call: Admin, sent: Sent) -> Response:
+    """To one target, or to all: whoever looks after them sees what came of each."""
+    wish = checked(models.NotifyTest, target=sent.text("target") or None)
+    return shell.page(call, "notify-test.html", sent=telling.send_test(call, wish))
 
 
 def _moment(text: str, zone: str) -> datetime | None:
@@ -74,6 +81,7 @@ def _page(call: Call, why: str, until: str, problem: Problem | None = None) -> R
         told=telling.list_targets(call),
         days=_RECENT.days,
         zone=call.site.fleet_zone,
+        may_change=call.who.role.covers(Role.ADMIN),
         may_freeze=call.who.role.covers(Role.OPERATOR),
         why=why,
         until=until,
