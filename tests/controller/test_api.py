@@ -25,7 +25,7 @@ from infoscreen_reboot.controller.orders import House
 from infoscreen_reboot.controller.store import commands, lease, people
 from infoscreen_reboot.controller.store.database import Database
 from infoscreen_reboot.controller.store.facts import Policy
-from infoscreen_reboot.controller.store.tables import client, command, token
+from infoscreen_reboot.controller.store.tables import client, command, label, token
 from tests.controller.test_orders import site as some_clients
 from tests.controller.web import Web, kind
 
@@ -443,6 +443,27 @@ def test_many_from_preview_to_cancel(web: Web) -> None:
     assert web.call("POST", f"/batches/{batch}/cancel").json() == {"cancelled": 3, "too_late": 0}
     ended = web.call("GET", f"/batches/{batch}").json()
     assert (ended["states"], ended["is_over"]) == ({"cancelled": 3}, True)
+
+
+def test_a_preview_names_the_sites_where_no_screen_stays_on(web: Web) -> None:
+    def dark(*numbers: int) -> list[str]:
+        found: list[str] = web.preview(selector=None, clients=[web.uuids[number] for number in numbers])["dark_sites"]
+        return found
+
+    assert dark(0, 1) == []
+    assert dark(0, 1, 2) == ["alpine"]
+    assert web.order(2).status_code == 201
+    assert dark(0, 1) == ["alpine"], "the third is about to go"
+    assert dark(2) == [], "it does not go again"
+    with web.database.write() as tx:
+        tx.db.execute(update(command).values(state="completed", rank=5))
+        tx.db.execute(update(client).where(client.c.uuid == web.uuids[2]).values(is_online=False))
+    assert dark(0) == []
+    assert dark(0, 1) == ["alpine"], "the third is offline"
+    with web.database.write() as tx:
+        tx.db.execute(update(client).where(client.c.uuid == web.uuids[2]).values(is_online=True))
+        tx.db.execute(update(label).where(label.c.client_uuid == web.uuids[2]).values(value="pier"))
+    assert dark(0, 1, 2) == ["alpine", "pier"]
 
 
 def test_what_has_moved_since_the_preview_is_412(web: Web) -> None:

@@ -19,7 +19,7 @@ from infoscreen_reboot.controller.api.app import create_app
 from infoscreen_reboot.controller.auth import Role
 from infoscreen_reboot.controller.store import people
 from infoscreen_reboot.controller.store.database import Database
-from infoscreen_reboot.controller.store.tables import client
+from infoscreen_reboot.controller.store.tables import client, label
 from infoscreen_reboot.controller.web import attempts, labels
 from infoscreen_reboot.controller.web.attempts import Attempts
 from infoscreen_reboot.controller.web.session import COOKIE, LASTS, LASTS_TO_LOOK
@@ -570,6 +570,18 @@ def test_who_is_held_says_why_and_may_wait(operator: Visitor) -> None:
     assert "alpine: 2" in page.text, "who waits goes dark, too"
     assert operator.post("/order", **form, count="2").status_code == 303
     assert {each["wait_until"] is None for each in commands(web)} == {False}
+
+
+def test_a_site_that_goes_dark_as_a_whole_is_named(operator: Visitor) -> None:
+    web = operator.web
+    page, _ = operator.confirmed(client=web.uuids[:2])
+    assert "No screen stays on" not in page.text
+    page, _ = operator.confirmed(client=web.uuids)
+    assert "No screen stays on at <b>alpine</b>." in page.text
+    with web.database.write() as tx:
+        tx.db.execute(update(label).values(value="a site / <b>x</b>"))
+    page, _ = operator.confirmed(client=web.uuids)
+    assert "No screen stays on at <b>a site / &lt;b&gt;x&lt;/b&gt;</b>." in page.text
 
 
 def test_a_batch_can_be_taken_back_whole_and_tried_again(operator: Visitor) -> None:

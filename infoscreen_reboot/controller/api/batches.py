@@ -17,7 +17,7 @@ from infoscreen_reboot.controller.api.commands import MADE_BEFORE, Cursor, Idemp
 from infoscreen_reboot.controller.api.problems import Problem, documented
 from infoscreen_reboot.controller.lifecycle import Cancelled, State
 from infoscreen_reboot.controller.orders import Caller
-from infoscreen_reboot.controller.store import commands, reconnects, views
+from infoscreen_reboot.controller.store import commands, reconnects, sites, views
 from infoscreen_reboot.controller.store.database import Row, Transaction
 from infoscreen_reboot.controller.store.zones import zones_of
 
@@ -60,6 +60,7 @@ def previewed(tx: Transaction, call: Call, wish: orders.Wish, uuids: Sequence[st
         held={uuid: show.hold(answer, zones[uuid]) for uuid, answer in shown.held.items()},
         held_by_rule=dict(Counter(answer.rule for answer in shown.held.values())),
         warnings={uuid: list(words) for uuid, words in shown.warnings.items()},
+        dark_sites=sites.left_dark(tx, shown.eligible),
     )
 
 

@@ -284,6 +284,7 @@ class Preview(Model):
             "held": {_BATCH: _HOLD},
             "held_by_rule": {"lockout": 1},
             "warnings": {_CLIENT: ["this client's disk is full"]},
+            "dark_sites": ["alpine"],
         }
     )
 
@@ -295,6 +296,7 @@ class Preview(Model):
     held: dict[str, Hold]
     held_by_rule: dict[str, int]
     warnings: dict[str, list[str]]
+    dark_sites: list[str] = Field(description="Sites where no client stays up: these go, and all others are away.")
 
 
 class NewBatch(Wish):
