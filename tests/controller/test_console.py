@@ -340,6 +340,7 @@ def test_every_page_has_the_same_strict_headers(operator: Visitor) -> None:
     pages = [
         "/",
         f"/c/{uuid}",
+        "/labels",
         "/batches",
         "/unknown",
         f"/c/{uuid}/change",

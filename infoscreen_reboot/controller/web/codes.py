@@ -5,8 +5,8 @@ from __future__ import annotations
 from markupsafe import Markup
 
 _MISSING = "segno is not installed on the server: apt install python3-segno"
-# A quarter of it may be scratched or dirty.
-_SPARE = "q"
+# A seventh of it may be scratched or dirty. For more of it the squares would be smaller, and take longer to draw.
+_SPARE = "m"
 # Cameras find it by the white around it.
 _WHITE_AROUND = 4
 
