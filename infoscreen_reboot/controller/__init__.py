@@ -34,6 +34,8 @@ orders        makes commands for whoever asks
 schedules     opens the nights of schedules, and ends them with a report
 rollouts      many commands in stages, with a brake
 auth          roles and tokens
+grants        what an OpenID provider says of somebody, as a role and a name
+oidc          asks that provider, and checks it: the door to authlib
 passwords     what they have to be, and their hashes: the door to argon2
 config        the settings, from environment variables
 app           the program: API, leader, systemd's watchdog

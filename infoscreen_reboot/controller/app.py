@@ -187,6 +187,7 @@ async def _run(
 
     from infoscreen_reboot.controller.api.access import Site
     from infoscreen_reboot.controller.api.app import create_app
+    from infoscreen_reboot.controller.oidc import Provider
     from infoscreen_reboot.controller.web.console import add_pages
 
     notify = settings.notify
@@ -195,6 +196,7 @@ async def _run(
         targets=notify.targets,
         notify_faults=notify.faults,
         max_failed=settings.max_failed,
+        provider=None if settings.oidc is None else Provider(settings.oidc),
     )
     app = create_app(site)
     add_pages(app, site)

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import difflib
+import importlib.util
 import os
 import re
 import ssl
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from ipaddress import ip_network
 from pathlib import Path
 from typing import TypeVar
+from urllib.parse import urlsplit
 
 from infoscreen_reboot.contract.signature import is_key_id
-from infoscreen_reboot.controller import brake, policies
+from infoscreen_reboot.controller import brake, grants, policies
 from infoscreen_reboot.controller.dispatch import Signs
+from infoscreen_reboot.controller.grants import Grants
 from infoscreen_reboot.controller.lifecycle import Limits
 from infoscreen_reboot.controller.notifying import GRACE
 from infoscreen_reboot.controller.power.cycle import Pace
@@ -35,6 +38,7 @@ _NAMES = (
     *("MQTT_BROKER", "MQTT_PORT", "MQTT_USER", "MQTT_PASSWORD_BROKER"),
     *("MQTT_TLS", "MQTT_TLS_CA", "MQTT_TLS_CERT", "MQTT_TLS_KEY", "MQTT_PROTOCOL"),
     *("DATABASE_URL", "LISTEN", "LISTEN_TLS_CERT", "LISTEN_TLS_KEY", "TRUSTED_PROXIES"),
+    *("CONSOLE_URL", "OIDC_ISSUER", "OIDC_CLIENT_ID", "OIDC_CLIENT_SECRET", "OIDC_SCOPES", "OIDC_ROLES"),
     *("ACCEPT_CLIENTS", "COMMAND_SIGNING_KEY", "COMMAND_SIGNING_KEY_ID", "COMMAND_VALID_S"),
     *("DEADLINE_DOWN_S", "DEADLINE_BACK_S", "DEADLINE_LAST_ACK_S", "DEADLINES"),
     *("FLEET_CAP", "BUDGETS", "WINDOWS", "FLEET_ZONE", "FREEZE_CALENDAR", "ROLLOUT_MAX_FAILED"),
@@ -43,7 +47,7 @@ _NAMES = (
 )
 _OUR_PREFIXES = (
     *("MQTT_", "DATABASE_", "LISTEN", "TRUSTED_", "ACCEPT_", "COMMAND_", "DEADLINE", "FLEET_", "BUDGET", "WINDOW"),
-    *("ROLLOUT_", "RECOVER", "POWER_", "NOTIFY_", "FREEZE_", "KEEP_"),
+    *("ROLLOUT_", "RECOVER", "POWER_", "NOTIFY_", "FREEZE_", "KEEP_", "OIDC_", "CONSOLE_"),
 )
 _OF_SYSTEMD = "NOTIFY_SOCKET"
 # LSB's code for "program is not configured". The unit takes it as skipped, not as failed.
@@ -52,10 +56,14 @@ NOT_CONFIGURED = (
     "not configured: set MQTT_BROKER in /etc/infoscreen-reboot-controller/controller.env, then restart this unit"
 )
 DATABASE_CREDENTIAL, KEY_CREDENTIAL = "database-url", "command-signing-key"
-NOTIFY_CREDENTIAL = "notify"
+NOTIFY_CREDENTIAL, OIDC_CREDENTIAL = "notify", "oidc-client-secret"
 NOTIFY_FILE = Path("/etc/infoscreen-reboot-controller/notify.conf")
 _MOST_NOTIFY = 64 << 10
 _PORT = re.compile(r"(.+):(\d{1,5})", re.ASCII)
+# Where a provider sends people back to, at the console.
+OIDC_CALLBACK = "/sign-in/oidc/back"
+_LONGEST_URL = 200
+_MACHINE_ITSELF = "localhost", "127.0.0.1", "::1"
 
 
 class ConfigError(Exception):
@@ -109,6 +117,23 @@ class Notify:
 
 
 @dataclass(frozen=True, slots=True)
+class Oidc:
+    """An OpenID provider by which people sign in to the console at the address `console`."""
+
+    issuer: str
+    client_id: str
+    client_secret: str = field(repr=False)
+    scopes: str
+    grants: Grants
+    console: str
+
+    @property
+    def callback(self) -> str:
+        """Where it sends them back to, and nowhere else."""
+        return self.console + OIDC_CALLBACK
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """`deadlines` are limits of steps, in seconds, for the clients that a selector means; the last that fits counts.
 
@@ -119,6 +144,7 @@ class Settings:
     broker: BrokerSettings
     database_url: str
     listen: Listen
+    oidc: Oidc | None
     accepts_all: bool
     signing_key: SigningKey | None
     valid_for: timedelta
@@ -169,6 +195,7 @@ def load(environment: Mapping[str, str]) -> Settings:
         broker=reader.broker(),
         database_url=_database_url(reader, environment),
         listen=_listen(reader),
+        oidc=_oidc(reader, environment),
         accepts_all=_accepts_all(reader),
         signing_key=_signing_key(reader, environment),
         valid_for=_seconds(reader, "COMMAND_VALID_S", timedelta(minutes=4), low=30, high=3600),
@@ -279,6 +306,48 @@ def _listen(reader: Reader) -> Listen:
         reader.problems.append(f"LISTEN is {text[:80]!r}; allowed is as in 127.0.0.1:8480 or unix:/run/x.sock")
         return Listen()
     return Listen(found[1].strip("[]"), int(found[2]), None, cert, key, proxies)
+
+
+def is_private(url: str) -> bool:
+    """Whether nobody can listen on the way to it: by TLS, or on this machine."""
+    try:
+        parts = urlsplit(url)
+        is_local = parts.hostname in _MACHINE_ITSELF
+        return bool(parts.hostname) and (parts.scheme == "https" or (parts.scheme == "http" and is_local))
+    except ValueError:
+        return False
+
+
+def _oidc(reader: Reader, environment: Mapping[str, str]) -> Oidc | None:
+    issuer, client_id = reader.text("OIDC_ISSUER"), reader.text("OIDC_CLIENT_ID")
+    secret = _secret(reader, environment, "OIDC_CLIENT_SECRET", OIDC_CREDENTIAL)
+    console, roles = reader.text("CONSOLE_URL"), reader.text("OIDC_ROLES")
+    if issuer is None:
+        return None
+    needed = {
+        "OIDC_CLIENT_ID": client_id,
+        "OIDC_CLIENT_SECRET": secret,
+        "OIDC_ROLES": roles,
+        "CONSOLE_URL": console,
+    }
+    missing = [name for name, value in needed.items() if not value]
+    if missing:
+        reader.problems.append(f"OIDC_ISSUER is set, and needs {', '.join(missing)}")
+    for name, url in (("OIDC_ISSUER", issuer), ("CONSOLE_URL", console)):
+        if url is not None and (len(url) > _LONGEST_URL or not is_private(url)):
+            reader.problems.append(f"{name} is {url[:80]!r}; allowed is as in https://screens.example")
+    scopes = reader.text("OIDC_SCOPES") or "openid profile email"
+    if "openid" not in scopes.split():
+        reader.problems.append(f"OIDC_SCOPES is {scopes[:80]!r}; openid has to be among them")
+    if importlib.util.find_spec("authlib") is None:
+        reader.problems.append("OIDC_ISSUER is set, and needs authlib: apt install python3-authlib")
+    try:
+        found = grants.parse(roles or "")
+    except ValueError as error:
+        if roles:
+            reader.problems.append(f"OIDC_ROLES is {roles[:80]!r}; {error}")
+        return None
+    return Oidc(issuer, client_id or "", secret or "", scopes, found, (console or "").rstrip("/"))
 
 
 def _signing_key(reader: Reader, environment: Mapping[str, str]) -> SigningKey | None:

@@ -538,6 +538,7 @@ def test_a_token_ends_when_it_is_revoked_or_over_and_has_no_more_rights_than_its
         "role": "operator",
         "may_shut_down": False,
         "has_password": False,
+        "by_provider": False,
     }
     with web.database.write() as tx:
         stolen = people.add_token(tx, "a viewer", "x", Role.ADMIN, True, None)
@@ -547,6 +548,7 @@ def test_a_token_ends_when_it_is_revoked_or_over_and_has_no_more_rights_than_its
         "role": "viewer",
         "may_shut_down": False,
         "has_password": False,
+        "by_provider": False,
     }
     with web.database.write() as tx:
         assert people.revoke(tx, stolen.token_id) and not people.revoke(tx, stolen.token_id)

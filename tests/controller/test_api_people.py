@@ -31,7 +31,7 @@ def test_a_user_is_added_changed_and_disabled(web: Web) -> None:
     assert added.status_code == 201 and added.json()["is_disabled"] is False
     assert kind(web.call("POST", "/users", Role.ADMIN, json={"name": "ann", "role": "viewer"})) == (409, "exists")
     hers = make(web, Role.ADMIN, user="ann", may_shut_down=True)
-    rights = {"name": "ann", "role": "operator", "may_shut_down": True, "has_password": False}
+    rights = {"name": "ann", "role": "operator", "may_shut_down": True, "has_password": False, "by_provider": False}
     assert use(web, hers).json() == rights
     changed = web.call("PATCH", "/users/ann", Role.ADMIN, json={"role": "viewer", "may_shut_down": False})
     assert (changed.json()["role"], changed.json()["may_shut_down"]) == ("viewer", False)

@@ -126,7 +126,7 @@ def test_from_a_fresh_machine_to_a_reboot(program: Program, broker: Broker) -> N
     client = PlayedClient(broker, str(UUID(int=1)))
     client.come()
     with api(program) as http:
-        rights = {"role": "admin", "may_shut_down": True, "has_password": False}
+        rights = {"role": "admin", "may_shut_down": True, "has_password": False, "by_provider": False}
         assert http.get("/whoami").json() == {"name": "ann", **rights}
         eventually(lambda: http.get("/clients").json() != [], 10)
         made = http.post("/commands", json={"action": "reboot_host", "client_uuid": client.uuid})

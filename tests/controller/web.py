@@ -15,6 +15,7 @@ from infoscreen_reboot.controller.api.access import Site
 from infoscreen_reboot.controller.api.app import PREFIX, create_app
 from infoscreen_reboot.controller.auth import Role
 from infoscreen_reboot.controller.lifecycle import Limits
+from infoscreen_reboot.controller.oidc import Provider
 from infoscreen_reboot.controller.orders import House
 from infoscreen_reboot.controller.store import people
 from infoscreen_reboot.controller.store.database import Database
@@ -25,10 +26,10 @@ from tests.controller.test_orders import site as some_clients
 class Web:
     """The app, a token for each role, and three clients that are online."""
 
-    def __init__(self, database: Database, first: Web | None = None) -> None:
+    def __init__(self, database: Database, first: Web | None = None, provider: Provider | None = None) -> None:
         self.database = database
         self.woken = 0
-        site = Site(database, House(), Limits(), self.wake, lambda: {"health": 3})
+        site = Site(database, House(), Limits(), self.wake, lambda: {"health": 3}, provider=provider)
         self.app = create_app(site)
         add_pages(self.app, site)
         self.client = TestClient(self.app, raise_server_exceptions=False)

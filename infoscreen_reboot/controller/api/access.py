@@ -14,6 +14,7 @@ from infoscreen_reboot.controller import brake, sending
 from infoscreen_reboot.controller.api.problems import Problem
 from infoscreen_reboot.controller.auth import Identity, Role
 from infoscreen_reboot.controller.lifecycle import Limits
+from infoscreen_reboot.controller.oidc import Provider
 from infoscreen_reboot.controller.orders import Caller, House
 from infoscreen_reboot.controller.power.outlet import Outlets
 from infoscreen_reboot.controller.sending import Deliver
@@ -32,7 +33,7 @@ class Site:
 
     `wake` tells the engine that there is something to do. `rubbish` says how many messages this process could not use,
     and what they were. `outlets` read ports, and switch them on. `max_failed` is the brake of a rollout that names
-    none.
+    none. `provider` is who else says of people who they are.
     """
 
     database: Database
@@ -45,6 +46,7 @@ class Site:
     notify_faults: tuple[str, ...] = ()
     deliver: Deliver = sending.deliver
     max_failed: str = brake.MAX_FAILED
+    provider: Provider | None = None
 
     @property
     def fleet_zone(self) -> str:

@@ -36,8 +36,15 @@ def whoami(call: Viewer) -> models.Whoami:
     """Your name, and the rights that this token has."""
     who = call.who
     with call.read() as tx:
-        has_password = people.password_hash_of(tx, who.name) is not None
-    return models.Whoami(name=who.name, role=who.role, may_shut_down=who.may_shut_down, has_password=has_password)
+        row = people.user_of(tx, who.name)
+    assert row is not None  # a token has a user, and nobody deletes one
+    return models.Whoami(
+        name=who.name,
+        role=who.role,
+        may_shut_down=who.may_shut_down,
+        has_password=row["password_hash"] is not None,
+        by_provider=row["subject"] is not None,
+    )
 
 
 Text = Annotated[models.Name | None, Query(description="In their name, note, UUID or labels.")]

@@ -1098,12 +1098,15 @@ class Restored(Model):
 
 
 class Whoami(Model):
-    model_config = _example({"name": "ann", "role": "operator", "may_shut_down": False, "has_password": True})
+    model_config = _example(
+        {"name": "ann", "role": "operator", "may_shut_down": False, "has_password": True, "by_provider": False}
+    )
 
     name: str
     role: Role
     may_shut_down: bool
     has_password: bool
+    by_provider: bool = Field(description="Signs in by the OpenID provider, which says the role each time.")
 
 
 class NewFreeze(Model):
@@ -1301,6 +1304,7 @@ class User(Model):
             "may_shut_down": False,
             "is_disabled": False,
             "has_password": True,
+            "by_provider": False,
             "created_at": _at("08:00:00"),
         }
     )
@@ -1310,6 +1314,7 @@ class User(Model):
     may_shut_down: bool
     is_disabled: bool
     has_password: bool
+    by_provider: bool = Field(description="Signs in by the OpenID provider, which says the role each time.")
     created_at: datetime
 
 

@@ -88,6 +88,9 @@ def _check_may_set_password(tx: Transaction, who: Identity, name: str) -> None:
     if who.role is not Role.ADMIN and name != who.name:
         raise Problem("forbidden", "only an admin sets the passwords of others")
     row = _found(tx, name)
+    if row["subject"] is not None:
+        # It would still open the door when the provider does not any more.
+        raise Problem("forbidden", f"{name} signs in by the provider, and has no password here")
     is_whole = who.role == row["role"] and who.may_shut_down == row["may_shut_down"] and who.expires_at is None
     if who.role is not Role.ADMIN and row["password_hash"] is None and not is_whole:
         words = "a first password needs a token with all rights of its user, that does not expire; or an admin sets it"
@@ -180,6 +183,7 @@ def _user(row: Row) -> models.User:
         may_shut_down=row["may_shut_down"],
         is_disabled=row["disabled_at"] is not None,
         has_password=row["password_hash"] is not None,
+        by_provider=row["subject"] is not None,
         created_at=row["created_at"],
     )
 

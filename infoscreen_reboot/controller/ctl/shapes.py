@@ -169,6 +169,7 @@ class Whoami(TypedDict):
     role: str
     may_shut_down: bool
     has_password: bool
+    by_provider: bool
 
 
 class Freeze(TypedDict):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -17,6 +18,7 @@ from infoscreen_reboot.controller.store.tables import audit, token, user
 
 # A token's use is written down once in so long: each request would be a write otherwise.
 _USED_EVERY = timedelta(minutes=5)
+_LONGEST_NAME = 64
 
 
 class LastAdmin(Exception):
@@ -38,6 +40,30 @@ def add_user(tx: Transaction, name: str, role: Role, may_shut_down: bool) -> boo
     values = {"name": name, "role": str(role), "may_shut_down": may_shut_down, "created_at": tx.now}
     tx.db.execute(insert(user).values(**values))
     return True
+
+
+def add_provided(tx: Transaction, subject: str, name: str, role: Role) -> str:
+    """Make a user for somebody whom a provider knows, and return his name here.
+
+    It is never one that somebody has: then a number goes behind it.
+    """
+    taken = {each.casefold() for each in tx.db.execute(select(user.c.name)).scalars()}
+    endings = ("" if number == 1 else f" {number}" for number in itertools.count(1))
+    names = (name[: _LONGEST_NAME - len(ending)] + ending for ending in endings)
+    free = next(each for each in names if each.casefold() not in taken)
+    values = {"name": free, "role": str(role), "may_shut_down": False, "created_at": tx.now, "subject": subject}
+    tx.db.execute(insert(user).values(**values))
+    return free
+
+
+def provided(tx: Transaction, subject: str) -> RowMapping | None:
+    """The user whom a provider knows by that."""
+    return tx.db.execute(select(user).where(user.c.subject == subject)).mappings().one_or_none()
+
+
+def set_role(tx: Transaction, name: str, role: Role) -> None:
+    """As a provider says, also of the last admin: whoever has the server can make another."""
+    tx.db.execute(update(user).where(user.c.name == name).values(role=str(role)))
 
 
 def make_admin(tx: Transaction, name: str) -> None:
@@ -68,6 +94,12 @@ def add_token(
 def revoke(tx: Transaction, token_id: str) -> bool:
     standing = and_(token.c.id == token_id, token.c.revoked_at.is_(None))
     return tx.db.execute(update(token).where(standing).values(revoked_at=tx.now)).rowcount == 1
+
+
+def revoke_all(tx: Transaction, user_name: str) -> None:
+    """All sessions and tokens of a user."""
+    standing = and_(token.c.user_name == user_name, token.c.revoked_at.is_(None))
+    tx.db.execute(update(token).where(standing).values(revoked_at=tx.now))
 
 
 def identify(tx: Transaction, secret: str) -> Identity | None:

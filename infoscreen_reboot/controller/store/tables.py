@@ -591,6 +591,9 @@ user = Table(
     Column("password_hash", Text),
     Column("created_at", Moment, nullable=False),
     Column("disabled_at", Moment),
+    # By which an OpenID provider knows somebody, behind its own address: a name there may change, or get another owner.
+    Column("subject", Text),
+    Index("user_subject", "subject", unique=True),
 )
 
 token = Table(

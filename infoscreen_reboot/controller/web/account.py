@@ -54,7 +54,7 @@ def _page(call: Call, problem: Problem | None = None) -> Response:
         me=me,
         tokens=[each for each in people.list_tokens(call) if each.user == call.who.name],
         # As the API has it: a session ends, so it cannot set a first password.
-        can_set=me.has_password or me.role is Role.ADMIN,
+        can_set=not me.by_provider and (me.has_password or me.role is Role.ADMIN),
         fewest=passwords.FEWEST,
         fault=problem.detail if problem is not None else None,
     )

@@ -26,6 +26,7 @@ from infoscreen_reboot.controller.web import (
     newcomers,
     nights,
     ports,
+    provided,
     record,
     revision,
     rollouts,
@@ -59,7 +60,22 @@ def add_pages(app: FastAPI, site: Site) -> None:
 def _routes() -> list[BaseRoute]:
     router = APIRouter(include_in_schema=False)
     for part in (
-        *(session, live, fleet, views, labels, client, action, batches, schedules, revision, nights, rollouts, draft),
+        *(
+            session,
+            provided,
+            live,
+            fleet,
+            views,
+            labels,
+            client,
+            action,
+            batches,
+            schedules,
+            revision,
+            nights,
+            rollouts,
+            draft,
+        ),
         *(newcomers, record, ports, holds, audit, account, users),
     ):
         router.include_router(part.router)

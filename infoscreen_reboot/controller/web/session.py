@@ -17,7 +17,7 @@ from infoscreen_reboot.controller.api.access import Call
 from infoscreen_reboot.controller.api.problems import Problem
 from infoscreen_reboot.controller.auth import Identity, Role
 from infoscreen_reboot.controller.store import people
-from infoscreen_reboot.controller.store.database import Database
+from infoscreen_reboot.controller.store.database import Database, Transaction
 from infoscreen_reboot.controller.web import shell
 from infoscreen_reboot.controller.web.attempts import Attempts
 
@@ -93,20 +93,17 @@ Admin = Annotated[Call, Depends(_needs(Role.ADMIN))]
 
 @router.get(shell.SIGN_IN)
 def show_sign_in(request: Request) -> Response:
-    return shell.page(None, "sign-in.html", after=_after(request.query_params.get("next", "")), name="", fault=None)
+    return form(request, after=within(request.query_params.get("next", "")))
 
 
 @router.post(shell.SIGN_IN)
 def sign_in(request: Request, sent: Sent) -> Response:
     _check_origin(request)
-    name, after = sent.text("name", 64), _after(sent.text("next", 2000))
+    name, after = sent.text("name", 64), within(sent.text("next", 2000))
     secret, fault = _open(request, name, sent.typed("password"), sent.text("token", 200))
     if secret is None:
-        return shell.page(None, "sign-in.html", 401, after=after, name=name, fault=fault)
-    answer = shell.see(after or "/")
-    # The server knows when the session ends; the cookie may stay longer.
-    _give(answer, secret, int(LASTS_TO_LOOK.total_seconds()))
-    return answer
+        return form(request, 401, after, name, fault)
+    return begun(secret, after)
 
 
 @router.post("/sign-out")
@@ -119,14 +116,41 @@ def sign_out(call: Viewer) -> Response:
     return answer
 
 
+def form(request: Request, status: int = 200, after: str = "", name: str = "", fault: str | None = None) -> Response:
+    """Where one signs in."""
+    provider = access.site(request).provider
+    at = provider.host if provider is not None else None
+    return shell.page(None, "sign-in.html", status, after=after, name=name, fault=fault, provider=at)
+
+
+def begun(secret: str, after: str) -> Response:
+    """The first page of a session."""
+    answer = shell.see(after or "/")
+    # The server knows when the session ends; the cookie may stay longer.
+    _give(answer, secret, int(LASTS_TO_LOOK.total_seconds()))
+    return answer
+
+
 def _give(answer: Response, secret: str, lasts_s: int) -> None:
     answer.set_cookie(COOKIE, secret, max_age=lasts_s, path="/", secure=True, httponly=True, samesite="lax")
 
 
-def _after(wanted: str) -> str:
+def within(wanted: str) -> str:
     """Where to go then: a page of ours, or the first one."""
     is_ours = wanted.startswith("/") and not wanted.startswith(("//", "/\\", shell.SIGN_IN)) and wanted.isprintable()
     return wanted if is_ours else ""
+
+
+def address_of(request: Request) -> str | None:
+    return request.client.host if request.client is not None else None
+
+
+def open_session(tx: Transaction, who: Identity, via: str, address: str | None, lasts: timedelta) -> str:
+    """Its secret."""
+    ends = [end for end in (tx.now + lasts, who.expires_at) if end is not None]
+    made = people.add_token(tx, who.name, "session of the console", who.role, who.may_shut_down, min(ends))
+    people.note(tx, who.name, via, address, "sign in", made.token_id, "done")
+    return made.secret
 
 
 def _open(request: Request, name: str, password: str, token: str) -> tuple[str | None, str | None]:
@@ -144,26 +168,22 @@ def _open(request: Request, name: str, password: str, token: str) -> tuple[str |
         # Counted before it is tried: many at once are no way around it.
         attempts.fail(name, now_s)
         who = _by_password(site.database, name, password)
-    address = request.client.host if request.client is not None else None
     with site.database.write() as tx:
         if who is None:
-            people.note(tx, name or "?", _VIA, address, "sign in", None, "refused")
-        else:
-            lasts = LASTS_TO_LOOK if who.role is Role.VIEWER else LASTS
-            ends = [end for end in (tx.now + lasts, who.expires_at) if end is not None]
-            made = people.add_token(tx, who.name, "session of the console", who.role, who.may_shut_down, min(ends))
-            people.note(tx, who.name, _VIA, address, "sign in", made.token_id, "done")
-    if who is not None:
-        attempts.forget(name)
-        return made.secret, None
-    return None, _NO_TOKEN if token else _WRONG
+            people.note(tx, name or "?", _VIA, address_of(request), "sign in", None, "refused")
+            return None, _NO_TOKEN if token else _WRONG
+        lasts = LASTS_TO_LOOK if who.role is Role.VIEWER else LASTS
+        secret = open_session(tx, who, _VIA, address_of(request), lasts)
+    attempts.forget(name)
+    return secret, None
 
 
 def _by_password(database: Database, name: str, password: str) -> Identity | None:
     """One is tried after the other: meanwhile nobody's connection to the database is kept."""
     with database.read() as tx:
         row = people.user_of(tx, name)
-    stored = row["password_hash"] if row is not None and row["disabled_at"] is None else None
+    is_ours = row is not None and row["disabled_at"] is None and row["subject"] is None
+    stored = row["password_hash"] if row is not None and is_ours else None
     if not passwords.is_right(stored, password) or row is None:
         return None
     return Identity(row["name"], Role(row["role"]), row["may_shut_down"], "")
