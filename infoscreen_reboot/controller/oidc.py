@@ -149,11 +149,11 @@ class Provider:
             "code_verifier": trip.verifier,
         }
         ways = found.get("token_endpoint_auth_methods_supported")
-        if isinstance(ways, list) and "client_secret_basic" not in ways:
+        if isinstance(ways, list) and "client_secret_post" in ways:
             sent |= {"client_id": settings.client_id, "client_secret": settings.client_secret}
             status, given = await _ask(http, "POST", found["token_endpoint"], data=sent)
         else:
-            # RFC 6749, 2.3.1: both as in a form, before they are put together.
+            # RFC 6749, 2.3.1, wants both as in a form. Some providers do not know it: so this is the second choice.
             login = quote(settings.client_id, safe=""), quote(settings.client_secret, safe="")
             status, given = await _ask(http, "POST", found["token_endpoint"], data=sent, auth=login)
         if status == 200:

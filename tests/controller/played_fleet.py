@@ -36,9 +36,9 @@ class Fleet:
 
     def __init__(self, database: Database, names: Sequence[str] = ()) -> None:
         self.database = database
-        site = Site(database, House(), Limits(), self.wake)
-        self.app = create_app(site)
-        add_pages(self.app, site)
+        self.site = Site(database, House(), Limits(), self.wake)
+        self.app = create_app(self.site)
+        add_pages(self.app, self.site)
         self.tokens: dict[Role, str] = {}
         self.address = ""
         self.on_wake: Callable[[], None] | None = None

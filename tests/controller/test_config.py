@@ -191,3 +191,46 @@ def test_the_documents_have_every_setting_and_every_rule() -> None:
     now = datetime(2026, 4, 3, tzinfo=UTC)
     facts = safety.Facts(now, Action.REBOOT_HOST, safety.Standing.ACCEPTED, is_online=True, heard_at=now)
     assert told == {answer.rule for answer in safety.ask(facts)}
+
+
+OIDC = {
+    "OIDC_ISSUER": "https://login.example/realms/site",
+    "OIDC_CLIENT_ID": "signage",
+    "OIDC_CLIENT_SECRET": "topsecret",
+    "OIDC_ROLES": "groups: signage=operator",
+    "CONSOLE_URL": "https://screens.example/",
+}
+
+
+def test_a_provider_of_sign_ins(tmp_path: Path) -> None:
+    assert load(LEAST).oidc is None
+    found = load(LEAST | OIDC).oidc
+    assert found is not None
+    assert (found.callback, found.scopes) == ("https://screens.example/sign-in/oidc/back", "openid profile email")
+    assert "topsecret" not in str(found)
+    (tmp_path / "oidc-client-secret").write_text("of a file\n")
+    given = LEAST | OIDC | {"OIDC_CLIENT_SECRET": "", "CREDENTIALS_DIRECTORY": str(tmp_path)}
+    by_file = load(given).oidc
+    assert by_file is not None and by_file.client_secret == "of a file"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("OIDC_CLIENT_ID", "", "needs OIDC_CLIENT_ID"),
+        ("OIDC_CLIENT_SECRET", "", "needs OIDC_CLIENT_SECRET"),
+        ("OIDC_ROLES", "", "needs OIDC_ROLES"),
+        ("CONSOLE_URL", "", "needs CONSOLE_URL"),
+        ("OIDC_ISSUER", "http://login.example", "OIDC_ISSUER is"),
+        ("OIDC_ISSUER", "login.example", "OIDC_ISSUER is"),
+        ("CONSOLE_URL", "http://screens.example", "CONSOLE_URL is"),
+        ("OIDC_SCOPES", "profile", "openid has to be among them"),
+        ("OIDC_ROLES", "signage=operator", "allowed is as in"),
+    ],
+)
+def test_a_provider_that_cannot_be_used_is_said_to_without_its_secret(name: str, value: str, words: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(LEAST | OIDC | {name: value})
+    [problem] = caught.value.problems
+    assert words in problem
+    assert "topsecret" not in problem

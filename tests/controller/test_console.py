@@ -36,6 +36,8 @@ HOSTILE = '<img src=x onerror=alert(1)>"\u202e=cmd|x\x1b[31m'
 PAGES = {
     ("GET", "/sign-in"): None,
     ("POST", "/sign-in"): None,
+    ("GET", "/sign-in/oidc"): None,
+    ("GET", "/sign-in/oidc/back"): None,
     ("GET", "/static/{name}"): None,
     ("POST", "/sign-out"): Role.VIEWER,
     ("GET", "/live"): Role.VIEWER,

@@ -165,7 +165,7 @@ def test_the_code_is_exchanged_with_proof_and_with_our_secret(visitor: Visitor, 
     sent = {name: values[0] for name, values in parse_qs(body).items()}
     assert (sent["code"], sent["redirect_uri"]) == ("c0de", given["redirect_uri"])
     assert given["code_challenge"] not in body, "the verifier, and not its digest"
-    played.document = {"token_endpoint_auth_methods_supported": ["client_secret_post"]}
+    played.document = {"token_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post"]}
     come_back(visitor, played)
     assert "client_secret=a+secret" in played.asked[-2][2]
 
