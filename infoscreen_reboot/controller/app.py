@@ -196,6 +196,7 @@ async def _run(
         targets=notify.targets,
         notify_faults=notify.faults,
         max_failed=settings.max_failed,
+        user_header=settings.listen.user_header,
         provider=None if settings.oidc is None else Provider(settings.oidc),
     )
     app = create_app(site)

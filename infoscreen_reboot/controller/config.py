@@ -38,6 +38,7 @@ _NAMES = (
     *("MQTT_BROKER", "MQTT_PORT", "MQTT_USER", "MQTT_PASSWORD_BROKER"),
     *("MQTT_TLS", "MQTT_TLS_CA", "MQTT_TLS_CERT", "MQTT_TLS_KEY", "MQTT_PROTOCOL"),
     *("DATABASE_URL", "LISTEN", "LISTEN_TLS_CERT", "LISTEN_TLS_KEY", "TRUSTED_PROXIES"),
+    "TRUSTED_USER_HEADER",
     *("CONSOLE_URL", "OIDC_ISSUER", "OIDC_CLIENT_ID", "OIDC_CLIENT_SECRET", "OIDC_SCOPES", "OIDC_ROLES"),
     *("ACCEPT_CLIENTS", "COMMAND_SIGNING_KEY", "COMMAND_SIGNING_KEY_ID", "COMMAND_VALID_S"),
     *("DEADLINE_DOWN_S", "DEADLINE_BACK_S", "DEADLINE_LAST_ACK_S", "DEADLINES"),
@@ -59,6 +60,7 @@ DATABASE_CREDENTIAL, KEY_CREDENTIAL = "database-url", "command-signing-key"
 NOTIFY_CREDENTIAL, OIDC_CREDENTIAL = "notify", "oidc-client-secret"
 NOTIFY_FILE = Path("/etc/infoscreen-reboot-controller/notify.conf")
 _MOST_NOTIFY = 64 << 10
+_HEADER = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,63}", re.ASCII)
 _PORT = re.compile(r"(.+):(\d{1,5})", re.ASCII)
 # Where a provider sends people back to, at the console.
 OIDC_CALLBACK = "/sign-in/oidc/back"
@@ -78,7 +80,8 @@ class ConfigError(Exception):
 class Listen:
     """Where the API is served: at `host` and `port`, or at the Unix socket `path`; with TLS if it has a certificate.
 
-    `proxies` are the addresses from which X-Forwarded-For is believed.
+    `proxies` are the addresses from which X-Forwarded-For is believed. `user_header` is in which a server in front says
+    who somebody is; it is believed at a Unix socket only.
     """
 
     host: str = "127.0.0.1"
@@ -87,6 +90,7 @@ class Listen:
     tls_cert: Path | None = None
     tls_key: Path | None = None
     proxies: tuple[str, ...] = ()
+    user_header: str | None = None
 
     @property
     def address(self) -> str:
@@ -295,17 +299,36 @@ def _listen(reader: Reader) -> Listen:
         except ValueError:
             reader.problems.append(f"TRUSTED_PROXIES has {proxy[:80]!r}; allowed are addresses and networks")
     text = reader.text("LISTEN")
+    header = _user_header(reader, text)
     if text is None:
         return Listen(tls_cert=cert, tls_key=key, proxies=proxies)
     if text.startswith("unix:/"):
         if cert is not None:
             reader.problems.append("LISTEN is a Unix socket; it takes no certificate")
-        return Listen(path=Path(text.removeprefix("unix:")), proxies=proxies)
+        return Listen(path=Path(text.removeprefix("unix:")), proxies=proxies, user_header=header)
     found = _PORT.fullmatch(text)
     if found is None or not 0 < int(found[2]) < 65536:
         reader.problems.append(f"LISTEN is {text[:80]!r}; allowed is as in 127.0.0.1:8480 or unix:/run/x.sock")
         return Listen()
     return Listen(found[1].strip("[]"), int(found[2]), None, cert, key, proxies)
+
+
+def _user_header(reader: Reader, listen: str | None) -> str | None:
+    """Whoever reaches the socket can call himself anybody: so it has to lie where not everybody gets."""
+    header = reader.text("TRUSTED_USER_HEADER")
+    if header is None:
+        return None
+    if not _HEADER.fullmatch(header):
+        reader.problems.append(f"TRUSTED_USER_HEADER is {header[:80]!r}; allowed is as in X-Forwarded-User")
+    if listen is None or not listen.startswith("unix:/"):
+        reader.problems.append(
+            "TRUSTED_USER_HEADER is believed at a Unix socket only; set LISTEN, as in unix:/run/x/api.sock"
+        )
+        return None
+    folder = Path(listen.removeprefix("unix:")).parent
+    if folder.exists() and folder.stat().st_mode & 0o001:
+        reader.problems.append(f"TRUSTED_USER_HEADER is set, but everybody may enter {folder}; chmod o-rwx {folder}")
+    return header
 
 
 def is_private(url: str) -> bool:

@@ -121,6 +121,7 @@ class Fleet:
         else:
             listener = socket.socket(socket.AF_UNIX)
             listener.bind(str(path))
+            listener.listen(100)
             self.address = f"unix:{path}"
         cert, key = tls if tls is not None else (None, None)
         config = uvicorn.Config(

@@ -310,10 +310,13 @@ def test_a_backup_is_restored_elsewhere_while_clients_go_on(program: Program, br
     assert program.stop() == 0
 
 
-def lines_for_nginx(program: Program) -> str:
-    """Those of docs/controller.md."""
-    text = (TREE / "docs/controller.md").read_text("utf-8")
-    return text.partition("```nginx\n")[2].partition("```")[0].replace("127.0.0.1:8480", f"127.0.0.1:{program.port}")
+def lines_for_nginx(number: int, *told: str) -> str:
+    """The first or second ones of docs/controller.md, with what has to be `told` otherwise here, as in `old=new`."""
+    location = (TREE / "docs/controller.md").read_text("utf-8").split("```nginx\n")[number].partition("```")[0]
+    for old, _, new in (each.partition("=") for each in told):
+        assert old in location
+        location = location.replace(old, new)
+    return location
 
 
 def test_an_event_comes_through_nginx_at_once(program: Program, broker: Broker, tmp_path: Path) -> None:
@@ -322,7 +325,7 @@ def test_an_event_comes_through_nginx_at_once(program: Program, broker: Broker, 
     client = PlayedClient(broker, str(UUID(int=1)))
     with (
         api(program) as http,
-        nginx(tmp_path, lines_for_nginx(program)) as address,
+        nginx(tmp_path, lines_for_nginx(1, f"127.0.0.1:8480=127.0.0.1:{program.port}")) as address,
         httpx.Client(base_url=f"{address}/api/v1", headers=http.headers) as behind,
     ):
         eventually(lambda: answers(behind), 10)
@@ -340,6 +343,33 @@ def test_an_event_comes_through_nginx_at_once(program: Program, broker: Broker, 
             assert "event: beat" in stream.iter_lines()
             assert time.monotonic() - came < slow(2)
     client.link.end()
+    assert program.stop() == 0
+
+
+def test_nginx_says_who_somebody_is_and_nobody_else_can(program: Program, tmp_path: Path) -> None:
+    """With the lines that we tell people to write."""
+    path, passwords = tmp_path / "api.sock", tmp_path / "htpasswd"
+    passwords.write_text("ann:{PLAIN}hers\nnobody:{PLAIN}his\n")
+    program.environment |= {"LISTEN": f"unix:{path}", "TRUSTED_USER_HEADER": "X-Forwarded-User"}
+    program.serves = lambda: path.exists()  # type: ignore[method-assign]
+    program.start()
+    secret = program.does("admin", "ann").stdout.strip()
+    told = f"/run/infoscreen-reboot-controller/api.sock={path}", f"/etc/nginx/screens.htpasswd={passwords}"
+    forged = {"X-Forwarded-User": "root", "Sec-Fetch-Site": "same-origin"}
+    ann = httpx.BasicAuth("ann", "hers")
+    location = lines_for_nginx(2, *told)
+    with nginx(tmp_path, location) as address, httpx.Client(base_url=address, headers=forged) as http:
+        eventually(lambda: http.get("/healthz").status_code == 200, 10)
+        assert http.get("/sign-in").status_code == 401, "nginx's own"
+        assert "Continue as nobody" in http.get("/sign-in", auth=("nobody", "his")).text
+        assert "Continue as ann" in http.get("/sign-in", auth=ann).text
+        answer = http.post("/sign-in", data={"named": "ann"}, auth=ann)
+        assert answer.status_code == 303, answer.text
+        cookie = {"Cookie": f"{COOKIE}={answer.cookies[COOKIE]}"}
+        assert "ann" in http.get("/me", headers=cookie, auth=ann).text
+        assert http.get("/me", headers=cookie, auth=("nobody", "his")).status_code == 303, "the session is not his"
+        token = {"Authorization": f"Bearer {secret}"}
+        assert http.get("/api/v1/whoami", headers=token).json()["name"] == "ann"
     assert program.stop() == 0
 
 

@@ -234,3 +234,19 @@ def test_a_provider_that_cannot_be_used_is_said_to_without_its_secret(name: str,
     [problem] = caught.value.problems
     assert words in problem
     assert "topsecret" not in problem
+
+
+def test_a_server_in_front_is_believed_at_a_socket_only_that_not_everybody_reaches(tmp_path: Path) -> None:
+    header = {"TRUSTED_USER_HEADER": "X-Forwarded-User"}
+    socket = {"LISTEN": f"unix:{tmp_path}/api.sock"}
+    tmp_path.chmod(0o750)
+    assert load(LEAST | header | socket).listen.user_header == "X-Forwarded-User"
+    tmp_path.chmod(0o755)
+    for given, words in (
+        (socket, "everybody may enter"),
+        ({}, "at a Unix socket only"),
+        ({"LISTEN": "0.0.0.0:8480"}, "at a Unix socket only"),
+        ({"LISTEN": "unix:/nowhere/x.sock", "TRUSTED_USER_HEADER": "X User"}, "allowed is as in X-Forwarded-User"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            load(LEAST | header | given)

@@ -33,7 +33,7 @@ class Site:
 
     `wake` tells the engine that there is something to do. `rubbish` says how many messages this process could not use,
     and what they were. `outlets` read ports, and switch them on. `max_failed` is the brake of a rollout that names
-    none. `provider` is who else says of people who they are.
+    none. `provider` is who else says of people who they are, and so does a server in front, in `user_header`.
     """
 
     database: Database
@@ -47,6 +47,7 @@ class Site:
     deliver: Deliver = sending.deliver
     max_failed: str = brake.MAX_FAILED
     provider: Provider | None = None
+    user_header: str | None = None
 
     @property
     def fleet_zone(self) -> str:

@@ -11,7 +11,7 @@ from uuid import UUID
 
 from fastapi import APIRouter, Depends, Request, Response
 
-from infoscreen_reboot.controller import passwords
+from infoscreen_reboot.controller import passwords, text
 from infoscreen_reboot.controller.api import access
 from infoscreen_reboot.controller.api.access import Call
 from infoscreen_reboot.controller.api.problems import Problem
@@ -28,8 +28,10 @@ COOKIE = "__Host-infoscreen"
 # A long shift; and as long as nobody wants to touch a screen on the wall, for who can only look.
 LASTS = timedelta(hours=12)
 LASTS_TO_LOOK = timedelta(days=30)
-_VIA = "console"
+_VIA, _VIA_PROXY = "console", "proxy"
 _WRONG = "Name and password do not fit together."
+_NAMED = "The server in front of the console says that you are {name}. Continue as {name}, or sign out there."
+_UNKNOWN = "The server in front of the console says that you are {name}. There is no such user here, or it is disabled."
 _NO_TOKEN = "This token is unknown, has expired or was revoked."
 
 
@@ -80,9 +82,28 @@ def _needs(role: Role) -> Callable[..., Call]:
     def check(request: Request) -> Call:
         if request.method not in ("GET", "HEAD"):
             _check_origin(request)
-        return access.enter(request, role, request.cookies.get(COOKIE), _VIA)
+        call, name = access.enter(request, role, request.cookies.get(COOKIE), _VIA), named(request)
+        if name is not None and name != call.who.name:
+            raise Problem("not_authenticated", _NAMED.format(name=name))
+        return call
 
     return check
+
+
+def named(request: Request) -> str | None:
+    """Whom the server in front names. Only at the Unix socket: whoever reaches a port can send any header.
+
+    Raises Problem if it names nobody, or two.
+    """
+    header = access.site(request).user_header
+    if header is None or request.scope.get("server") is not None:
+        return None
+    found = request.headers.getlist(header)
+    if not found:
+        return None
+    if len(found) > 1 or not found[0].strip():
+        raise Problem("bad_request", f"the server in front has to send {header} once, with one name in it")
+    return found[0].strip()
 
 
 Sent = Annotated[Form, Depends(_form)]
@@ -100,7 +121,11 @@ def show_sign_in(request: Request) -> Response:
 def sign_in(request: Request, sent: Sent) -> Response:
     _check_origin(request)
     name, after = sent.text("name", 64), within(sent.text("next", 2000))
-    secret, fault = _open(request, name, sent.typed("password"), sent.text("token", 200))
+    who = named(request)
+    if who is not None:
+        secret, fault = _open_named(request, who, sent.text("named"))
+    else:
+        secret, fault = _open(request, name, sent.typed("password"), sent.text("token", 200))
     if secret is None:
         return form(request, 401, after, name, fault)
     return begun(secret, after)
@@ -120,7 +145,8 @@ def form(request: Request, status: int = 200, after: str = "", name: str = "", f
     """Where one signs in."""
     provider = access.site(request).provider
     at = provider.host if provider is not None else None
-    return shell.page(None, "sign-in.html", status, after=after, name=name, fault=fault, provider=at)
+    who = named(request)
+    return shell.page(None, "sign-in.html", status, after=after, name=name, fault=fault, provider=at, named=who)
 
 
 def begun(secret: str, after: str) -> Response:
@@ -151,6 +177,22 @@ def open_session(tx: Transaction, who: Identity, via: str, address: str | None, 
     made = people.add_token(tx, who.name, "session of the console", who.role, who.may_shut_down, min(ends))
     people.note(tx, who.name, via, address, "sign in", made.token_id, "done")
     return made.secret
+
+
+def _open_named(request: Request, name: str, sent: str) -> tuple[str | None, str | None]:
+    """The same for whom the server in front names. He has seen under which name he comes in."""
+    if sent != name:
+        return None, _NAMED.format(name=name)
+    is_name = text.is_clean(name, text.USER_NAME)
+    with access.site(request).database.write() as tx:
+        row = people.user_of(tx, name) if is_name else None
+        # One of an OpenID provider may have the same name and be somebody else.
+        if row is None or row["disabled_at"] is not None or row["subject"] is not None:
+            said = name if is_name else "?"
+            people.note(tx, said, _VIA_PROXY, address_of(request), "sign in", None, "refused")
+            return None, _UNKNOWN.format(name=name)
+        who = Identity(row["name"], Role(row["role"]), row["may_shut_down"], "")
+        return open_session(tx, who, _VIA_PROXY, address_of(request), LASTS), None
 
 
 def _open(request: Request, name: str, password: str, token: str) -> tuple[str | None, str | None]:
