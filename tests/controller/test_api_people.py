@@ -9,12 +9,15 @@ from typing import Any
 import pytest
 from sqlalchemy import Update, update
 
+from infoscreen_reboot.controller import passwords
 from infoscreen_reboot.controller.auth import Identity, Role
 from infoscreen_reboot.controller.store import people, views
 from infoscreen_reboot.controller.store.database import Transaction
 from infoscreen_reboot.controller.store.people import NewToken
 from infoscreen_reboot.controller.store.tables import token, user
 from tests.controller.web import Web, kind
+
+PASSWORD = "four words and 1 more"
 
 
 def make(web: Web, by: Role, **content: Any) -> Any:
@@ -104,6 +107,17 @@ def test_a_token_has_no_more_rights_than_the_one_that_made_it(web: Web) -> None:
     assert (child["role"], child["expires_at"]) == ("viewer", lesser.json()["expires_at"])
     ends_in = datetime.fromisoformat(child["expires_at"]) - datetime.fromisoformat(child["created_at"])
     assert timedelta(hours=23) < ends_in <= timedelta(days=1)
+
+
+def test_with_ones_password_ones_own_token_may_outlive_the_one_that_makes_it(web: Web) -> None:
+    with web.database.write() as tx:
+        people.set_password(tx, "a operator", passwords.hashed(PASSWORD))
+    ends = make(web, Role.OPERATOR, role="viewer", expires_in_days=1)
+    web.tokens[Role.OPERATOR] = NewToken("", ends.json()["token"])
+    assert make(web, Role.OPERATOR, password=PASSWORD).json()["expires_at"] is None
+    assert kind(make(web, Role.OPERATOR, password=PASSWORD, role="operator")) == (403, "forbidden")
+    assert kind(make(web, Role.OPERATOR, password="guessed")) == (403, "forbidden")
+    assert kind(make(web, Role.VIEWER, password="")) == (403, "forbidden"), "who has none cannot type it"
 
 
 def test_everybody_sees_and_revokes_his_own_tokens_and_an_admin_all(web: Web) -> None:

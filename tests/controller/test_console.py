@@ -105,6 +105,7 @@ PAGES = {
     ("GET", "/audit"): Role.ADMIN,
     ("GET", "/me"): Role.VIEWER,
     ("POST", "/me/password"): Role.VIEWER,
+    ("POST", "/me/tokens"): Role.VIEWER,
     ("POST", "/me/revoke/{token_id}"): Role.VIEWER,
     ("GET", "/users"): Role.ADMIN,
     ("POST", "/users"): Role.ADMIN,

@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, time, timedelta
 from typing import Any
 
+import argon2
 import pytest
 from sqlalchemy import insert, update
 
@@ -266,6 +267,19 @@ def test_everybody_changes_his_own_password(web: Web) -> None:
     assert Visitor(web).post("/sign-in", name="a viewer", password=new).status_code == 303
 
 
+def test_a_hash_with_old_settings_is_made_anew_when_its_password_is_typed(web: Web) -> None:
+    weak = argon2.PasswordHasher(1, 8192, 1).hash(PASSWORD)
+    with web.database.write() as tx:
+        people.set_password(tx, "a viewer", weak)
+    for password, status in (("guessed guessed", 401), (PASSWORD, 303), (PASSWORD, 303)):
+        assert Visitor(web).post("/sign-in", name="a viewer", password=password).status_code == status
+        with web.database.read() as tx:
+            stored = people.password_hash_of(tx, "a viewer")
+        assert stored is not None
+        assert (stored == weak) is (status == 401)
+        assert passwords.is_outdated(stored) is (status == 401)
+
+
 @pytest.mark.parametrize(
     ("fields", "status", "words"),
     [
@@ -314,6 +328,50 @@ def token_of(visitor: Visitor) -> str:
         who = people.identify(tx, visitor.http.cookies[COOKIE])
     assert who is not None
     return who.token_id
+
+
+def test_a_token_is_made_with_the_password_and_shown_once(web: Web) -> None:
+    operator = with_password(web, Role.OPERATOR)
+    answer = operator.post("/me/tokens", name=HOSTILE[:40], role="viewer", days="90", password=PASSWORD)
+    assert answer.status_code == 422, "a name is text"
+    answer = operator.post("/me/tokens", name="<b>metrics", role="viewer", days="90", password=PASSWORD)
+    assert answer.status_code == 201
+    assert "&lt;b&gt;metrics" in answer.text and "<b>metrics" not in answer.text
+    [secret] = re.findall(r"irc_[\w-]{40,}", answer.text)
+    assert secret not in operator.get("/me").text
+    assert PASSWORD not in answer.text
+    with web.database.read() as tx:
+        who = people.identify(tx, secret)
+        assert who is not None and who.expires_at is not None
+        assert (who.name, who.role) == ("a operator", Role.VIEWER)
+        assert timedelta(days=89) < who.expires_at - tx.now <= timedelta(days=90), "it outlives the session"
+    forever = operator.post("/me/tokens", name="script", role="operator", days="", password=PASSWORD)
+    assert "when it is revoked" in forever.text
+
+
+@pytest.mark.parametrize(
+    ("fields", "status", "words"),
+    [
+        ({"password": "guessed"}, 403, "your password is another one"),
+        ({"role": "admin"}, 403, "no more rights"),
+        ({"name": ""}, 422, "name: "),
+        ({"days": "9999"}, 422, "expires_in_days: "),
+    ],
+)
+def test_a_token_that_cannot_be_is_not_made(web: Web, fields: dict[str, Any], status: int, words: str) -> None:
+    operator = with_password(web, Role.OPERATOR)
+    wish = {"name": "script", "role": "operator", "days": "1", "password": PASSWORD} | fields
+    answer = operator.post("/me/tokens", **wish)
+    assert (answer.status_code, words in answer.text.lower()) == (status, True), answer.text
+    assert len(web.call("GET", "/tokens", Role.OPERATOR).json()) == 2
+
+
+def test_without_a_password_a_token_ends_with_the_session(operator: Visitor) -> None:
+    assert "it ends when your session does" in operator.get("/me").text
+    for days in ("", "365"):
+        assert operator.post("/me/tokens", name="script", role="viewer", days=days).status_code == 201
+    tokens = {each["name"]: each["expires_at"] for each in operator.web.call("GET", "/tokens").json()}
+    assert tokens["script"] == tokens["session of the console"]
 
 
 def test_nobody_revokes_what_is_of_others(viewer: Visitor, operator: Visitor) -> None:

@@ -16,7 +16,7 @@ from infoscreen_reboot.controller.store.database import Database
 from infoscreen_reboot.controller.store.tables import audit
 from tests.controller.desk import NAMES
 from tests.controller.played_fleet import Fleet
-from tests.web.browser import PHONE, Browser, axe
+from tests.web.browser import DESKTOP, PHONE, Browser, axe
 from tests.web.glewlwyd import CLIENT, PASSWORD, SECRET, Glewlwyd
 
 
@@ -65,6 +65,15 @@ def test_people_sign_in_by_a_provider_with_the_role_that_it_gives(
     browser.click("button", "Continue")
     browser.see("h1", "Batches")
     browser.see(".me a", "ann operator")
+    browser.click(".me a")
+    browser.see('input[name="name"]').send_keys("metrics")
+    browser.click("button", "Make it")
+    browser.see("[role=status]", "Copy it now")
+    for size, is_dark in ((DESKTOP, False), (PHONE, True)):
+        browser.look(size, is_dark)
+        assert axe(browser) == []
+        browser.picture(pictures / f"me-{'phone-dark' if is_dark else 'light'}.png")
+    browser.look()
     browser.click("button", "Sign out")
     browser.see("h1", "Sign in")
     browser.open(f"{fleet.address}/batches")
@@ -75,5 +84,6 @@ def test_people_sign_in_by_a_provider_with_the_role_that_it_gives(
             ("ann", "oidc", "sign in", "refused"),
             ("ann", "oidc", "add user", "made"),
             ("ann", "oidc", "sign in", "done"),
+            ("ann", "console", "make token", "made"),
             ("ann", "console", "sign out", "done"),
         ]

@@ -108,18 +108,29 @@ def list_tokens(call: Viewer) -> list[models.Token]:
 @router.post("/tokens", status_code=201, summary="Make a token", responses=documented("not_found", "too_large"))
 def make_token(call: Viewer, content: models.NewToken) -> models.MadeToken:
     """For yourself; an admin may make one for anybody. `token` is shown in this answer only."""
+    if content.password is not None:
+        _check_password(call, content.password.get_secret_value())
     with call.write() as (tx, caller):
         rights = _rights(tx, call, content.user or caller.name)
         role = content.role or rights.role
         if not rights.role.covers(role) or (content.may_shut_down and not rights.may_shut_down):
             raise Problem("forbidden", "a token has no more rights than its user, nor than the token that makes it")
-        expires_at = _expires_at(tx.now, content.expires_in_days, rights.expires_at)
+        is_free = content.password is not None and rights.name == caller.name
+        expires_at = _expires_at(tx.now, content.expires_in_days, None if is_free else rights.expires_at)
         made = people.add_token(tx, rights.name, content.name, role, content.may_shut_down, expires_at)
         about = {"user": rights.name, "role": str(role), "may_shut_down": content.may_shut_down}
         call.note(tx, "make token", made.token_id, "made", about)
         row = people.token_of(tx, made.token_id)
         assert row is not None
         return models.MadeToken(token=made.secret, **_token(row).model_dump())
+
+
+def _check_password(call: Call, password: str) -> None:
+    """Outside of a transaction that writes: it takes long."""
+    with call.read() as tx:
+        password_hash = people.password_hash_of(tx, call.who.name)
+    if not passwords.is_right(password_hash, password):
+        raise Problem("forbidden", "your password is another one")
 
 
 def _rights(tx: Transaction, call: Call, user: str) -> Identity:

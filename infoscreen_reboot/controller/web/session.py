@@ -226,6 +226,11 @@ def _by_password(database: Database, name: str, password: str) -> Identity | Non
         row = people.user_of(tx, name)
     is_ours = row is not None and row["disabled_at"] is None and row["subject"] is None
     stored = row["password_hash"] if row is not None and is_ours else None
-    if not passwords.is_right(stored, password) or row is None:
+    if not passwords.is_right(stored, password) or row is None or stored is None:
         return None
+    if passwords.is_outdated(stored):
+        made = passwords.hashed(password)
+        with database.write() as tx:
+            if people.password_hash_of(tx, name) == stored:  # nobody has set another one meanwhile
+                people.set_password(tx, name, made)
     return Identity(row["name"], Role(row["role"]), row["may_shut_down"], "")
