@@ -1340,7 +1340,7 @@ class NewToken(Model):
         None,
         ge=1,
         le=3650,
-        description="Null: it ends when it is revoked. A token that ends makes none that outlives it, but with `password`.",
+        description="Null: it ends when it is revoked. A token that ends makes none that outlives it.",
     )
     password: Password | None = Field(
         None, description="Your own: with it, your token may outlive the one that makes it."
