@@ -167,13 +167,21 @@ def test_systemd_hears_when_it_is_ready_and_that_it_lives(program: Program, tmp_
         assert program.stop() == 0
 
 
-def test_a_unix_socket(program: Program, tmp_path: Path) -> None:
+def test_a_unix_socket_and_a_provider_of_sign_ins(program: Program, tmp_path: Path) -> None:
     path = tmp_path / "api.sock"
-    program.environment["LISTEN"] = f"unix:{path}"
+    program.environment |= {
+        "LISTEN": f"unix:{path}",
+        "CONSOLE_URL": "https://screens.example",
+        "OIDC_ISSUER": "https://login.example/realms/site",
+        "OIDC_CLIENT_ID": "signage",
+        "OIDC_CLIENT_SECRET": "a secret",
+        "OIDC_ROLES": "groups: signage=operator",
+    }
     program.serves = lambda: path.exists()  # type: ignore[method-assign]
     program.start()
     with httpx.Client(transport=httpx.HTTPTransport(uds=str(path)), base_url="http://controller") as http:
         eventually(lambda: http.get("/readyz").status_code == 200, 10)
+        assert "Sign in with login.example" in http.get("/sign-in").text
     assert stat.S_ISSOCK(path.stat().st_mode)
     assert program.stop() == 0
 

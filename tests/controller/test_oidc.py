@@ -226,6 +226,7 @@ def said(played: Played, **given: Any) -> Any:
         {"nonce": "another"},
         {"nonce": None},
         {"aud": "somebody-else"},
+        {"aud": "somebody-else", "azp": "signage"},
         {"aud": ["signage", "somebody-else"]},  # without azp nobody knows for whom it was
         {"aud": ["signage", "somebody-else"], "azp": "somebody-else"},
         {"aud": None},
