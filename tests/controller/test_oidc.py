@@ -325,6 +325,7 @@ def test_a_provider_that_answers_wrongly_is_said_to_and_tokens_still_work(
         given = go(visitor, played)
         away(visitor, f"/sign-in/oidc/back?code=c0de&state={given['state']}")
     assert caplog.text.count("cannot sign somebody in by") == 12
+    assert "its answer is too long" in caplog.text
     assert "c0de" not in caplog.text and "a secret" not in caplog.text
     visitor.sign_in(Role.VIEWER)
 
