@@ -46,7 +46,7 @@ _VALID = "--phases=coverage", "--mode=positive"
 HOW = {Role.VIEWER: _VALID, Role.OPERATOR: _VALID, Role.ADMIN: ("--phases=examples,coverage,fuzzing", "--mode=all")}
 # With these it takes its own token away (it uses what it has read), or freezes the fleet: so they come last.
 LAST = (
-    *("delete_port", "delete_schedule", "delete_site"),
+    *("delete_port", "delete_schedule", "delete_site", "delete_view"),
     *("revoke_token", "change_user", "begin_freeze", "end_freeze"),
 )
 # A stream that does not end.
@@ -143,6 +143,7 @@ def fill(database: Database) -> dict[str, str]:
         "schedule_id": made,
         "night_id": night_id,
         "site_name": "alpine",
+        "view_name": "dark at alpine",
         "client_uuid": uuids[0],
         "batch_id": batch,
         "rollout_id": rollout_id,

@@ -32,7 +32,8 @@ def list_views(call: Viewer) -> list[models.View]:
     summary="Keep a search as a view",
     status_code=201,
     responses=documented(
-        "bad_selector", "too_large", well={"model": models.View, "description": "One of that name was replaced."}
+        *("bad_selector", "not_found", "too_large"),
+        well={"model": models.View, "description": "One of that name was replaced."},
     ),
 )
 def put_view(call: Viewer, response: Response, view_name: ViewName, content: models.ViewContent) -> models.View:
