@@ -428,9 +428,13 @@ def test_labels_lead_to_where_the_page_was_asked_and_are_in_the_order_of_a_walk(
     web = operator.web
     with web.database.write() as tx:
         tx.db.execute(update(client).where(client.c.uuid == web.uuids[0]).values(name="zebra"))
+        tx.db.execute(update(client).where(client.c.uuid == web.uuids[1]).values(name="bear"))
         tx.db.execute(update(client).where(client.c.uuid == web.uuids[2]).values(name="ape"))
-    page = operator.get("/labels?selector=site=alpine").text
-    assert page.index("<b>ape</b>") < page.index("<b>zebra</b>")
+        tx.db.execute(update(label).where(label.c.client_uuid == web.uuids[0]).values(value="airport"))
+    page = operator.get("/labels").text
+    assert (
+        page.index("<b>zebra</b>") < page.index("<b>ape</b>") < page.index("<b>bear</b>")
+    ), "one place after the other"
     assert f"<code>{HERE}</code>" in page
     assert "Phones cannot reach" not in page
     for host in ("localhost:8480", "127.0.0.1:8480", "[::1]:8480"):
