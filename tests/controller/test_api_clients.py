@@ -205,16 +205,14 @@ def test_a_batch_is_counted_by_reason(web: Web) -> None:
     held = {"state": "expired", "rank": 5, "hold_rule": "window", "hold_why": "closed", "overdue": "to be sent"}
     with web.database.write() as tx:
         tx.db.execute(update(command).values(**held))
-        failed = {
-            "state": "failed",
-            "sent_at": tx.now,
-            "error_code": "inhibited",
-            "error_message": "apt",
-            "overdue": None,
-        }
-        tx.db.execute(update(command).where(command.c.client_uuid == web.uuids[0]).values(**failed))
+        failed = {"state": "failed", "error_code": "inhibited", "error_message": "apt", "overdue": None}
+        silent = {"overdue": "first answer of the client"}
+        for uuid, values in ((web.uuids[0], failed), (web.uuids[1], silent)):
+            sent = update(command).where(command.c.client_uuid == uuid)
+            tx.db.execute(sent.values(sent_at=tx.now, **values))
     assert web.call("GET", f"/batches/{batch}/reasons", Role.VIEWER).json() == [
-        {"state": "expired", "kind": "window", "why": "closed", "count": 2},
+        {"state": "expired", "kind": "first answer of the client", "why": None, "count": 1},
+        {"state": "expired", "kind": "window", "why": "closed", "count": 1},
         {"state": "failed", "kind": "inhibited", "why": "apt", "count": 1},
     ]
     [member] = web.call("GET", f"/batches/{batch}/members?kind=inhibited").json()
