@@ -541,6 +541,7 @@ def planned(fleet: Fleet) -> dict[str, str]:
         api.post(f"/rollouts/{moved}/pause", json={"why": "lunch"})
     pages = {"schedules": "/schedules", "schedule": f"/schedules/{made}", "schedule-new": "/schedules/new"}
     pages |= {"night": f"/nights/{night['id']}", "rollouts": "/rollouts", "rollout": f"/rollouts/{moved}"}
+    pages["batch"] = f"/batches/{night['batch_id']}"
     pages |= {"rollout-new": "/rollouts/new", "schedule-change": f"/schedules/{made}/change"}
     return pages | {f"rollout-{what}": f"/rollouts/{moved}/{what}" for what in ("abort", "rollback")}
 
