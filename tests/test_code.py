@@ -1,6 +1,7 @@
 """The walls of the house, and the checks that need no running code."""
 
 import ast
+import functools
 import itertools
 import re
 import shutil
@@ -80,13 +81,19 @@ def modules(package: Path) -> Iterator[tuple[str, Path]]:
         yield ".".join(path.relative_to(package).with_suffix("").parts).removesuffix("__init__").rstrip("."), path
 
 
+@functools.cache
+def import_statements(source: str) -> list[ast.Import | ast.ImportFrom]:
+    """Each package with a planted import is the same but for one file, and to parse them all takes a second."""
+    return [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Import | ast.ImportFrom)]
+
+
 def imports(path: Path, package: Path) -> set[str]:
     """Every module that `path` imports, at any depth of the file, as full names."""
     found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+    for node in import_statements(path.read_text("utf-8")):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
+        else:
             assert node.level == 0, f"{path}: imports are absolute"
             base = node.module or ""
             found |= {f"{base}.{a.name}" if _is_ours(f"{base}.{a.name}", package) else base for a in node.names}
