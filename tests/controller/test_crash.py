@@ -43,6 +43,8 @@ from tests.controller.played import PlayedClient, aged, emptied, forked, ordered
 
 # A step takes milliseconds; on a busy machine, seconds.
 PATIENCE_S = 60.0
+# Each look is a transaction, and takes the processor from the engine that is waited for.
+LOOK_S = 0.02
 AN_HOUR = timedelta(hours=1)
 CLIENT = str(UUID(int=1))
 
@@ -171,7 +173,7 @@ class Theatre:
         while not is_so():
             assert time.monotonic() < until, f"no {what}: {self.kinds()}"
             self.look_after()
-            time.sleep(0.005)
+            time.sleep(LOOK_S)
 
     def kinds(self) -> list[str]:
         with self.database.read() as tx:
