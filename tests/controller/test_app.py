@@ -503,7 +503,7 @@ def test_whom_it_believes_where_a_request_comes_from(program: Program) -> None:
 
 def test_a_second_instance_takes_over_from_one_that_hangs(tmp_path: Path, broker: Broker, server: Server) -> None:
     """Pitfall 19: stopped for longer than its lease, then continued: it finds another one at work, and waits."""
-    server.bare().close()
+    database = server.bare()
     one, two = (
         Program(tmp_path / name, broker, DATABASE_URL=server.url, CREDENTIALS_DIRECTORY="") for name in ("one", "two")
     )
@@ -511,28 +511,27 @@ def test_a_second_instance_takes_over_from_one_that_hangs(tmp_path: Path, broker
         Path(program.environment["STATE_DIRECTORY"]).mkdir()
         program.start()
     try:
-        eventually(lambda: holder(server) is not None, 20)
-        first = holder(server)
+        eventually(lambda: holder(database) is not None, 20)
+        first = holder(database)
         hung, other = (one, two) if f"as {first}" in one.log.read_text() else (two, one)
         assert hung.process is not None
         hung.process.send_signal(signal.SIGSTOP)
-        eventually(lambda: holder(server) not in (None, first), 30)
-        second = holder(server)
+        eventually(lambda: holder(database) not in (None, first), 30)
+        second = holder(database)
         hung.process.send_signal(signal.SIGCONT)
         eventually(lambda: "another instance" in hung.log.read_text(), 20)
-        assert holder(server) == second
+        assert holder(database) == second
         assert other.stop() == 0
-        eventually(lambda: holder(server) not in (None, second), 20)
+        eventually(lambda: holder(database) not in (None, second), 20)
         assert hung.stop() == 0
     finally:
         one.kill()
         two.kill()
+        database.close()
 
 
-def holder(server: Server) -> str | None:
+def holder(database: Database) -> str | None:
     """Who hears the broker."""
-    database = Database(server.url)
     with database.read() as tx:
         held = lease.standing(tx)
-    database.close()
     return None if held is None or held["listening_since"] is None else str(held["holder"])
