@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.broker.conftest import Authority
 from tests.system.conftest import deb, pytest_addoption, suite
 from tests.vm.hands import Normal, facts, normal_reboot, take_back
 from tools.lab.screen import AGENT
@@ -17,13 +18,23 @@ from tools.lab.vm import VirtualMachine
 __all__ = ["deb", "pytest_addoption", "suite"]
 
 STARTED: list[VirtualMachine] = []
+TLS_PORT = 8884
+LISTENER = f"listener {TLS_PORT} 127.0.0.1\nallow_anonymous true\ncertfile {{certificate}}\nkeyfile {{key}}\n"
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("authority"))
 
 
 @contextmanager
-def online(suite: str, deb: Path) -> Iterator[VirtualMachine]:
-    """Booted, configured, and its agent online, on a disk as the installation left it."""
+def online(suite: str, deb: Path, authority: Authority) -> Iterator[VirtualMachine]:
+    """Booted, configured, and its agent online, on a disk as the installation left it; the broker speaks TLS, too."""
     with VirtualMachine(suite, deb) as machine:
         STARTED[:] = [machine]
+        identity = authority.issue("broker", f"IP:{machine.BROKER_HOST}")
+        with machine.broker.configuration.open("a") as file:
+            file.write(LISTENER.format(certificate=identity.certificate, key=identity.key))
         machine.broker.start()
         machine.boot()
         machine.wait_up()
@@ -34,9 +45,9 @@ def online(suite: str, deb: Path) -> Iterator[VirtualMachine]:
 
 
 @pytest.fixture(scope="session")
-def rebooted(suite: str, deb: Path) -> Iterator[tuple[VirtualMachine, Normal]]:
+def rebooted(suite: str, deb: Path, authority: Authority) -> Iterator[tuple[VirtualMachine, Normal]]:
     """A machine after a commanded reboot, with what overrides the shipped settings still on it."""
-    with online(suite, deb) as machine:
+    with online(suite, deb, authority) as machine:
         yield machine, normal_reboot(machine)
 
 
