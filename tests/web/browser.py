@@ -8,7 +8,7 @@ import re
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -172,9 +172,12 @@ class Browser:
         """Until it is so. What is patched away while it is looked at, is not so yet."""
         patience = Patience(timeout_s)
         while True:
-            with suppress(StaleElementReferenceException):
+            try:
                 if found := is_so():
                     return found
+            except WebDriverException as error:
+                if not _is_of_a_page_before(error):
+                    raise
             if patience.is_over:
                 raise AssertionError(f"no {what}; {self.driver.current_url} says:\n{self.text}")
             time.sleep(LOOK_S)
@@ -263,6 +266,11 @@ class Browser:
 
     def _tell(self, command: str, **values: object) -> Any:
         return self.driver.execute_cdp_cmd(command, values)
+
+
+def _is_of_a_page_before(error: WebDriverException) -> bool:
+    """chromedriver has two ways to say that what was found is not in the page any more."""
+    return isinstance(error, StaleElementReferenceException) or "does not belong to the document" in str(error)
 
 
 def _asked(message: dict[str, Any]) -> str:
