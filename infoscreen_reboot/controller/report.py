@@ -13,7 +13,16 @@ from typing import Any
 from infoscreen_reboot.contract import wire
 from infoscreen_reboot.contract.ack import AckStatus, ErrorCode
 from infoscreen_reboot.controller.inventory import guarded
-from infoscreen_reboot.controller.lifecycle import Proof, Record, State
+from infoscreen_reboot.controller.lifecycle import Proof, Record, State, Step
+
+_TOO_LATE = {
+    Step.SEND: "it was not sent in time",
+    Step.FIRST_ACK: "it did not answer in time",
+    Step.START: "it did not begin in time",
+    Step.DOWN: "it did not go down in time",
+    Step.BACK: "it did not come back in time",
+    Step.LAST_ACK: "it came back, and did not say in time that it is done",
+}
 
 
 class Outcome(StrEnum):
@@ -127,7 +136,7 @@ def _missing(record: Record) -> str:
         return f"later it said {record.late}"
     if record.state is State.EXPIRED:
         return "it never answered"
-    return f"too late: {record.overdue}" if record.overdue is not None else "it is on its way"
+    return _TOO_LATE[record.overdue] if record.overdue is not None else "it is on its way"
 
 
 def content(lines: Sequence[Line]) -> dict[str, Any]:

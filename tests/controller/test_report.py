@@ -67,7 +67,7 @@ CASES: list[tuple[tuple[Fact, ...], str | None, Outcome, str | None, bool]] = [
     ((*GONE, back(1), done(2)), None, Outcome.BACK, None, True),
     ((*GONE, back(61), done(62)), None, Outcome.BACK_LATE, "after the time", True),
     ((*GONE, Overdue(after(3), Step.BACK), done(9)), None, Outcome.BACK_LATE, "timed_out", True),
-    ((*GONE, Overdue(after(3), Step.BACK)), None, Outcome.NOT_BACK, "client back on MQTT", False),
+    ((*GONE, Overdue(after(3), Step.BACK)), None, Outcome.NOT_BACK, "it did not come back in time", False),
     ((*GONE, back(1), Overdue(after(5), Step.LAST_ACK)), None, Outcome.BACK, "last answer", False),
     ((Sent(NOW), Overdue(after(5), Step.FIRST_ACK)), None, Outcome.NOT_BACK, "never answered", False),
     ((*STARTED, done(1, OLD)), None, Outcome.MOCK, "pretended", True),

@@ -144,7 +144,7 @@ def _when(each: tuple[datetime, Message]) -> datetime:
 
 
 MISFITS = {
-    "never back": ("not_back", "client back on MQTT"),
+    "never back": ("not_back", "it did not come back in time"),
     "late": ("back_late", "timed_out"),
     "locked out": ("skipped", "rebooted 3 times"),
     "offline": ("skipped", "offline"),

@@ -1670,7 +1670,7 @@ class Report(Model):
                     "name": "Bar left",
                     "site": "alpine",
                     "outcome": "not_back",
-                    "why": "too late: client back on MQTT",
+                    "why": "it did not come back in time",
                     "back_at": None,
                     "command_id": _COMMAND,
                 }
