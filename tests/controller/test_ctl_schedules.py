@@ -88,8 +88,8 @@ def test_the_report_of_a_night_names_who_is_missing_and_ends_with_3(desk: Desk) 
         soon = tx.now - timedelta(minutes=1)
         # In Berlin, its days may begin tomorrow.
         values = {"zone": "UTC", "start": f"{soon:%H:%M}", "anchor": f"{soon:%Y-%m-%d}"}
-        values |= {"changed_at": soon - timedelta(days=1), "looked_at": soon - timedelta(minutes=1)}
-        tx.db.execute(update(schedule).values(**values))
+        times = {"changed_at": soon - timedelta(days=1), "looked_at": soon - timedelta(minutes=1)}
+        tx.db.execute(update(schedule).values(**values, **times))
         Schedules(House(), Limits()).step(tx, [])
     assert re.search("schedule nightly +UTC +running +all back by ", desk("status").out)
     desk.fleet.send()
