@@ -58,7 +58,7 @@ def read(lines: Iterator[str]) -> Iterator[Hint]:
 
 def test_who_has_changed_is_told_soon_and_once(web: Web) -> None:
     with serving(web) as address, hints(web, address) as told:
-        assert next(told) == ("beat", {"broker": False})
+        assert next(told) == ("beat", {"broker": False, "since": None})
         began = time.monotonic()
         for number in (0, 2):
             web.order(number)

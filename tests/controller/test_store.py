@@ -18,7 +18,7 @@ from infoscreen_reboot.contract.telemetry import BootReport, Cause, FailureAlert
 from infoscreen_reboot.controller.ingest import Cleared, Heard
 from infoscreen_reboot.controller.lifecycle import VERDICT_RANK, Acked, Cancelled, Limits, Published, Seen, State
 from infoscreen_reboot.controller.safety import Standing, ask, first_hold
-from infoscreen_reboot.controller.store import clients, commands, facts, lease, tables
+from infoscreen_reboot.controller.store import clients, commands, facts, figures, lease, tables
 from infoscreen_reboot.controller.store.commands import Letter, New, Request
 from infoscreen_reboot.controller.store.database import Database, Transaction
 from infoscreen_reboot.controller.store.facts import Policy
@@ -268,6 +268,37 @@ def test_retained_messages_are_how_things_stand_and_told_once(database: Database
         assert tx.db.execute(select(client.c.heard_at)).scalar_one() is None, "no sign of life"
         clients.hear(tx, [Heard(CLIENT, Cleared(CLIENT), False)], accepts_all=True)
         assert tx.db.execute(select(alert.c.cleared_at)).scalar_one() is not None
+
+
+def test_since_when_nobody_hears_the_broker_outlives_whoever_hears_nothing(database: Database) -> None:
+    with database.read() as tx:
+        assert figures.broker(tx) == (False, None)
+    with database.write() as tx:
+        epoch = taken(lease.take(tx, "one"))
+        began = tx.now
+        assert figures.broker(tx) == (False, began)
+    with database.write() as tx:
+        lease.listen(tx, epoch, is_heard=True)
+        assert figures.broker(tx) == (True, None)
+    with database.write() as tx:
+        lease.listen(tx, epoch, is_heard=False)
+        lost = tx.now
+    with database.write() as tx:
+        lease.listen(tx, epoch, is_heard=False)
+        lease.give_up(tx, epoch)
+    with database.write() as tx:
+        epoch = taken(lease.take(tx, "two"))
+        assert figures.broker(tx) == (False, lost)
+        lease.listen(tx, epoch, is_heard=True)
+    with database.write() as tx:
+        killed = tx.now - timedelta(minutes=3)
+        tx.db.execute(update(tables.lease).values(ends_at=killed))
+        assert figures.broker(tx) == (False, killed)
+
+
+def taken(epoch: int | None) -> int:
+    assert epoch is not None
+    return epoch
 
 
 def test_a_holder_whose_lease_was_taken_over_writes_nothing(database: Database) -> None:

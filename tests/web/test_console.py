@@ -19,6 +19,7 @@ from infoscreen_reboot.controller.lifecycle import Limits
 from infoscreen_reboot.controller.orders import House
 from infoscreen_reboot.controller.rollouts import Rollouts
 from infoscreen_reboot.controller.schedules import Schedules
+from infoscreen_reboot.controller.store import lease
 from infoscreen_reboot.controller.store.tables import client, command, rollout, schedule, token
 from tests.controller.nginx import nginx
 from tests.controller.played_fleet import NEW_BOOT, OLD_BOOT, Fleet
@@ -254,6 +255,14 @@ def test_after_an_hour_of_sleep_the_page_is_old_at_once(signed_in: Visit) -> Non
     )
     assert said.startswith("Not live: this is 60 min old.")
     browser.see(".fresh[data-state='deaf']")
+
+
+def test_a_page_says_since_when_the_broker_is_away(signed_in: Visit, fleet: Fleet) -> None:
+    with fleet.database.write() as tx:
+        lease.take(tx, "test")
+        year = tx.now.year
+    browser = signed_in()
+    browser.see(".fresh[data-state='deaf']", f"does not hear the broker since {year}-")
 
 
 def test_seven_tabs_leave_the_eighth_its_connections(signed_in: Visit, fleet: Fleet) -> None:

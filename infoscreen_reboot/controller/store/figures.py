@@ -39,9 +39,13 @@ class Figures:
     ports_held_off: int
 
 
-def is_broker_heard(tx: Transaction) -> bool:
-    """Whether some instance hears the broker."""
-    return _lease(tx) == (True, True)
+def broker(tx: Transaction) -> tuple[bool, datetime | None]:
+    """Whether some instance hears the broker, and if not, since when, where that is known."""
+    if _lease(tx) == (True, True):
+        return True, None
+    held = tx.db.execute(select(lease.c.deaf_since, lease.c.ends_at)).one_or_none()
+    # Whoever was killed could not write it down.
+    return False, None if held is None else held.deaf_since or held.ends_at
 
 
 def _lease(tx: Transaction) -> tuple[bool, bool]:

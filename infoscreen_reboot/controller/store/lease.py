@@ -7,11 +7,12 @@ write is refused, whatever it believes. If nobody has, it goes on. Times are the
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
-from sqlalchemy import and_, insert, select, update
+from sqlalchemy import and_, func, insert, literal, select, update
 
 from infoscreen_reboot.controller.store.database import Row, Transaction
-from infoscreen_reboot.controller.store.tables import lease
+from infoscreen_reboot.controller.store.tables import Moment, lease
 
 TTL = timedelta(seconds=10)
 _NAME = "broker"
@@ -25,14 +26,14 @@ def take(tx: Transaction, holder: str) -> int | None:
     """The epoch, if nobody else holds the lease or his time is over; None while another one holds it."""
     found = tx.db.execute(select(lease).where(lease.c.name == _NAME)).mappings().one_or_none()
     if found is None:
-        values = {"name": _NAME, "holder": holder, "epoch": 1, "ends_at": tx.now + TTL}
+        values = {"name": _NAME, "holder": holder, "epoch": 1, "ends_at": tx.now + TTL, "deaf_since": tx.now}
         tx.db.execute(insert(lease).values(**values))
         return 1
     if found["holder"] not in (None, holder) and found["ends_at"] > tx.now:
         return None
     epoch = int(found["epoch"]) + 1
-    changed = {"holder": holder, "epoch": epoch, "ends_at": tx.now + TTL, "listening_since": None}
-    tx.db.execute(update(lease).where(lease.c.name == _NAME).values(**changed))
+    changed = {"holder": holder, "epoch": epoch, "ends_at": tx.now + TTL}
+    tx.db.execute(update(lease).where(lease.c.name == _NAME).values(**changed, **_deaf(tx)))
     return epoch
 
 
@@ -51,14 +52,14 @@ def hold(tx: Transaction, epoch: int) -> None:
 
 def listen(tx: Transaction, epoch: int, is_heard: bool) -> None:
     """Whether its holder hears the broker, from now on."""
-    since = tx.now if is_heard else None
-    tx.db.execute(update(lease).where(lease.c.name == _NAME, lease.c.epoch == epoch).values(listening_since=since))
+    changed = {"listening_since": tx.now, "deaf_since": None} if is_heard else _deaf(tx)
+    tx.db.execute(update(lease).where(lease.c.name == _NAME, lease.c.epoch == epoch).values(**changed))
 
 
 def seize(tx: Transaction) -> None:
     """Take it from whoever holds it, for nobody: so a holder of an older version writes nothing in a newer schema."""
-    changed = {"holder": None, "epoch": lease.c.epoch + 1, "ends_at": tx.now, "listening_since": None}
-    tx.db.execute(update(lease).where(lease.c.name == _NAME).values(**changed))
+    changed = {"holder": None, "epoch": lease.c.epoch + 1, "ends_at": tx.now}
+    tx.db.execute(update(lease).where(lease.c.name == _NAME).values(**changed, **_deaf(tx)))
 
 
 def standing(tx: Transaction) -> Row | None:
@@ -69,4 +70,9 @@ def standing(tx: Transaction) -> Row | None:
 def give_up(tx: Transaction, epoch: int) -> None:
     """At an orderly stop: the next one need not wait."""
     mine = (lease.c.name == _NAME) & (lease.c.epoch == epoch)
-    tx.db.execute(update(lease).where(mine).values(holder=None, ends_at=tx.now, listening_since=None))
+    tx.db.execute(update(lease).where(mine).values(holder=None, ends_at=tx.now, **_deaf(tx)))
+
+
+def _deaf(tx: Transaction) -> dict[str, Any]:
+    """The broker is not heard, from now on or for longer."""
+    return {"listening_since": None, "deaf_since": func.coalesce(lease.c.deaf_since, literal(tx.now, Moment()))}

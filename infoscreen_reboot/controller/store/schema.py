@@ -19,7 +19,7 @@ from infoscreen_reboot.controller.store.tables import migration
 
 log = logging.getLogger(__name__)
 
-HEAD = "0009"
+HEAD = "0010"
 _MIGRATIONS = Path(__file__).parent / "migrations"
 
 

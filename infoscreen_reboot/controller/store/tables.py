@@ -647,6 +647,8 @@ lease = Table(
     Column("ends_at", Moment, nullable=False),
     # Since when its holder hears the broker; null while it does not.
     Column("listening_since", Moment),
+    # Since when nobody hears it; null while somebody does.
+    Column("deaf_since", Moment),
 )
 
 # One row for each migration that was run, by which version of ours.

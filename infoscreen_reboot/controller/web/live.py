@@ -95,11 +95,11 @@ async def _stream(request: Request, site: Site, token_id: str) -> AsyncIterator[
         silent_s = BEAT_S
         while not request.app.state.is_stopping and not await request.is_disconnected():
             if silent_s >= BEAT_S:
-                is_valid, is_heard = await run_in_threadpool(_beat, site, token_id)
+                is_valid, beat = await run_in_threadpool(_beat, site, token_id)
                 if not is_valid:
                     yield _event("ended", {})
                     return
-                yield _event("beat", {"broker": is_heard})
+                yield _event("beat", beat)
                 silent_s = 0.0
             upto, clients = await run_in_threadpool(changes.since, seq)
             if upto != seq:
@@ -116,7 +116,9 @@ def _event(kind: str, content: dict[str, Any]) -> str:
     return f"event: {kind}\ndata: {json.dumps(content)}\n\n"
 
 
-def _beat(site: Site, token_id: str) -> tuple[bool, bool]:
-    """Whether the session still stands, and whether the broker is heard."""
+def _beat(site: Site, token_id: str) -> tuple[bool, dict[str, Any]]:
+    """Whether the session still stands, and whether the broker is heard, or since when it is not."""
     with site.database.read() as tx:
-        return people.identify_again(tx, token_id) is not None, figures.is_broker_heard(tx)
+        is_heard, since = figures.broker(tx)
+        beat = {"broker": is_heard, "since": None if since is None else since.isoformat()}
+        return people.identify_again(tx, token_id) is not None, beat

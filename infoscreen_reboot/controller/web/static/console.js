@@ -70,6 +70,7 @@ const QUIET_MS = 12000;
 const channel = new BroadcastChannel("infoscreen-live");
 let heardAt = 0;
 let isBrokerHeard = true;
+let deafSince = null;
 
 function startLive(address) {
   channel.onmessage = (event) => onTold(event.data);
@@ -103,8 +104,10 @@ function onTold(told) {
   if (told.kind === "ended") return location.reload();
   if (told.kind === "opened") return changed(null);
   heardAt = Date.now();
-  if (told.kind === "beat") isBrokerHeard = told.broker;
-  else changed(told.clients);
+  if (told.kind === "beat") {
+    isBrokerHeard = told.broker;
+    deafSince = told.since;
+  } else changed(told.clients);
   tellFreshness();
 }
 
@@ -114,9 +117,10 @@ function tellFreshness() {
   const quiet = Date.now() - heardAt;
   const [state, words] = !heardAt ? ["waiting", "connecting…"]
     : quiet > QUIET_MS ? ["old", `Not live: this is ${span(quiet / 1000)} old. Reconnecting…`]
-    : !isBrokerHeard ? ["deaf", "The controller does not hear the broker: no news from clients."]
+    : !isBrokerHeard ? ["deaf", `The controller does not hear the broker${deafSince ? ` since ${plain.format(new Date(deafSince))}` : ""}.`
+      + " No news from clients."]
     : ["live", "live"];
-  if (line.dataset.state !== state || state === "old") line.textContent = words;
+  if (line.textContent !== words) line.textContent = words;
   line.dataset.state = state;
   document.body.classList.toggle("is-old", state === "old");
 }
