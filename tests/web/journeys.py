@@ -141,7 +141,7 @@ def test_a_rollout_that_its_brake_stops(signed_in: Browser, api: httpx.Client) -
     browser.open(f"{URL}/rollouts/{made.json()['id']}")
     browser.see(".big", "stopped", timeout_s=60)
     browser.see("#failed", "entrance")
-    browser.see("#act", "you accept what has failed")
+    browser.see("#act", "Resume…")
     browser.click("#failed a", "entrance")
     browser.see(".command", "not authorized")
 
