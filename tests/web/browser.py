@@ -26,7 +26,8 @@ from tools.lab.patience import Patience
 T = TypeVar("T")
 AXE = Path("/opt/axe/axe.min.js")
 WAIT_S = 10.0
-LOOK_S = 0.02
+# At first, and at the most: to look is work for three programs.
+LOOK_S, LONGEST_LOOK_S = 0.02, 0.25
 # Of 100. Text is as sharp as it was, and the file is a fifth of a PNG.
 WEBP_QUALITY = 80
 # The workshop is the sandbox: a user in it may not make another one.
@@ -171,6 +172,7 @@ class Browser:
     def wait(self, is_so: Callable[[], T], what: str, timeout_s: float = WAIT_S) -> T:
         """Until it is so. What is patched away while it is looked at, is not so yet."""
         patience = Patience(timeout_s)
+        look_s = LOOK_S
         while True:
             try:
                 if found := is_so():
@@ -180,7 +182,8 @@ class Browser:
                     raise
             if patience.is_over:
                 raise AssertionError(f"no {what}; {self.driver.current_url} says:\n{self.text}")
-            time.sleep(LOOK_S)
+            time.sleep(look_s)
+            look_s = min(2 * look_s, LONGEST_LOOK_S)
 
     def see(self, selector: str, text: str = "", timeout_s: float = WAIT_S) -> WebElement:
         """Waits for the first such thing that can be seen."""
