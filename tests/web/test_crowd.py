@@ -32,7 +32,7 @@ from tests.web.browser import Browser
 
 CLIENTS, CHANGES_A_S, PAGES = 10_000, 1_000, 20
 FIRST_PAGE_S, LONG_TASK_MS, UPDATES_A_S, SHARE_OF_A_CORE = 0.2, 50, 2, 0.3
-WINDOW_S, WINDOWS = 4.0, 5
+WINDOW_S, WINDOWS = 4.0, 8
 SCRIPT = Path(pages_of_fleet.__file__).parent / "static/console.js"
 # From now on, how long each task of the page took that held it up for more than 50 ms.
 WATCH = (
@@ -159,7 +159,11 @@ def test_twenty_pages_of_ten_thousand_clients_are_live_and_cost_little(crowd: Cr
     browser.click("button", "with the token")
     browser.see("#numbers .is-healthy b", "10000")
     headers = {"Cookie": f"{COOKIE}={crowd.token}"}
-    took_s = [httpx.get(crowd.address, headers=headers).elapsed.total_seconds() for _ in range(8)]
+    # Of a processor: on a machine that does nothing else it takes no longer.
+    before_s, times = crowd.cpu_s, 8
+    for _ in range(times):
+        httpx.get(crowd.address, headers=headers, timeout=60).raise_for_status()
+    page_s = (crowd.cpu_s - before_s) / times
 
     churning = threading.Thread(target=crowd.churn)
     churning.start()
@@ -182,8 +186,8 @@ def test_twenty_pages_of_ten_thousand_clients_are_live_and_cost_little(crowd: Cr
     churning.join()
     for page in pages:
         page.close()
-    print(f"\nfirst page {min(took_s):.3f} s; of a core {shares}; hints {hints}; long tasks {long_tasks}; {changes}")
-    assert min(took_s) < FIRST_PAGE_S
+    print(f"\na page {page_s:.3f} s; of a core {shares}; hints {hints}; long tasks {long_tasks}; {changes}")
+    assert page_s < FIRST_PAGE_S
     assert max(hints) <= UPDATES_A_S * 1.1, "a window may begin just before a hint"
     assert min(hints) > 0 and all(page.questions for page in pages)
     assert min(long_tasks) <= LONG_TASK_MS
