@@ -65,11 +65,11 @@ async def come_back(request: Request) -> Response:
 
 async def _come_back(request: Request) -> Response:
     provider, given = _provider(request), request.query_params
-    state, nonce, verifier, after = [*request.cookies.get(TRIP, "").split(".", 3), "", "", "", ""][:4]
-    trip = Trip(state, nonce, verifier)
-    if not verifier or not hmac.compare_digest(state.encode(), given.get("state", "").encode()):
+    kept = request.cookies.get(TRIP, "").split(".", 3)
+    is_whole = len(kept) == 4 and all(kept[:3])  # the fourth may be empty
+    if not is_whole or not hmac.compare_digest(kept[0].encode(), given.get("state", "").encode()):
         return session.form(request, 401, fault=_ELSEWHERE.format(url=provider.settings.console))
-    after = session.within(unquote(after))
+    trip, after = Trip(*kept[:3]), session.within(unquote(kept[3]))
     code = given.get("code")
     if not code:
         return _refused(request, after, _DECLINED.format(host=provider.host))
