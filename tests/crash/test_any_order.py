@@ -439,7 +439,7 @@ class AnyOrder(RuleBasedStateMachine):
 
 
 def test_whatever_happens_in_any_order_the_promises_hold() -> None:
-    the_same(AnyOrder, 20 * settings().max_examples, STEPS)
+    the_same(AnyOrder, 10 * settings().max_examples, STEPS)
 
 
 def test_a_letter_whose_puback_came_on_a_full_disk_is_not_owed_for_ever() -> None:

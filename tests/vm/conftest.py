@@ -11,8 +11,7 @@ import pytest
 
 from tests.broker.conftest import Authority
 from tests.system.conftest import deb, pytest_addoption, suite
-from tests.vm.hands import Normal, facts, normal_reboot, take_back
-from tools.lab.screen import AGENT
+from tests.vm.hands import SLOW_S, Normal, facts, normal_reboot, take_back
 from tools.lab.vm import VirtualMachine
 
 __all__ = ["deb", "pytest_addoption", "suite"]
@@ -29,7 +28,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 @contextmanager
 def online(suite: str, deb: Path, authority: Authority) -> Iterator[VirtualMachine]:
-    """Booted, configured, and its agent online, on a disk as the installation left it; the broker speaks TLS, too."""
+    """Booted, and its agent online, on a disk as it was installed and configured; the broker speaks TLS, too."""
     with VirtualMachine(suite, deb) as machine:
         STARTED[:] = [machine]
         identity = authority.issue("broker", f"IP:{machine.BROKER_HOST}")
@@ -37,10 +36,7 @@ def online(suite: str, deb: Path, authority: Authority) -> Iterator[VirtualMachi
             file.write(LISTENER.format(certificate=identity.certificate, key=identity.key))
         machine.broker.start()
         machine.boot()
-        machine.wait_up()
-        machine.configure_for_broker()
-        machine.run(f"systemctl restart {AGENT}", timeout_s=120)
-        machine.wait_online(120)
+        machine.wait_back(SLOW_S)
         yield machine
 
 

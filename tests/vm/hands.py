@@ -65,7 +65,6 @@ class Normal:
 
     shipped: dict[str, str]
     overridden: dict[str, str]
-    diagnosis: dict[str, list[str]]
     diagnosis_overridden: dict[str, list[str]]
     capabilities: dict[str, object]
     cause: str
@@ -87,7 +86,7 @@ def take_back(machine: VirtualMachine) -> None:
 
 
 def normal_reboot(machine: VirtualMachine) -> Normal:
-    shipped, well = facts(machine), diagnosis(machine)
+    shipped = facts(machine)
     for path, text in (RASPBERRY_PI | ADMINISTRATOR).items():
         manager = "[Manager]\n" if "/system.conf.d/" in path else ""
         machine.write(path, manager + text)
@@ -103,7 +102,6 @@ def normal_reboot(machine: VirtualMachine) -> Normal:
     return Normal(
         shipped,
         facts(machine),
-        well,
         diagnosis(machine),
         health["capabilities"],
         report["cause"],

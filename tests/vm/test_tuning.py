@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 import pytest
 
 from tests.tuning import BASELINE_S, BOOT_S, BUDGET_S
@@ -54,13 +52,9 @@ def test_ours_win_over_raspberry_pis_and_an_administrators_over_ours(normal: Nor
     assert normal.overridden == IN_FORCE | administrators
 
 
-def test_the_doctor_sees_what_is_in_force_and_who_overrode_it(normal: Normal) -> None:
-    well, overridden = normal.diagnosis, normal.diagnosis_overridden
-    assert [line for lines in well.values() for line in lines if not line.startswith("ok:")] == []
-    assert well["watchdog"] == ["ok: /dev/watchdog0 is armed: systemd has 1min for each sign of life"]
-    assert len(well["SSD timers"]) == 1 and re.fullmatch("ok: sd[ab] has 10 s", well["SSD timers"][0])
-    assert len(well["tuning"]) == 1 and "are in force" in well["tuning"][0]
-    assert [line.split("; ")[0] for line in overridden["tuning"]] == [
+def test_the_doctor_sees_who_overrode_what_we_ship(normal: Normal) -> None:
+    """What it says of a machine on which nothing is wrong: see test_time.py."""
+    assert [line.split("; ")[0] for line in normal.diagnosis_overridden["tuning"]] == [
         "warning: systemd: DefaultDeviceTimeoutSec is 20s, overridden by /etc/systemd/system.conf.d/95-site.conf",
         "warning: reboot.target: JobTimeoutSec is 40s, overridden by /etc/systemd/system/reboot.target.d/95-site.conf",
     ]

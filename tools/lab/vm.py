@@ -28,6 +28,10 @@ from tools.lab.scratch import LabError, Scratch, command
 from tools.lab.screen import Client, timestamp
 
 LABEL, PORT = "infoscreen", "lab"
+# QEMU's user network leads it to the loopback of the network that QEMU itself is in.
+HOST = "10.0.2.2"
+# On the disk from the beginning: for an emulated processor, a start of the agent is half a minute of work.
+CONFIGURED = {"MQTT_BROKER": HOST, "MQTT_TLS": "no", "CLIENT_UUID": "4f0c7a52-6f5e-4f0e-9f5b-0d1c2e3a4b5d"}
 DISK_SIZE = "2G"
 # Root's shell for us, one command a line and encoded, so that no byte of it means anything to the wire.
 SHELL = """\
@@ -44,7 +48,7 @@ FILES = {
     "/etc/fstab": f"LABEL={LABEL} / ext4 errors=remount-ro 0 1\n",
     "/usr/local/sbin/lab-shell": SHELL,
     # The host's loopback, as the broker; nobody answers there before a test starts a time server.
-    "/etc/systemd/timesyncd.conf.d/lab.conf": "[Time]\nNTP=10.0.2.2\n",
+    "/etc/systemd/timesyncd.conf.d/lab.conf": f"[Time]\nNTP={HOST}\n",
     "/etc/systemd/system/lab-shell.service": """\
 [Service]
 ExecStart=/bin/bash /usr/local/sbin/lab-shell
@@ -93,10 +97,9 @@ class Back:
 
 
 class VirtualMachine(Client):
-    """Off at first. Its changes are forgotten with it; its only network is the way to the broker beside it."""
+    """Off at first, and configured. Its changes are forgotten with it; its only network is the way to its broker."""
 
-    # QEMU's user network leads it to the loopback of the network that QEMU itself is in.
-    BROKER_HOST = "10.0.2.2"
+    BROKER_HOST = HOST
 
     def __init__(self, suite: str, deb: Path) -> None:
         self.boots: list[Boot] = []
@@ -116,6 +119,7 @@ class VirtualMachine(Client):
             command("ip", "netns", "add", self.scratch.name)
             command("ip", "-n", self.scratch.name, "link", "set", "lo", "up")
             super().__init__(Broker(self.scratch))
+            self.uuid, self.settings = CONFIGURED["CLIENT_UUID"], dict(CONFIGURED)
         except BaseException:
             self.close()
             raise
@@ -319,6 +323,7 @@ def image(suite: str, deb: Path) -> Path:
     def make(target: Path) -> None:
         with Machine(suite, deb, layers=layers) as machine:
             machine.set_clock_synchronised()
+            machine.configure(**CONFIGURED)
             for path, text in FILES.items():
                 machine.write(path, text)
             systemctl = "systemctl", f"--root={machine.root}", "--quiet"
@@ -333,5 +338,5 @@ def image(suite: str, deb: Path) -> Path:
             shutil.copy(initrd, target / "initrd")
             command("mkfs.ext4", "-q", "-L", LABEL, "-d", machine.root, target / "disk", DISK_SIZE)
 
-    recipe = json.dumps([FILES, LABEL, DISK_SIZE]).encode()
+    recipe = json.dumps([FILES, CONFIGURED, LABEL, DISK_SIZE]).encode()
     return layer(f"image-{suite}-{digest(layers[0].name.encode(), recipe)}", make)
