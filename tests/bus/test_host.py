@@ -25,6 +25,7 @@ from infoscreen_reboot.contract.command import Action
 from infoscreen_reboot.contract.telemetry import Lockout
 from tests.bus.fakes import LOGIND, Answer, Behaviour, Caller, DelayingLogind, Fail, Fake, Loop, PrivateBus, Silence
 from tests.world import COMMAND_ID
+from tools.lab.patience import slow
 
 
 class FakeHelper(Fake):
@@ -180,8 +181,10 @@ def test_each_error_is_a_refusal_by_its_own_code_in_its_own_words(
 def test_the_helper_is_given_its_own_time(
     logind: DelayingLogind, helper: FakeHelper, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection, "REPLY_TIMEOUT_S", 0.5)
-    helper.delay_s = 1
+    others_s = slow(1)
+    monkeypatch.setattr(connection, "REPLY_TIMEOUT_S", others_s)
+    monkeypatch.setattr(module, "HELPER_S", 10 * others_s)
+    helper.delay_s = 2 * others_s
 
     async def test(host: SystemHost, seen: Seen) -> None:
         await until(logind.held)

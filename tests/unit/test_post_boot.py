@@ -15,6 +15,7 @@ from infoscreen_reboot.client.agent.post_boot import PostBootChecks
 from infoscreen_reboot.contract.ack import ErrorCode
 from infoscreen_reboot.contract.command import Action
 from tests import world as w
+from tools.lab.patience import slow
 
 
 class FakeHost:
@@ -100,7 +101,7 @@ def test_a_command_is_not_run_before_the_units_are_active(programs: Path) -> Non
 
 
 def test_a_command_that_hangs_is_ended_with_its_children(programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(post_boot, "_LAST_LOOK_S", 0.3)
+    monkeypatch.setattr(post_boot, "_LAST_LOOK_S", slow(1))
     name = program(programs, 'sleep 1000 & echo $! > "$0.child"; wait')
     assert "did not end within" in words(verdict(FakeHost(), command=name))
     with contextlib.suppress(ProcessLookupError):

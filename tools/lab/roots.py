@@ -168,17 +168,8 @@ UNUSED_UNITS = (
     " serial-getty@.service sys-fs-fuse-connections.mount sys-kernel-config.mount sys-kernel-debug.mount"
     " sys-kernel-tracing.mount systemd-binfmt.service"
 )
-# At every boot udev has the kernel announce all that is there once more: 466 things, most of them terminals, drivers,
-# and parts of the processor. Here it is what our rules and the system need; what comes later is announced anyway.
-ANNOUNCED = ("block", "net", "rtc", "virtio", "virtio-ports", "watchdog")
-ANNOUNCE = "udevadm trigger --action=add " + " ".join(f"--subsystem-match={name}" for name in ANNOUNCED)
-TRIGGER = "etc/systemd/system/systemd-udev-trigger.service.d/lab.conf"
 VM_HOOKS = (
     *MACHINE_HOOKS,
-    f'install -D /dev/null "$1"/{TRIGGER}',
-    f'printf "[Service]\\nExecStart=\\nExecStart={ANNOUNCE}\\n" > "$1"/{TRIGGER}',
-    # In the initramfs there is nothing yet: the modules of the disk are loaded after this, and then it is announced.
-    "sed -i '/^udevadm trigger/d' \"$1\"/usr/share/initramfs-tools/scripts/init-top/udev",
     # Drivers of what no virtual machine has: half of the image.
     'cd "$1"/usr/lib/modules/*/kernel && rm -rf sound drivers/gpu drivers/infiniband drivers/media drivers/net/wireless'
     " drivers/net/ethernet drivers/iio drivers/staging",
