@@ -1,9 +1,6 @@
 """What must run after a boot: real programs, and a host that says what it is told to."""
 
 import asyncio
-import contextlib
-import os
-import select
 import time
 from pathlib import Path
 
@@ -15,6 +12,7 @@ from infoscreen_reboot.client.agent.post_boot import PostBootChecks
 from infoscreen_reboot.contract.ack import ErrorCode
 from infoscreen_reboot.contract.command import Action
 from tests import world as w
+from tests.endings import has_ended
 from tools.lab.patience import slow
 
 
@@ -104,10 +102,7 @@ def test_a_command_that_hangs_is_ended_with_its_children(programs: Path, monkeyp
     monkeypatch.setattr(post_boot, "_LAST_LOOK_S", slow(1))
     name = program(programs, 'sleep 1000 & echo $! > "$0.child"; wait')
     assert "did not end within" in words(verdict(FakeHost(), command=name))
-    with contextlib.suppress(ProcessLookupError):
-        child = os.pidfd_open(int((programs / "lit.child").read_text()))
-        assert select.select([child], [], [], 10)[0], "the child lives"
-        os.close(child)
+    assert has_ended(int((programs / "lit.child").read_text())), "the child lives"
 
 
 def test_a_command_that_is_missing_or_not_executable_is_named(programs: Path) -> None:
