@@ -12,10 +12,12 @@ from functools import lru_cache
 from typing import Any
 
 from dateutil import rrule
+from dateutil.relativedelta import relativedelta
 
 from infoscreen_reboot.controller.windows import DAYS
 
 _FREQUENCIES: dict[str, Any] = {"DAILY": rrule.DAILY, "WEEKLY": rrule.WEEKLY, "MONTHLY": rrule.MONTHLY}
+_PERIODS = {"DAILY": relativedelta(days=1), "WEEKLY": relativedelta(weeks=1), "MONTHLY": relativedelta(months=1)}
 _WEEKDAYS = {day[:2].upper(): number for number, day in enumerate(DAYS)}
 _LONGEST_INTERVAL = {"DAILY": 366, "WEEKLY": 52, "MONTHLY": 12}
 _PARTS = ("FREQ", "INTERVAL", "BYDAY", "BYMONTHDAY", "UNTIL")
@@ -122,14 +124,17 @@ def _check(found: Recurrence) -> None:
 
 @lru_cache(maxsize=4096)
 def days(rule: Recurrence, anchor: date, first: date, last: date) -> tuple[date, ...]:
-    """Those from `first` to `last`, both included. Intervals count from `anchor`, and nothing is before it."""
+    """Those from `first` to `last`, both included. Intervals count from `anchor`, for two of them before it, too.
+
+    `anchor` is the day in one zone, and other zones are up to two days behind it.
+    """
     more: dict[str, Any] = {}
     if rule.by_day:
         more["byweekday"] = [_weekday(day, number) for day, number in rule.by_day]
     if rule.by_month_day:
         more["bymonthday"] = rule.by_month_day
     until = None if rule.until is None else datetime.combine(rule.until, time())
-    start = datetime.combine(anchor, time())
+    start = datetime.combine(anchor, time()) - 2 * rule.interval * _PERIODS[rule.frequency]
     wanted = rrule.rrule(
         _FREQUENCIES[rule.frequency], dtstart=start, interval=rule.interval, until=until, wkst=rrule.MO, **more
     )
