@@ -351,6 +351,14 @@ def test_a_new_schedule_starts_with_its_next_night(world: World) -> None:
     assert world.nights() == []
 
 
+def test_a_zone_in_which_it_is_still_yesterday_has_its_night(world: World) -> None:
+    world.add("America/New_York", BERLIN)
+    world.now = at("2026-06-02T01:30")  # 21:30 of the day before in New York
+    world.schedule(start="22:00", anchor="2026-06-02")
+    world.look("2026-06-02T02:00")
+    assert world.nights() == [("2026-06-01", "America/New_York", "running")]
+
+
 def test_a_schedule_that_is_deleted_ends_the_night_that_runs_and_begins_no_other(world: World) -> None:
     [one] = world.add(BERLIN)
     made = world.schedule()
