@@ -241,8 +241,11 @@ def test_a_batch_is_listed_shown_and_tried_again(desk: Desk) -> None:
     desk.fleet.on_wake = play
     made = desk("reboot", "-l", "site=alpine", "--yes", "3", "--json").json["batch"]["id"]
     assert re.search(rf"^{made[:8]} .* 3 +1 completed, 1 failed, 1 timed_out", desk("batch").out, re.MULTILINE)
+    shown = desk("batch", "show", made[:8])
+    assert re.search(r"^bar-left +completed +\w{8} *$", shown.out, re.MULTILINE)
+    assert re.search(r"^bar-right +timed_out +\w{8} +too late: client back on MQTT *$", shown.out, re.MULTILINE)
     shown = desk("batch", "show", made[:8], "--state", "failed")
-    assert "lobby" in shown.out and "bar-left" not in shown.out
+    assert re.search(r"^lobby +failed +\w{8} +\S", shown.out, re.MULTILINE) and "bar-left" not in shown.out
     desk.fleet.on_wake = None
     again = desk("batch", "retry", made, "--yes", "2", "--no-watch", "--json")
     assert again.code == 0 and again.json["batch"]["states"] == {"queued": 2}

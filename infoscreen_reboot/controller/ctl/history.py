@@ -77,9 +77,17 @@ def show_batch(call: Call) -> Outcome:
         )
     )
     call.screen.say()
-    rows = [(each["name"] or each["client_uuid"], each["state"], each["command_id"][:SHORT]) for each in members]
-    call.screen.listing(("client", "state", "command"), rows, "No members.")
+    rows = [
+        (each["name"] or each["client_uuid"], each["state"], each["command_id"][:SHORT], _why(each)) for each in members
+    ]
+    call.screen.listing(("client", "state", "command", "why"), rows, "No members.")
     return Outcome.DONE
+
+
+def _why(member: Member) -> str:
+    if member["why"] is None and member["state"] == "timed_out":
+        return f"too late: {member['kind']}"
+    return member["why"] or member["kind"] or ""
 
 
 def cancel(call: Call) -> Outcome:
