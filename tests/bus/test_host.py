@@ -25,7 +25,6 @@ from infoscreen_reboot.contract.command import Action
 from infoscreen_reboot.contract.telemetry import Lockout
 from tests.bus.fakes import LOGIND, Answer, Behaviour, Caller, DelayingLogind, Fail, Fake, Loop, PrivateBus, Silence
 from tests.world import COMMAND_ID
-from tools.lab.patience import slow
 
 
 class FakeHelper(Fake):
@@ -66,14 +65,18 @@ class KnowingSystemd(Fake):
 
 @pytest.fixture(autouse=True)
 def _on_the_private_bus(bus: PrivateBus, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever answers is in time, however busy the machine is; a test of silence sets the time for it itself."""
     monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", bus.address)
-    monkeypatch.setattr(connection, "REPLY_TIMEOUT_S", 2.0)
-    monkeypatch.setattr(module, "HELPER_S", 2.0)
+    for owner, name in (
+        (connection, "REPLY_TIMEOUT_S"),
+        (module, "HELPER_S"),
+        (module, "CONNECT_TIMEOUT_S"),
+        (module, "_PROPERTY_TIMEOUT_S"),
+    ):
+        monkeypatch.setattr(owner, name, 60.0)
     monkeypatch.setattr(module, "_BELIEVED_S", 0.5)
     monkeypatch.setattr(module, "_ASK_AGAIN_S", 0.1)
     monkeypatch.setattr(module, "_RECONNECT_S", 0.1)
-    monkeypatch.setattr(module, "CONNECT_TIMEOUT_S", 3.0)
-    monkeypatch.setattr(module, "_PROPERTY_TIMEOUT_S", 1.0)
     monkeypatch.setattr(kernel, "timesyncd_says_synchronised", lambda: False)
 
 
@@ -181,13 +184,13 @@ def test_each_error_is_a_refusal_by_its_own_code_in_its_own_words(
 def test_the_helper_is_given_its_own_time(
     logind: DelayingLogind, helper: FakeHelper, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    others_s = slow(1)
-    monkeypatch.setattr(connection, "REPLY_TIMEOUT_S", others_s)
-    monkeypatch.setattr(module, "HELPER_S", 10 * others_s)
-    helper.delay_s = 2 * others_s
+    helper.delay_s = 0.6
 
     async def test(host: SystemHost, seen: Seen) -> None:
         await until(logind.held)
+        await host._connection()
+        # From here on nobody else is asked.
+        monkeypatch.setattr(connection, "REPLY_TIMEOUT_S", 0.3)
         assert await answer(host) is None
 
     live(test)
@@ -203,9 +206,11 @@ def test_a_helper_that_does_not_exist_is_unavailable(logind: DelayingLogind) -> 
 
 @pytest.mark.parametrize(("silence", "is_over"), [(Silence.HANG, False), (Silence.VANISH, True)])
 def test_silence_of_the_helper_is_no_refusal(
-    logind: DelayingLogind, helper: FakeHelper, silence: Silence, is_over: bool
+    logind: DelayingLogind, helper: FakeHelper, monkeypatch: pytest.MonkeyPatch, silence: Silence, is_over: bool
 ) -> None:
     helper.answers["Reboot"] = silence
+    if silence is Silence.HANG:
+        monkeypatch.setattr(module, "HELPER_S", 2.0)
 
     async def test(host: SystemHost, seen: Seen) -> None:
         no = await answer(host)
@@ -233,6 +238,8 @@ def test_a_bus_that_dies_with_the_call_on_its_way_is_no_refusal(
 @pytest.mark.filterwarnings("ignore:unclosed <socket")  # dbus-next's own, where there is nothing to connect to
 def test_without_a_bus_the_helper_is_unavailable(bus: PrivateBus, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", "unix:path=/nowhere")
+    monkeypatch.setattr(module, "CONNECT_TIMEOUT_S", 3.0)
+    monkeypatch.setattr(module, "_PROPERTY_TIMEOUT_S", 1.0)
 
     async def test(host: SystemHost, seen: Seen) -> None:
         no = await answer(host)
@@ -279,6 +286,7 @@ def test_a_shutdown_taken_back_is_told_and_the_next_is_delayed_again(logind: Del
         await asyncio.to_thread(logind.announce, True, "poweroff")
         await until(lambda: seen.told)
         host.release_delay()
+        await until(lambda: logind.held() == 0)
         await asyncio.to_thread(logind.announce, False)
         await until(logind.held)
         assert seen.told == [Departure.SHUTTING_DOWN, "stay"]
@@ -291,18 +299,25 @@ def test_a_shutdown_taken_back_is_told_and_the_next_is_delayed_again(logind: Del
 
 @pytest.mark.parametrize("is_going", [False, True])
 def test_a_logind_that_was_replaced_is_asked_what_has_become_of_the_shutdown(
-    logind: DelayingLogind, is_going: bool
+    logind: DelayingLogind, monkeypatch: pytest.MonkeyPatch, is_going: bool
 ) -> None:
+    if is_going:
+        # The next one may be late; its word, and not the time, ends the doubt.
+        monkeypatch.setattr(module, "_BELIEVED_S", 60.0)
+
     async def test(host: SystemHost, seen: Seen) -> None:
         await until(logind.held)
         await asyncio.to_thread(logind.announce, True, "reboot")
         await until(lambda: seen.told)
         host.release_delay()
+        await until(lambda: logind.held() == 0)
         await asyncio.to_thread(logind.vanish)
+        await until(lambda: host._doubt)
         logind.preparing = is_going
         await asyncio.to_thread(logind.appear)
         if is_going:
-            await seen.nothing_more(host, [Departure.REBOOTING])
+            await until(lambda: host._doubt is None)
+            assert seen.told == [Departure.REBOOTING]
         else:
             await until(logind.held)
             await seen.nothing_more(host, [Departure.REBOOTING, "stay"])
@@ -356,9 +371,10 @@ def test_the_last_answer_of_a_logind_that_is_gone_is_not_believed(logind: Delayi
 @pytest.mark.filterwarnings("ignore:unclosed <socket")  # dbus-next's own, where there is nothing to connect to
 @pytest.mark.parametrize("comes_back", [False, True])
 def test_a_bus_that_goes_in_the_middle_of_a_shutdown_does_not_make_it_last_for_ever(
-    tmp_path: Path, bus: PrivateBus, logind: DelayingLogind, comes_back: bool
+    tmp_path: Path, bus: PrivateBus, logind: DelayingLogind, monkeypatch: pytest.MonkeyPatch, comes_back: bool
 ) -> None:
     buses = [bus]
+    monkeypatch.setattr(module, "_PROPERTY_TIMEOUT_S", 1.0)
 
     async def test(host: SystemHost, seen: Seen) -> None:
         await until(logind.held)
@@ -371,9 +387,7 @@ def test_a_bus_that_goes_in_the_middle_of_a_shutdown_does_not_make_it_last_for_e
             buses.append(await asyncio.to_thread(PrivateBus, tmp_path))
             await asyncio.to_thread(logind.appear)
             await until(lambda: logind.held() == 1)
-        async with asyncio.timeout(10):  # with or without a bus
-            while seen.told[-1] != "stay":
-                await asyncio.sleep(0.01)
+        await until(lambda: seen.told[-1] == "stay")  # with or without a bus
         assert seen.told == [Departure.REBOOTING, "stay"]
 
     live(test)
@@ -436,13 +450,16 @@ def test_a_lock_that_is_none_ends_nothing(
 
 
 def test_a_logind_that_does_not_answer_is_no_lack_of_a_bus(
-    loop: Loop, bus: PrivateBus, logind: DelayingLogind, helper: FakeHelper
+    loop: Loop, bus: PrivateBus, logind: DelayingLogind, helper: FakeHelper, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     timedated = FakeTimedated(loop, bus.address)
     logind.answers["Get"] = Silence.HANG
+    monkeypatch.setattr(module, "_PROPERTY_TIMEOUT_S", 1.0)
 
     async def test(host: SystemHost, seen: Seen) -> None:
-        assert await host.clock_is_synchronised() or await host.clock_is_synchronised()
+        async with asyncio.timeout(120):
+            while not await host.clock_is_synchronised():
+                pass  # timedated may be late as well
         assert await answer(host) is None
         del logind.answers["Get"]
         await until(logind.held)
@@ -604,7 +621,7 @@ def test_a_cancellation_that_comes_together_with_the_answer_is_not_lost(turns: i
 
 
 def test_timedateds_word_on_the_clock_is_taken_and_its_silence_is_a_no(
-    loop: Loop, bus: PrivateBus, logind: DelayingLogind
+    loop: Loop, bus: PrivateBus, logind: DelayingLogind, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     timedated = FakeTimedated(loop, bus.address)
 
@@ -614,6 +631,7 @@ def test_timedateds_word_on_the_clock_is_taken_and_its_silence_is_a_no(
         timedated.answers["Get"] = Answer("v", (Variant("b", False),))
         assert not await host.clock_is_synchronised()
         timedated.answers["Get"] = Silence.HANG
+        monkeypatch.setattr(module, "_PROPERTY_TIMEOUT_S", 1.0)
         assert not await host.clock_is_synchronised()
 
     live(test)
@@ -647,7 +665,8 @@ def test_how_long_a_unit_is_active_is_systemds_word(loop: Loop, bus: PrivateBus,
     systemd = KnowingSystemd(loop, bus.address, ActiveEnterTimestampMonotonic=Variant("x", since_us))
 
     async def test(host: SystemHost, seen: Seen) -> None:
-        assert 20 <= await host.active_for_s("player.service") < 25
+        told_s = await host.active_for_s("player.service")
+        assert 20 <= told_s <= time.monotonic() - since_us / 1e6
         systemd.properties["ActiveEnterTimestampMonotonic"] = Variant("x", 0)
         assert await host.active_for_s("player.service") == 0
 
@@ -662,7 +681,8 @@ def test_where_systemd_is_silent_nothing_is_made_up(logind: DelayingLogind) -> N
         assert not await host.is_going_down()
         assert not await host.watchdog_is_armed()
         assert await host.lockout() is None
-        assert abs(await host.uptime_s() - kernel.boot_clock_s()) < 1
+        before_s = kernel.boot_clock_s()
+        assert before_s <= await host.uptime_s() <= kernel.boot_clock_s()
 
     live(test)
 
@@ -672,9 +692,9 @@ def test_uptime_counts_from_the_start_of_pid_1(loop: Loop, bus: PrivateBus, logi
     systemd = KnowingSystemd(loop, bus.address, UserspaceTimestampMonotonic=Variant("x", started_us))
 
     async def test(host: SystemHost, seen: Seen) -> None:
-        assert 20 <= await host.uptime_s() < 25
+        assert 20 <= await host.uptime_s() <= time.monotonic() - started_us / 1e6
         systemd.answers["Get"] = Silence.HANG  # asked once: it cannot change
-        assert 20 <= await host.uptime_s() < 25
+        assert 20 <= await host.uptime_s() <= time.monotonic() - started_us / 1e6
 
     live(test)
     systemd.vanish()
