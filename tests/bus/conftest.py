@@ -27,6 +27,13 @@ from helper import infoscreen_reboot_helper as helper
 for name, value in json.loads(sys.argv[2]).items():
     assert hasattr(helper, name), name
     setattr(helper, name, value)
+ask, patience_s = helper.Helper.ask, helper.ANSWER_TIMEOUT_S
+
+def ask_with_patience(self, whom, member, takes, body):
+    helper.ANSWER_TIMEOUT_S = 0.5 if member == sys.argv[3] else patience_s
+    return ask(self, whom, member, takes, body)
+
+helper.Helper.ask = ask_with_patience
 helper.main()
 """
 
@@ -38,7 +45,7 @@ LASTING: dict[str, Any] = {"IN_MEMORY": []}
 def activate(services: Path, constants: dict[str, float]) -> None:
     """Write into `services` what lets a PrivateBus start the helper by itself."""
     script = services / "activated.py"
-    script.write_text(f"import sys\nsys.argv[1:] = {[str(ROOT), json.dumps(LASTING | constants)]!r}\n{HURRIED}")
+    script.write_text(f"import sys\nsys.argv[1:] = {[str(ROOT), json.dumps(LASTING | constants), '']!r}\n{HURRIED}")
     lines = ["[D-BUS Service]", f"Name={HELPER[0]}", f"Exec={sys.executable} {script}", ""]
     (services / f"{HELPER[0]}.service").write_text("\n".join(lines))
 
@@ -49,6 +56,8 @@ class HelperProcess:
     def __init__(self, address: str, state: Path, watcher: Caller) -> None:
         self.state = state
         self.lasts = True
+        # What is asked so is soon given up: whatever else is asked may be answered late, on a busy machine.
+        self.impatient_with = ""
         self.environment = {
             "DBUS_SYSTEM_BUS_ADDRESS": address,
             "STATE_DIRECTORY": str(state),
@@ -60,7 +69,7 @@ class HelperProcess:
 
     def launch(self, constants: dict[str, float] | None = None, **environment: str) -> None:
         told = (LASTING if self.lasts else {}) | (constants or {})
-        command = [sys.executable, "-c", HURRIED, str(ROOT), json.dumps(told)]
+        command = [sys.executable, "-c", HURRIED, str(ROOT), json.dumps(told), self.impatient_with]
         inherited = {name: value for name, value in os.environ.items() if name != "JOURNAL_STREAM"}
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(command, stderr=log, env={**inherited, **self.environment, **environment})

@@ -360,7 +360,7 @@ class Caller:
         self.name = str(self._bus.unique_name)
 
     def call(self, to: str, path: str, interface: Any, member: str, signature: str = "", *body: Any) -> Reply:
-        return self._loop.run(self.call_async(to, path, interface, member, signature, *body), timeout_s=40)
+        return self._loop.run(self.call_async(to, path, interface, member, signature, *body))
 
     async def call_async(
         self, to: str, path: str, interface: Any, member: str, signature: str = "", *body: Any
@@ -374,7 +374,7 @@ class Caller:
         async def all_of_them() -> list[Reply]:
             return list(await asyncio.gather(*calls))
 
-        return self._loop.run(all_of_them(), timeout_s=40)
+        return self._loop.run(all_of_them())
 
     def send(self, message: Message) -> None:
         async def send() -> None:

@@ -38,6 +38,7 @@ from tests.bus.fakes import (
     Silence,
     eventually,
 )
+from tests.virtual import VirtualLoop
 
 ID = "5d1f8b4b-7e85-44fb-8f38-3f5d5da5e2e4"
 OTHER_ID = "0c2a4d52-6a2c-4f5e-9d0e-6b0c0c1f3a77"
@@ -45,7 +46,6 @@ ERROR = "org.infoscreen.RebootHelper1.Error."
 STANDARD = "org.freedesktop.DBus.Error."
 NAME, PATH, INTERFACE = HELPER
 PROPERTIES = "org.freedesktop.DBus.Properties"
-IMPATIENT = {"ANSWER_TIMEOUT_S": 0.5}
 APT = ("shutdown:sleep", "Unattended Upgrades", "installing packages", "block", 0, 311)
 
 
@@ -251,7 +251,8 @@ def test_no_clear_yes_from_polkit_is_a_no(
     helper: HelperProcess, agent: HelperCaller, polkit: FakePolkit, logind: FakeLogind, behaviour: Any
 ) -> None:
     polkit.answers["CheckAuthorization"] = behaviour
-    helper.start(IMPATIENT)
+    helper.impatient_with = "CheckAuthorization"
+    helper.start()
     reply = agent.ask("Reboot", ID)
     assert reply.error == f"{ERROR}NotAuthorized"
     assert logind.calls == []
@@ -574,11 +575,14 @@ def test_a_shutdown_is_neither_counted_nor_blocked(
 
 
 def test_the_lockout_opens_when_its_time_has_come(helper: HelperProcess, agent: HelperCaller) -> None:
-    helper.start(LOCKOUT_LIMIT="1", LOCKOUT_WINDOW_S="2")
+    helper.start(LOCKOUT_LIMIT="1", LOCKOUT_WINDOW_S="99")
     assert agent.ask("Reboot", new_id()).error == ""
     locked = agent.ask("Reboot", ID)
     assert locked.error == f"{ERROR}Lockout"
-    assert locked.text.startswith("1 reboot in the last 2 seconds; next possible at 2")
+    assert locked.text.startswith("1 reboot in the last 99 seconds; next possible at 2")
+    # Not from the beginning: on a busy machine one call may take as long as that.
+    helper.stop()
+    helper.start(LOCKOUT_LIMIT="1", LOCKOUT_WINDOW_S="2")
     eventually(lambda: agent.lockout()[3] == "")
     assert agent.ask("Reboot", ID).error == ""
 
@@ -644,7 +648,8 @@ def test_without_knowing_when_the_host_came_up_nothing_is_done(
     helper: HelperProcess, systemd: FakeSystemd, silence: Any
 ) -> None:
     systemd.answers["Get"] = silence
-    helper.launch(IMPATIENT)
+    helper.impatient_with = "Get"
+    helper.launch()
     assert helper.process.wait(15) == 1
     assert "cannot go on: org.freedesktop.systemd1" in helper.log
 
@@ -703,8 +708,10 @@ def test_a_broken_history_is_set_aside_and_locks_once_for_one_window(
 
 def test_after_a_broken_history_the_lockout_opens_again(helper: HelperProcess, agent: HelperCaller) -> None:
     (helper.state / "history.jsonl").write_bytes(b"{")
-    helper.start(LOCKOUT_WINDOW_S="2")
+    helper.start()
     assert agent.ask("Reboot", ID).error == f"{ERROR}Lockout"
+    helper.stop()
+    helper.start(LOCKOUT_WINDOW_S="2")
     eventually(lambda: agent.lockout()[0] == 0)
     assert agent.ask("Reboot", ID).error == ""
 
@@ -965,7 +972,8 @@ def test_without_the_list_of_inhibitors_nothing_is_done(
     helper: HelperProcess, agent: HelperCaller, logind: FakeLogind, behaviour: Any
 ) -> None:
     logind.answers["ListInhibitors"] = behaviour
-    helper.start(IMPATIENT)
+    helper.impatient_with = "ListInhibitors"
+    helper.start()
     assert agent.ask("Reboot", ID).error == f"{ERROR}Failed"
     assert logind.orders == []
     assert helper.history == []
@@ -1003,7 +1011,8 @@ def test_logind_says_nothing_the_outcome_is_unknown_and_the_reboot_counts(
     helper: HelperProcess, agent: HelperCaller, logind: FakeLogind, silence: Any
 ) -> None:
     logind.answers["RebootWithFlags"] = silence
-    helper.start(IMPATIENT)
+    helper.impatient_with = "RebootWithFlags"
+    helper.start()
     assert agent.ask("Reboot", ID).error == f"{STANDARD}NoReply"
     assert agent.lockout()[0] == 1
     assert [(e["command_id"], e["counted"]) for e in helper.history] == [(ID, True)]
@@ -1126,22 +1135,40 @@ def test_a_bus_that_goes_away_ends_it_with_a_sentence(helper: HelperProcess, bus
 
 
 def test_idle_it_goes_away_without_a_trace(helper: HelperProcess, agent: HelperCaller) -> None:
-    helper.start({"IDLE_S": 0.3})
-    assert agent.ask("Preview", "reboot_host").error == ""
-    assert helper.process.wait(10) == 0
+    # On a busy machine it may be gone before anyone has asked it.
+    helper.launch({"IDLE_S": 0.3})
+    assert helper.process.wait(60) == 0
+    assert helper.log == ""
     assert not agent.has_owner(NAME)
     assert code.IDLE_S == 30
 
 
-def test_a_call_in_work_is_not_idleness(
-    helper: HelperProcess, agent: HelperCaller, polkit: FakePolkit, logind: FakeLogind
-) -> None:
-    polkit.delay_s = 1.0
-    helper.start({"IDLE_S": 0.5})
-    assert agent.ask("Reboot", ID).error == ""
-    assert logind.orders == ["RebootWithFlags"]
-    assert agent.ask("Introspect").error == f"{STANDARD}UnknownMethod", "it must be there still"
-    assert helper.process.wait(10) == 0
+def test_a_call_in_work_is_not_idleness(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a time of its own: whoever is asked is silent, and all that takes time is to wait for that."""
+    monkeypatch.setattr(code, "IDLE_S", code.ANSWER_TIMEOUT_S / 2)
+    told: list[tuple[float, str | None]] = []
+
+    class SilentBus:
+        async def call(self, question: Message) -> None:
+            await asyncio.Event().wait()
+
+        async def send(self, reply: Message) -> None:
+            told.append((loop.time(), reply.error_name))
+
+    async def receive() -> float:
+        silent: Any = SilentBus()
+        receiver = code.Helper(silent, BOOT_ID, code.History(Path("/nowhere"), 3, 900))
+        call = Message(NAME, PATH, INTERFACE, "Reboot", signature="s", body=[ID], sender=":1.1", serial=1)
+        assert receiver.on_message(call)
+        await receiver.stopping.wait()
+        return loop.time()
+
+    with closing(VirtualLoop()) as loop:
+        ended_at_s = loop.run_until_complete(receive())
+    [(told_at_s, error)] = told
+    assert error == f"{ERROR}NotAuthorized"
+    assert told_at_s == pytest.approx(code.ANSWER_TIMEOUT_S, abs=0.01)
+    assert ended_at_s == pytest.approx(1.5 * code.ANSWER_TIMEOUT_S, abs=0.01)
 
 
 def test_sigterm_ends_it_in_order_after_the_call_in_work(
