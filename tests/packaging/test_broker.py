@@ -12,6 +12,7 @@ import pytest
 
 from tests.system.hands import DONE, unit
 from tests.system.kit import commands, do, set_up_broker
+from tests.system.test_alerts import wait_until
 from tools.lab import tree
 from tools.lab.machine import Machine
 from tools.lab.patience import slow
@@ -53,9 +54,11 @@ def test_the_first_page_leads_from_a_package_to_a_reboot_and_away_again(
     testbed.uuid = said
     testbed.write("/root/kit/password", "a long one\n")
     do(testbed, f"mosquitto_passwd -b /etc/mosquitto/infoscreen.passwd {said} 'a long one'; systemctl reload mosquitto")
-    # The last one is the doctor, which fails where it finds a problem.
-    found = do(testbed, log_in.replace("client=…", f"client={said}")).splitlines()
-    assert set(shown(after="what to do where something is missing:", uuid=said)) <= set(found)
+    # The last one is the doctor, which fails where it finds a problem. The agent was started a moment before.
+    *lines, doctor = log_in.replace("client=…", f"client={said}").splitlines(keepends=True)
+    do(testbed, "".join(lines))
+    expected = set(shown(after="what to do where something is missing:", uuid=said))
+    wait_until(lambda: expected <= set(do(testbed, doctor).splitlines()), "finds all in order")
     testbed.run("mosquitto_sub", *ACKS, "-E")
     (send,) = readme("Send a command by hand")
     do(testbed, send.replace("client=… password=…", f"client={said} password=infoscreen-controller-secret"))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 from tools.lab.machine import AGENT, HELPER, Machine
+from tools.lab.patience import Patience
 
 ORDER = ["accepted", "execution_started", "completed", "failed"]
 DONE = ["accepted", "execution_started", "completed"]
@@ -72,6 +74,20 @@ def check_stays_up(machine: Machine, for_s: float) -> None:
 def wait_helper_started(machine: Machine) -> None:
     """Health asks it when the agent starts. To stop it before it is up makes the bus, and all who call, wait for it."""
     machine.run("sh", "-c", f"until systemctl is-active -q {HELPER}; do sleep 0.1; done")
+
+
+def wait_logged(machine: Machine, words: str, *units: str) -> None:
+    """journald puts into its files a little later what somebody has said."""
+    patience = Patience(30)
+    while words not in (lines := machine.journal(*units)):
+        assert not patience.is_over, lines[-3000:]
+        time.sleep(0.2)
+
+
+def reboot_by_hand(machine: Machine) -> None:
+    """Until it is up again. systemctl itself may be ended by what it has asked for."""
+    machine.run("systemctl", "reboot", check=False)
+    machine.follow_reboot()
 
 
 def recorded(machine: Machine) -> list[dict[str, Any]]:

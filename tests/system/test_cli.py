@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from tests.system.hands import drop_in, refused, status, unit
+from tests.system.test_alerts import wait_until
 from tools.lab.machine import AGENT, Machine
 
 SECRET = "open sesame"
@@ -42,6 +43,7 @@ def test_check_config_sees_the_credentials_that_the_unit_loads(machine: Machine)
 def test_status_lists_the_last_commands_and_how_they_ended(machine: Machine) -> None:
     command = machine.command(issued_at="2026-01-01T00:00:00Z", expires_at="2026-01-01T00:10:00Z")
     assert refused(machine, command)[0] == "expired"
+    wait_until(lambda: "ready for commands" in unit(machine, AGENT, "StatusText"), "says so")
     told = machine.run("infoscreen-reboot", "status")
     assert "connected to 127.0.0.1:1883, ready for commands" in told
     assert "this boot came about by unknown" in told

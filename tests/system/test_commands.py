@@ -24,7 +24,8 @@ def test_a_reboot_goes_down_comes_back_and_is_proved_by_the_new_boot_id(
     completed_at = machine.acks(command["command_id"])[-1].heard_at
     assert after != before
     assert story(machine, command) == DONE
-    assert [ack.json["boot_id"] for ack in machine.acks()] == [before, before, after]
+    # Once each: what the broker's receipt did not reach before the host was down is sent again after it.
+    assert [json.loads(ack)["boot_id"] for ack in first_heard(machine, command)] == [before, before, after]
     assert completed["boot_id"] == after
     down_at, up_at = machine.lives[0].ended_at, machine.lives[1].started_at
     assert down_at is not None
@@ -34,17 +35,16 @@ def test_a_reboot_goes_down_comes_back_and_is_proved_by_the_new_boot_id(
 
 def test_a_shutdown_completes_as_its_last_word(machine: Machine) -> None:
     command = machine.command("shutdown_host")
-    machine.send(command)
+    play(machine, command, "completed")
     assert machine.wait_down() == POWERED_OFF
     assert story(machine, command) == DONE
     last = json.loads(machine.broker.retained(machine.topic("status")) or b"{}")
     assert (last["state"], last["reason"]) == ("offline", "shutting_down")
-    acks = len(machine.acks())
     machine.boot()
     machine.wait_booted()
     machine.wait_online()
     check_stays_up(machine, 3)
-    assert len(machine.acks()) == acks
+    assert story(machine, command) == DONE
     assert [known["state"] for known in status(machine)["commands"]] == ["completed"]
 
 
@@ -68,8 +68,9 @@ def test_the_same_command_again_and_by_the_other_topic_is_one_reboot_with_the_sa
     machine.send(command, "command")
     machine.wait_ack(command["command_id"], "completed")
     known = first_heard(machine, command)
+    ended = machine.broker.messages.index(machine.acks(command["command_id"])[-1])
     # An ack for which the broker's receipt has not come yet answers the same command, too: it is not sent once more.
-    machine.broker.wait_for(lambda message: is_all_delivered(machine, message), 60)
+    machine.broker.wait_for(lambda message: is_all_delivered(machine, message), 60, after=ended)
     heard = len(machine.broker.messages)
     machine.send(command, "command")
     machine.broker.wait_for(lambda message: message.topic == machine.topic("commands/ack"), after=heard)
@@ -93,6 +94,7 @@ def test_a_command_by_the_transitional_topic_is_answered_on_both(machine: Machin
     machine.send(command, "command")
     machine.wait_ack(command["command_id"], "completed")
     machine.broker.wait_for(lambda m: m.topic == machine.topic("command/ack") and m.json["status"] == "completed")
-    by_both = [[ack.payload for ack in machine.acks(tail=tail)] for tail in ("commands/ack", "command/ack")]
+    tails = "commands/ack", "command/ack"
+    by_both = [list(dict.fromkeys(ack.payload for ack in machine.acks(tail=tail))) for tail in tails]
     assert by_both[0] == by_both[1]
     assert story(machine, command) == DONE

@@ -20,17 +20,20 @@ from tests.system.hands import (
     first_heard,
     kill_agent,
     play,
+    reboot_by_hand,
     rebooted,
     refused,
     start,
     status,
     story,
     unit,
+    wait_logged,
 )
 from tests.system.test_alerts import ALERTS, wait_alert, wait_until
 from tests.system.test_telemetry import health_of
 from tools.lab.container import POWER_CUT
 from tools.lab.machine import AGENT, HELPER, Machine
+from tools.lab.patience import Patience
 from tools.lab.scratch import command
 
 SIZE_MB = 24
@@ -63,15 +66,17 @@ class Disk:
         return self.path / "agent"
 
     def fill(self) -> None:
-        """To the last byte, for root too."""
+        """To the last byte, for root too, and also what an agent at work gives back meanwhile."""
+        patience = Patience(30)
         with (self.path / "ballast").open("ab", buffering=0) as ballast:
-            for size in (1 << 20, 1024, 1):
-                try:
-                    while True:
-                        ballast.write(bytes(size))
-                except OSError:
-                    pass
-        assert os.statvfs(self.path).f_bavail == 0
+            while os.statvfs(self.path).f_bavail > 0:
+                assert not patience.is_over
+                for size in (1 << 20, 1024, 1):
+                    try:
+                        while True:
+                            ballast.write(bytes(size))
+                    except OSError:
+                        pass
 
     def empty(self) -> None:
         (self.path / "ballast").unlink()
@@ -194,8 +199,7 @@ def test_a_state_that_is_read_only_is_read_and_nothing_is_executed(
         assert heard_again(machine, done, len(machine.acks(done["command_id"]))) == known
         assert refused(machine, machine.command())[0] == "unsupported_action"
         if boots == 0:
-            machine.run("systemctl", "--no-block", "reboot")
-            machine.follow_reboot()
+            reboot_by_hand(machine)
             machine.wait_online()
     heard = len(machine.broker.messages)
     disk.remount("rw")
@@ -274,7 +278,7 @@ def test_a_state_file_that_cannot_be_used_is_set_aside_and_nothing_is_executed_t
         ]
         assert len(aside) == min(number, 2), (spoil, aside)
         newest = max(aside)
-        assert newest in machine.journal(AGENT), spoil
+        wait_logged(machine, newest, AGENT)
         if spoil is rubbish:
             alert = wait_alert(machine, AGENT)
             assert alert["result"] == "state-set-aside" and any(newest in line for line in alert["last_log_lines"])
@@ -291,9 +295,9 @@ def test_a_state_file_that_cannot_be_used_is_set_aside_and_nothing_is_executed_t
     assert health["state"] == {"writable": True, "disk_full": False, "set_aside": 3}
     assert "set aside" in machine.run("infoscreen-reboot", "status")
 
+    heard = len(machine.broker.messages)
     for path in disk.agent.glob("*.unusable-*"):
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-    heard = len(machine.broker.messages)
     topic = machine.topic("service_failed")
     machine.broker.wait_for(lambda m: m.topic == topic and not m.payload, TICK_S, after=heard)
     assert machine.broker.retained(topic) is None

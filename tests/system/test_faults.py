@@ -16,7 +16,9 @@ from tests.system.hands import (
     start,
     story,
     unit,
+    wait_logged,
 )
+from tests.system.test_alerts import wait_until
 from tools.lab.machine import AGENT, HELPER, POWERED_OFF, Machine
 from tools.lab.patience import slow
 
@@ -25,6 +27,8 @@ RECONNECT_S = 90  # after a broker outage the agent's back-off is up to 60 s
 LEAST_EXECUTION_TIMEOUT_S = 15
 # An agent that was killed does not know what the helper has answered: it waits for the longest that this can take.
 NOT_REBOOTED_S = THROUGH_S + LEAST_EXECUTION_TIMEOUT_S + 30
+# An agent that is at work must be able to feed it at half of that, on a busy machine as well.
+WATCHDOG_S = 6
 
 
 def freeze(machine: Machine, name: str) -> None:
@@ -54,16 +58,17 @@ def test_a_broker_that_is_away_for_a_minute_around_the_reboot_loses_no_ack(machi
 
 def test_a_broker_that_is_away_at_boot_is_no_reason_to_fail_or_to_be_killed(parked: Machine) -> None:
     parked.broker.stop()
-    drop_in(parked, AGENT, f"WatchdogSec={slow(3)}")
+    watchdog_s = slow(WATCHDOG_S)
+    drop_in(parked, AGENT, f"WatchdogSec={watchdog_s}")
     parked.boot()
     parked.wait_booted()
     assert unit(parked, AGENT, "ActiveState") == "active"
-    assert "cannot connect to 127.0.0.1:1883" in unit(parked, AGENT, "StatusText")
-    check_stays_up(parked, slow(10))
+    wait_until(lambda: "cannot connect to 127.0.0.1:1883" in unit(parked, AGENT, "StatusText"), "says so")
+    check_stays_up(parked, watchdog_s + 4)
     assert unit(parked, AGENT, "NRestarts") == "0"
     parked.broker.start()
     parked.wait_online(RECONNECT_S)
-    assert "ready for commands" in unit(parked, AGENT, "StatusText")
+    wait_until(lambda: "ready for commands" in unit(parked, AGENT, "StatusText"), "says so")
     rebooted(parked, parked.command())
 
 
@@ -158,25 +163,27 @@ def test_a_frozen_polkit_is_a_refusal_and_no_reboot(machine: Machine) -> None:
 
 
 def test_an_agent_that_hangs_is_restarted_by_the_watchdog(parked: Machine) -> None:
-    drop_in(parked, AGENT, f"WatchdogSec={slow(3)}", "TimeoutStopSec=2")
+    watchdog_s = slow(WATCHDOG_S)
+    drop_in(parked, AGENT, f"WatchdogSec={watchdog_s}", "TimeoutStopSec=2")
     start(parked)
     heard = len(parked.broker.messages)
     freeze(parked, AGENT)
-    parked.wait_online(after=heard)
-    assert "watchdog" in parked.journal(AGENT).lower()
+    parked.wait_online(watchdog_s + 60, after=heard)
+    wait_logged(parked, "Watchdog timeout", AGENT)
     assert unit(parked, AGENT, "NRestarts") == "1"
     rebooted(parked, parked.command())
 
 
 def test_an_agent_that_cannot_write_its_journal_is_not_called_alive(parked: Machine) -> None:
-    drop_in(parked, AGENT, f"WatchdogSec={slow(3)}", "TimeoutStopSec=2")
+    watchdog_s = slow(WATCHDOG_S)
+    drop_in(parked, AGENT, f"WatchdogSec={watchdog_s}", "TimeoutStopSec=2")
     start(parked)
     hold = (
         "import signal, sqlite3, sys; db = sqlite3.connect(sys.argv[1]); db.execute('BEGIN IMMEDIATE'); signal.pause()"
     )
     journal = "/var/lib/infoscreen-reboot/journal.sqlite3"
     parked.run("systemd-run", "-q", "--unit=holder", "python3", "-c", hold, journal)
-    parked.broker.wait_for(lambda m: m.topic == parked.topic("status") and m.json["state"] == "offline")
+    parked.hear("status", watchdog_s + 60, state="offline")
     heard = len(parked.broker.messages)
     parked.run("systemctl", "stop", "holder")
     parked.wait_online(after=heard)

@@ -7,7 +7,7 @@ import os
 import stat
 from pathlib import Path
 
-from tests.system.hands import unit
+from tests.system.hands import DONE, reboot_by_hand, story, unit
 from tests.system.test_alerts import wait_state
 from tools.lab import tree
 from tools.lab.machine import AGENT, HELPER, Machine
@@ -69,8 +69,7 @@ def test_an_install_without_configuration_is_skipped_and_says_what_is_missing(fu
         assert furnished.run("systemctl", "is-enabled", AGENT).strip() == "enabled"
         assert "MQTT_BROKER" in furnished.run("systemctl", "status", AGENT, check=False)
         assert furnished.run("systemctl", "is-system-running", check=False) == before
-        furnished.run("systemctl", "reboot")
-        furnished.follow_reboot()
+        reboot_by_hand(furnished)
 
 
 def test_a_client_obeys_right_after_its_first_install(bare: Machine, deb: Path) -> None:
@@ -80,7 +79,7 @@ def test_a_client_obeys_right_after_its_first_install(bare: Machine, deb: Path) 
     bare.send(order)
     acks, ends = bare.topic("commands/ack"), ("completed", "failed")
     end = bare.broker.wait_for(lambda message: message.topic == acks and message.json["status"] in ends)
-    assert bare.statuses(order["command_id"]) == ["accepted", "execution_started", "completed"], end.json
+    assert story(bare, order) == DONE, end.json
     assert bare.wait_booted(2) == end.json["boot_id"]
 
 

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from infoscreen_reboot.contract import wire
-from tests.system.hands import HELPER_CALL, kill_agent, rebooted, refused, start, unit
+from tests.system.hands import HELPER_CALL, kill_agent, reboot_by_hand, rebooted, refused, start, unit
 from tools.lab.machine import AGENT, HELPER, POWERED_OFF, Machine
 from tools.lab.mosquitto import Message
 from tools.lab.patience import slow
@@ -68,8 +68,7 @@ def test_each_end_of_a_boot_is_told_from_the_others(machine: Machine) -> None:
     rebooted(machine, command)
     next_boot("command", True, command["command_id"])
 
-    machine.run("systemctl", "reboot")
-    machine.follow_reboot()
+    reboot_by_hand(machine)
     next_boot("local", True)
 
     # By PID 1's own signal: nobody asks logind, and nobody is told.
@@ -94,8 +93,9 @@ def test_each_end_of_a_boot_is_told_from_the_others(machine: Machine) -> None:
     start(machine)
     next_boot("unknown", False)
 
+    heard = len(machine.broker.messages)
     kill_agent(machine)
-    machine.wait_online(after=len(machine.broker.messages))
+    machine.wait_online(after=heard)
     machine.power_cut()
     start(machine)
     next_boot("power_loss", False)
@@ -120,7 +120,7 @@ def test_a_broker_restart_is_counted_once_with_its_time_and_outlives_the_agent(m
     after = health_of(machine, lambda h: h["broker_connection"]["reconnect_count"], timeout_s=RECONNECT_S)
     connection = after["broker_connection"]
     assert connection["reconnect_count"] == 1
-    assert stopped_at - 1 < moment(connection["last_disconnect_at"]) < stopped_at + slow(5)
+    assert stopped_at - 1 < moment(connection["last_disconnect_at"]) < stopped_at + slow(15)
     assert connection["last_disconnect_reason"] == "the broker closed the connection"
     for restart in (lambda: machine.run("systemctl", "restart", AGENT), lambda: kill_agent(machine)):
         heard = len(machine.broker.messages)
@@ -148,13 +148,16 @@ def test_health_comes_every_half_minute_and_on_change(machine: Machine) -> None:
     assert refused(machine, old)[0] == "expired"
     last = health_of(machine, lambda h: h["commands"]["last"], after=heard, timeout_s=5)["commands"]
     assert (last["last"]["command_id"], last["last"]["status"]) == (old["command_id"], "failed")
-    assert (last["in_progress"], last["outbox"]) == (None, 0)
+    assert last["in_progress"] is None
+    # The broker's receipt for the ack may come after that.
+    health_of(machine, lambda h: h["commands"]["last"] and h["commands"]["outbox"] == 0, after=heard)
     heard = len(machine.broker.messages)
-    first_at = machine.hear("health", 40, after=heard).heard_at
-    second_at = machine.broker.wait_for(
-        lambda m: m.topic == machine.topic("health") and m.heard_at > first_at, 40, after=heard
-    ).heard_at
-    assert 29 < second_at - first_at < 30 + slow(5)
+    before = machine.hear("health", 40, after=heard)
+    after = machine.broker.wait_for(
+        lambda m: m.topic == machine.topic("health") and m.heard_at > before.heard_at, 40, after=heard
+    )
+    # By the agent's own clock: on its way to us each of them may be late.
+    assert 29 < after.json["uptime_s"] - before.json["uptime_s"] < 30 + slow(10)
     # Asked once at the start, and not again for as long as nothing was executed.
     assert unit(machine, HELPER, "ActiveState") == "inactive"
     asked = machine.journal(HELPER, this_boot=True).count("Get by uid")

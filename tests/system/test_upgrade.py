@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.hands import DONE, HELPER_CALL, drop_in, refused, start, story, unit
+from tests.system.hands import DONE, HELPER_CALL, drop_in, refused, start, story, unit, wait_logged
 from tests.system.test_signature import KEYS, Key, send_signed
+from tests.system.test_telemetry import health_of
 from tools.lab.machine import AGENT, HELPER, Machine
 
 UPGRADES = Path(__file__).parents[1] / "upgrades"
@@ -63,7 +64,9 @@ def test_refusals_signatures_and_a_lost_broker_need_nothing_of_python_that_is_no
     parked.write(f"{KEYS}/{key.name}.pem", key.public)
     parked.configure(COMMAND_REQUIRE_SIGNATURE="yes")
     start(parked)
-    time.sleep(3)  # what it does once after its start is done
+    # What it does once after its start is done: the helper has answered it, too.
+    health_of(parked, lambda health: health["lockout"])
+    time.sleep(3)
     version = parked.run("python3", "-c", "import sys; print('%d.%d' % sys.version_info[:2])").strip()
     places = [place.format(version=version) for place in PYTHON_PACKAGES]
     for place in places:
@@ -119,7 +122,7 @@ def test_a_helper_with_a_bad_setting_is_not_started_again(parked: Machine) -> No
     assert unit(machine, HELPER, "ActiveState") == "failed"
     assert unit(machine, HELPER, "ExecMainStatus") == "78"
     assert unit(machine, HELPER, "NRestarts") == "0"
-    assert "cannot start: LOCKOUT_LIMIT is 'none'" in machine.journal(HELPER)
+    wait_logged(machine, "cannot start: LOCKOUT_LIMIT is 'none'", HELPER)
 
 
 def test_state_of_a_later_version_is_set_aside_and_the_client_stays_reachable(parked: Machine) -> None:

@@ -10,7 +10,19 @@ from typing import Any
 
 import pytest
 
-from tests.system.hands import DONE, check_stays_up, first_heard, play, rebooted, refused, start, status, story, unit
+from tests.system.hands import (
+    DONE,
+    check_stays_up,
+    first_heard,
+    play,
+    reboot_by_hand,
+    rebooted,
+    refused,
+    start,
+    status,
+    story,
+    unit,
+)
 from tests.system.test_doctor import problems
 from tools.lab.machine import AGENT, POWERED_OFF, Machine
 
@@ -59,10 +71,9 @@ def health(machine: Machine) -> dict[str, Any]:
     return content
 
 
-def reboot_by_hand(machine: Machine) -> None:
+def reboot_and_wait(machine: Machine) -> None:
     heard = len(machine.broker.messages)
-    machine.run("systemctl", "reboot")
-    machine.follow_reboot()
+    reboot_by_hand(machine)
     machine.wait_online(after=heard)
 
 
@@ -82,7 +93,7 @@ def test_on_a_root_that_forgets_nothing_is_executed_over_three_boots_and_everybo
         assert "no command is executed: what is written in /var/lib/infoscreen-reboot does not outlive" in said
         assert unit(forgetful, AGENT, "NRestarts") == "0"
         if boot < 3:
-            reboot_by_hand(forgetful)
+            reboot_and_wait(forgetful)
     assert [(check, WHY in text, "fleet.md" in advice) for check, text, advice in problems(forgetful)] == [
         ("state", True, True),
     ]
@@ -116,7 +127,7 @@ def test_where_the_partition_cannot_be_used_the_client_is_online_and_says_so(fol
     assert alert.json["unit"] == STATE_UNIT
     # With half a recipe it is the same.
     (partition(followed) / "infoscreen-reboot-helper").unlink()
-    reboot_by_hand(followed)
+    reboot_and_wait(followed)
     assert problems(followed) == []
 
 
