@@ -27,7 +27,8 @@ PLAYER = r"player-wall@left\x2d1.service"
 MOUNT = "srv-pictures.mount"
 ALERT_US = "[Unit]\nOnFailure=infoscreen-notify-failure@%n.service\n"
 PLAYER_UNIT = f"""\
-{ALERT_US}StartLimitBurst=3
+{ALERT_US}StartLimitIntervalSec=900
+StartLimitBurst=3
 [Service]
 ExecStart=/bin/sh -c 'echo "no picture on %I"; kill -KILL $$$$'
 Restart=on-failure

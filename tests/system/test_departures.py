@@ -154,22 +154,23 @@ def test_a_helper_that_answers_late_makes_no_lie_of_the_deadline(parked: Machine
     # It has to be gone to be started slowly.
     wait_helper_started(parked)
     parked.run("systemctl", "stop", HELPER)
-    drop_in(parked, HELPER, "ExecStartPre=/bin/sleep 20")
+    # The bus waits 25 s for it, and on a busy machine its Python takes some of them.
+    drop_in(parked, HELPER, "ExecStartPre=/bin/sleep 14")
     freeze(parked, "polkit")
     freeze(parked, "systemd-logind")
     command = parked.command()
     play(parked, command, "execution_started")
-    # Each of the two takes nearly as long as the helper waits for it.
-    parked.run("sh", "-c", f"until systemctl is-active -q {HELPER}; do sleep 0.1; done; sleep 7", timeout_s=60)
+    # The helper waits 10 s for each of the two; to thaw them takes time as well.
+    parked.run("sh", "-c", f"until systemctl is-active -q {HELPER}; do sleep 0.1; done; sleep 4", timeout_s=60)
     thaw(parked, "polkit")
-    parked.run("sleep", "7")
+    parked.run("sleep", "4")
     parked.auto_restart = True
     parked.run("systemd-run", "-q", "--no-block", "systemctl", "kill", "--signal=CONT", "systemd-logind")
     parked.wait_down(1)
     parked.wait_ack(command["command_id"], "completed")
     assert story(parked, command) == DONE
     assert parked.lives[0].ended_at is not None
-    assert parked.lives[0].ended_at - parked.sent_at(command["command_id"]) > 30, "the helper was quick"
+    assert parked.lives[0].ended_at - parked.sent_at(command["command_id"]) > TIMEOUT_S + 5, "the helper was quick"
 
 
 @pytest.mark.parametrize("holds_up_s", [40])
@@ -206,7 +207,7 @@ def test_a_shutdown_that_others_hold_up_completes_as_its_last_word(parked: Machi
 def test_a_departure_is_called_what_logind_calls_it(machine: Machine, suite: str, order: str, reason: str) -> None:
     wait_for_delay(machine)
     heard = len(machine.broker.messages)
-    machine.run("systemctl", order)
+    machine.run("systemctl", order, check=False)  # the host may go down before it has ended
     gone = status_heard(machine, "offline", heard)
     assert gone.json["reason"] == ("stopped" if suite == "bookworm" else reason)
     machine.wait_down()

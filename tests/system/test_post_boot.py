@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from tests.system.hands import DONE, check_stays_up, play, refused, start, story, unit
+from tests.system.hands import DONE, check_stays_up, play, refused, start, story, unit, wait_logged
 from tools.lab.machine import AGENT, Machine
 from tools.lab.patience import slow
 
@@ -37,12 +37,15 @@ def test_a_unit_that_comes_late_but_in_time_completes_the_reboot_then(parked: Ma
     command = parked.command()
     play(parked, command, "completed")
     assert story(parked, command) == DONE
-    assert 13 < seconds_after_boot(parked, command["command_id"]) < slow(21), "8 s to start, 5 s to show that it stays"
+    took_s = seconds_after_boot(parked, command["command_id"])
+    assert 13 < took_s < max(50, slow(21)), "8 s to start, 5 s to show that it stays; not at its deadline of 60 s"
     assert unit(parked, "player.service", "ActiveState") == "active"
 
 
 def test_a_unit_that_crashes_again_and_again_is_no_screen(parked: Machine) -> None:
-    install_player(parked, "ExecStart=/bin/sleep 3", "Restart=always", "RestartSec=100ms")
+    # It is seen to be active for 5 s if it ends so much later than it should.
+    often = "Restart=always", "RestartSec=100ms", "[Unit]", "StartLimitIntervalSec=0"
+    install_player(parked, "ExecStart=/bin/sleep 1", *often)
     start(parked)
     ack = play(parked, parked.command(), "failed")
     assert ack["error_code"] == "post_check_failed"
@@ -57,7 +60,7 @@ def test_a_unit_that_fails_fails_the_reboot_at_the_deadline(parked: Machine) -> 
     assert ack["error_code"] == "post_check_failed"
     assert ack["error_message"] == "20 s after the boot these are missing: player.service is failed"
     assert ack["boot_id"] == parked.boot_id
-    assert 19 < seconds_after_boot(parked, command["command_id"]) < slow(26)
+    assert 19 < seconds_after_boot(parked, command["command_id"]) < slow(35)
     assert len(parked.lives) == 2
 
 
@@ -70,7 +73,7 @@ def test_a_command_must_succeed_in_the_agents_sandbox_too(parked: Machine) -> No
     start(parked)
     command = parked.command()
     play(parked, command, "completed")
-    assert "who: infoscreen-reboot, lit: yes" in parked.journal(AGENT)
+    wait_logged(parked, "who: infoscreen-reboot, lit: yes", AGENT)
     parked.wait_booted(2)
     parked.write(lit, "no")
     command = parked.command()
@@ -87,7 +90,7 @@ def test_a_mock_acks_a_whole_reboot_and_stays_up(parked: Machine) -> None:
     assert story(parked, command) == DONE
     assert ack["boot_id"] == parked.boot_id
     check_stays_up(parked, 2)
-    assert "MOCKED" in parked.journal(AGENT)
+    wait_logged(parked, "MOCKED", AGENT)
     assert "executor: mock" in unit(parked, AGENT, "StatusText")
     health = parked.broker.wait_for(lambda m: m.topic == parked.topic("health")).json
     assert (health["executor"], health["lockout"]) == ("mock", None)

@@ -15,6 +15,7 @@ import pytest
 from tests.broker.conftest import Authority
 from tests.vm.conftest import TLS_PORT
 from tests.vm.hands import SLOW_S, diagnosis
+from tools.lab.patience import slow
 from tools.lab.screen import AGENT, CLOCK_FLAG, CLOCK_SNIPPET, new_command
 from tools.lab.vm import VirtualMachine
 
@@ -127,10 +128,10 @@ def test_a_broker_whose_certificate_was_not_yet_valid_is_connected_to_when_the_c
     machine.run(f"date -s {LATER_AND_STILL_WRONG}")
     # If it tries earlier than this pause ends, it has another reason.
     wait_pause(machine, LONG_PAUSE_S)
-    set_at_s = uptime_s(machine)
-    machine.run(f"date -s @{time.time():.0f}")
+    set_at_s = float(machine.run(f"cut -d' ' -f1 /proc/uptime; date -s @{time.time():.0f} >/dev/null"))
     machine.wait_online(SLOW_S, after=before)
     found = machine.run(f"journalctl -b -u {AGENT} -o short-monotonic --grep '^connected to' | tail -1")
     took_s = float(found.split("]")[0].strip("[ ")) - set_at_s
     print(f"{suite}: connected {took_s:.1f} s after the clock was set")
-    assert 0 < took_s <= CONNECTS_WITHIN_S
+    # The machine has its own time, but the broker that it talks to has the host's.
+    assert 0 < took_s <= slow(CONNECTS_WITHIN_S)
