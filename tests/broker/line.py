@@ -37,6 +37,7 @@ WHY = "the script says so"
 KEEP_ALIVE_OVER, TOO_MANY_AT_ONCE = 0x8D, 0x93
 # A client may be silent for so many of its keep-alives (3.1.2-22).
 _PATIENCE = 1.5
+_LAST_LOOK_S = 0.01
 _NOTHING_SAID = Terms()
 _TO_3_1_1 = {0x84: 1, 0x85: 2, 0x88: 3, 0x86: 4, 0x87: 5}
 _OF_TERMS = {
@@ -106,10 +107,12 @@ class Line:
         keep_alive_s = self._keep_alive_s()
         if not keep_alive_s:
             return await reader.read(65536)
-        patience = Patience(_PATIENCE * keep_alive_s)
-        while not patience.is_over:
+        patience, is_over = Patience(_PATIENCE * keep_alive_s), False
+        while not is_over:
+            # The last look is for what has come while this loop was held up.
+            is_over = patience.is_over
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(patience.look_s):
+                async with asyncio.timeout(patience.look_s or _LAST_LOOK_S):
                     return await reader.read(65536)
         raise Breach(KEEP_ALIVE_OVER, f"it was silent for 1.5 times {keep_alive_s} s")
 

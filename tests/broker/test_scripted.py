@@ -25,7 +25,7 @@ from infoscreen_reboot.mqtt.packets import (
     Will,
 )
 from infoscreen_reboot.mqtt.terms import Terms
-from tests.broker.conftest import AT_ONCE_S, MakeBroker, Run
+from tests.broker.conftest import PATIENCE_S, MakeBroker, Run
 from tests.broker.line import WHY
 from tests.broker.rules import Closed, Lowered, Refused, Rule, Silent
 from tests.broker.scripted import ScriptedBroker
@@ -58,7 +58,7 @@ class Wire:
 
     async def next(self) -> Packet | None:
         """None at the end of the connection."""
-        async with asyncio.timeout(AT_ONCE_S):
+        async with asyncio.timeout(PATIENCE_S):
             while (packet := self._stream.next_packet()) is None:
                 try:
                     data = await self._reader.read(65536)
