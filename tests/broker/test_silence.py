@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from infoscreen_reboot.mqtt import session
+from infoscreen_reboot.mqtt import connection, session
 from infoscreen_reboot.mqtt.connection import Connection
 from infoscreen_reboot.mqtt.messages import BrokerSettings, Delivery, Message, NotDelivered
 from infoscreen_reboot.mqtt.packets import Kind, Protocol, Publish, Reader
@@ -74,7 +74,7 @@ def first_to_close(server: socket.socket) -> bytes:
     said: dict[socket.socket, bytes] = {}
     with contextlib.ExitStack() as stack:
         while True:
-            readable, _, _ = select.select([server, *said], [], [], 10)
+            readable, _, _ = select.select([server, *said], [], [], PATIENCE_S)
             assert readable, "nobody closed a connection"
             for each in readable:
                 if each is server:
@@ -85,7 +85,12 @@ def first_to_close(server: socket.socket) -> bytes:
                     return said[each]
 
 
-def test_a_connection_that_comes_too_late_is_closed_again_without_a_word(run: Run) -> None:
+def test_a_connection_that_comes_too_late_is_closed_again_without_a_word(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The kernel tries again after 1 s, 3 s, 7 s...: the attempt is to be still under way when somebody accepts it.
+    monkeypatch.setattr(connection, "_REACH_S", PATIENCE_S)
+
     async def story(server: socket.socket) -> None:
         client = Client(at(server))
         async with client.running() as task:
@@ -106,14 +111,14 @@ def test_a_name_look_up_that_answers_late_does_not_throw_out_the_live_session(
     def hangs_once(*args: Any, **options: Any) -> Any:
         if next(first, False):
             late.set()
-            assert answers.wait(15)
+            assert answers.wait(PATIENCE_S)
         return look_up(*args, **options)
 
     async def story() -> None:
-        client = Client(replace(plain(broker), keep_alive_s=1))
+        client = Client(plain(broker))
         async with client.running():
-            assert await asyncio.to_thread(late.wait, 15)
-            await asyncio.wait_for(client.session.wait_connected(), 15)
+            assert await asyncio.to_thread(late.wait, PATIENCE_S)
+            await asyncio.wait_for(client.session.wait_connected(), PATIENCE_S / 2)
             answers.set()
             await asyncio.to_thread(ends_soon, "mqtt-connect")
             # The broker answers in order: had it been told to, it would have thrown us out by now.
@@ -123,13 +128,15 @@ def test_a_name_look_up_that_answers_late_does_not_throw_out_the_live_session(
             assert client.session.statistics == Statistics()
 
     monkeypatch.setattr(socket, "getaddrinfo", hangs_once)
+    # A try is given up after 1.5 s. By the keep-alive, a broker or a client that is held up would end the connection.
+    monkeypatch.setattr(session, "PATIENCE", 1.5 / plain(broker).keep_alive_s)
     run(story())
 
 
 def ends_soon(thread_name: str) -> None:
     for thread in threading.enumerate():
         if thread.name == thread_name:
-            thread.join(15)
+            thread.join(PATIENCE_S)
 
 
 @pytest.mark.parametrize("hole", ["connection", "name"])

@@ -164,7 +164,7 @@ async def a_refused_delivery_ends_the_connection_and_comes_again_in_order(stage:
 async def a_farewell_is_the_last_word(stage: AnyStage) -> list[object]:
     async with stage.observed():
         async with stage.client.connected():
-            await stage.client.session.leave(FAREWELL, 5)
+            await stage.client.session.leave(FAREWELL, PATIENCE_S)
             is_connected = stage.client.session.is_connected
             await asyncio.sleep(0.3)
         return [is_connected, await stage.statuses(FAREWELL.payload)]
@@ -183,7 +183,7 @@ async def a_farewell_that_nobody_acknowledges_leaves_the_word_to_the_will(stage:
 
 async def who_comes_back_is_told_what_was_sent_meanwhile(stage: AnyStage) -> list[object]:
     async with stage.observed(), stage.client.connected():
-        await stage.client.session.leave(FAREWELL, 5)
+        await stage.client.session.leave(FAREWELL, PATIENCE_S)
         await stage.publish(b"meanwhile")
         await asyncio.sleep(0.3)
         before = [*stage.told]
@@ -196,7 +196,7 @@ async def who_comes_back_is_told_what_was_sent_meanwhile(stage: AnyStage) -> lis
 
 async def who_has_left_cannot_publish(stage: AnyStage) -> list[object]:
     async with stage.client.connected():
-        await stage.client.session.leave(FAREWELL, 5)
+        await stage.client.session.leave(FAREWELL, PATIENCE_S)
         with pytest.raises(NotDelivered):
             await stage.client.session.publish(Message("ack", b"too late"))
     return [stage.client.session.is_connected]
