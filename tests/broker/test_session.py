@@ -226,6 +226,7 @@ def test_an_answer_to_a_delivery_takes_milliseconds(broker: Broker, run: Run) ->
                 took_ms.append(1000 * (time.perf_counter() - began))
             answering.cancel()
             await asyncio.wait([answering])
-        assert statistics.median(took_ms) < 10, "TCP_NODELAY makes the difference between 1 ms and 44 ms"
+        # On a busy machine most wait for a processor; without TCP_NODELAY even the quickest takes 44 ms.
+        assert statistics.quantiles(took_ms, n=10)[0] < 10, "TCP_NODELAY makes the difference between 1 ms and 44 ms"
 
     run(story())
