@@ -17,6 +17,8 @@ from typing import Any
 
 import pytest
 
+from infoscreen_reboot.client.doctor import visit
+
 # Debian has the daemon where only root's PATH leads.
 MOSQUITTO = shutil.which("mosquitto", path=f"{os.environ.get('PATH', '')}:/usr/sbin") or "mosquitto"
 # A wait that is fulfilled costs nothing by being long; on a busy machine it must be.
@@ -61,7 +63,7 @@ class Broker:
     def __init__(self, folder: Path, config: str = "", *, listener: str = "") -> None:
         """`config` is for the broker as a whole; `listener`, if any, makes a second one, on tls_port."""
         self.host = "127.0.0.1"
-        self.port, self.tls_port = free_port(), free_port()
+        self.port, self.tls_port = free_ports(2)
         self._listening = (self.port, self.tls_port) if listener else (self.port,)
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
@@ -173,10 +175,13 @@ def _hangs_up(host: str, port: int) -> bool:
         return True
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def free_ports(count: int) -> list[int]:
+    """All of them different."""
+    with contextlib.ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [int(probe.getsockname()[1]) for probe in probes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +229,12 @@ class Authority:
 
     def _openssl(self, *arguments: str) -> None:
         subprocess.run(["openssl", *arguments], cwd=self._folder, check=True, capture_output=True)
+
+
+@pytest.fixture(autouse=True)
+def patient_doctor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its 5 s are for who waits at a terminal."""
+    monkeypatch.setattr(visit, "PATIENCE_S", PATIENCE_S)
 
 
 MakeBroker = Callable[..., Broker]

@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import ClassVar
 
-from tests.broker.conftest import MOSQUITTO, free_port
+from tests.broker.conftest import MOSQUITTO, free_ports
 from tools.lab.patience import Patience
 
 HOST = "127.0.0.1"
@@ -33,7 +33,8 @@ class Server:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.data = folder, folder / "data"
-        self.host, self.port = HOST, free_port()
+        self.host = HOST
+        (self.port,) = free_ports(1)
         # In seconds; None is what the broker does by itself.
         self.expiry_s: int | None = None
         self._process: subprocess.Popen[bytes] | None = None
@@ -155,7 +156,7 @@ class RabbitMQ(Server):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        self.distribution_port = free_port()
+        self.port, self.distribution_port = free_ports(2)
         self.name = f"rabbit-{self.port}@localhost"
 
     def version(self) -> str:
