@@ -432,7 +432,7 @@ def test_a_burst_waits_whole_for_a_client_that_is_away(kit: KitBroker) -> None:
     subprocess.run(["mosquitto_sub", *session, "-E"], check=True)
     burst = ["mosquitto_pub", *kit.by_login(CONTROLLER), "-q", "1", "-t", topic, "-l"]
     subprocess.run(burst, input="".join(f"{number}\n" for number in range(count)), text=True, check=True)
-    heard = subprocess.check_output(["mosquitto_sub", *session, "-C", str(count), "-W", "15"], text=True)
+    heard = subprocess.check_output(["mosquitto_sub", *session, "-C", str(count), "-W", f"{PATIENCE_S:.0f}"], text=True)
     assert heard.split() == [str(number) for number in range(count)]
 
 

@@ -12,6 +12,7 @@ from uuid import uuid4
 
 import pytest
 
+from infoscreen_reboot.client.agent import agent
 from infoscreen_reboot.contract import command, wire
 from infoscreen_reboot.contract.command import Action, Command
 from infoscreen_reboot.contract.topics import Topics
@@ -116,6 +117,13 @@ class Ear:
         return {name: part for name, part in said.items() if name not in moment} | {"commands": commands}
 
 
+@pytest.fixture(autouse=True)
+def patient_agent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a broker that is held up for a second hears no farewell, and says something of its own."""
+    for name in ("DELIVERY_S", "LAST_WORDS_S", "FAREWELL_S"):
+        monkeypatch.setattr(agent, name, PATIENCE_S)
+
+
 Play = Callable[[Ear], Coroutine[Any, Any, None]]
 
 
@@ -162,7 +170,9 @@ def told_by(kind: str, broker: Broker, folder: Path, manner: Manner, play: Play)
         ear = Ear(settings, uuid)
         await ear.open()
         if kind == "real":
-            life = agents.run([SimulatedClient(folder, uuid, broker.port, manner)])
+            client = SimulatedClient(folder, uuid, broker.port, manner)
+            client.host.inhibit_delay_max_s = 3 * PATIENCE_S
+            life = agents.run([client])
         else:
             life = Crowd(settings, [uuid], manner).run()
         living, acting = asyncio.ensure_future(life), asyncio.ensure_future(act(ear))
