@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from infoscreen_reboot.mqtt import connection, session
+from infoscreen_reboot.mqtt import session
 from infoscreen_reboot.mqtt.connection import Connection
 from infoscreen_reboot.mqtt.messages import BrokerSettings, Delivery, Message, NotDelivered
 from infoscreen_reboot.mqtt.packets import Kind, Protocol, Publish, Reader
@@ -89,7 +89,7 @@ def test_a_connection_that_comes_too_late_is_closed_again_without_a_word(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The kernel tries again after 1 s, 3 s, 7 s...: the attempt is to be still under way when somebody accepts it.
-    monkeypatch.setattr(connection, "_REACH_S", PATIENCE_S)
+    monkeypatch.setattr("infoscreen_reboot.mqtt.connection._REACH_S", PATIENCE_S)
 
     async def story(server: socket.socket) -> None:
         client = Client(at(server))

@@ -15,11 +15,11 @@ from uuid import uuid4
 from infoscreen_reboot.contract import command, wire
 from infoscreen_reboot.contract.command import Action, Command
 from infoscreen_reboot.contract.topics import Leaf, Topics
-from tools.lab.patience import MOST, Patience
+from tools.lab.patience import Patience
 
 PATIENCE_S = 90.0
-# For an answer of the broker itself.
-ANSWER_S = 10.0
+# From an answer of the broker to what it would have said before, at the latest.
+SOON_S = 0.3
 DONE = ["accepted", "execution_started", "completed"]
 
 
@@ -60,20 +60,8 @@ class Controller:
 
     def listen(self) -> None:
         """Hears everything from now on, and what is retained."""
-        # Nobody's commands, which a controller may send and hear.
-        mark = Topics(str(uuid4())).commands
         # One by one: to a subscription with a wildcard, RabbitMQ delivers nothing that is retained.
-        topics = [option for one in (*(self._prefix + leaf for leaf in Leaf), mark) for option in ("-t", one)]
-        # Line by line, or what it hears would stay in its buffer.
-        argv = ["stdbuf", "-oL", "mosquitto_sub", *self._address, "-q", "1", *topics, "-F", "%r %x %t"]
-        self._process = subprocess.Popen(argv, stdout=subprocess.PIPE)
-        threading.Thread(target=self._read, args=(self._process,), daemon=True).start()
-        patience = Patience(PATIENCE_S)
-        with self._news:
-            while mark not in self._marks:
-                assert not patience.is_over, "the broker does not deliver"
-                self.publish(mark, b"?")
-                self._news.wait(0.1)
+        self._process = self._subscribed([self._prefix + leaf for leaf in Leaf], self._said)
 
     def deafen(self) -> None:
         if self._process is not None:
@@ -81,22 +69,44 @@ class Controller:
             self._process.wait()
             self._process = None
 
-    def _read(self, process: subprocess.Popen[bytes]) -> None:
+    def _subscribed(self, topics: Sequence[str], said: list[Said]) -> subprocess.Popen[bytes]:
+        """A mosquitto_sub that the broker delivers to already; what it hears is added to `said`."""
+        # Nobody's commands, which a controller may send and hear.
+        mark = Topics(str(uuid4())).commands
+        options = [option for one in (*topics, mark) for option in ("-t", one)]
+        # Line by line, or what it hears would stay in its buffer.
+        argv = ["stdbuf", "-oL", "mosquitto_sub", *self._address, "-q", "1", *options, "-F", "%r %x %t"]
+        process = subprocess.Popen(argv, stdout=subprocess.PIPE)
+        threading.Thread(target=self._read, args=(process, said), daemon=True).start()
+        patience = Patience(PATIENCE_S)
+        try:
+            with self._news:
+                while mark not in self._marks:
+                    assert not patience.is_over, "the broker does not deliver"
+                    self.publish(mark, b"?")
+                    self._news.wait(0.1)
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
+        return process
+
+    def _read(self, process: subprocess.Popen[bytes], said: list[Said]) -> None:
         assert process.stdout is not None
         with process.stdout as lines:
             for line in lines:
                 retained, payload, topic = line.decode().rstrip("\n").split(" ")
                 with self._news:
-                    self._on_message(topic, bytes.fromhex(payload), retained == "1")
+                    self._on_message(topic, bytes.fromhex(payload), retained == "1", said)
                     self._news.notify_all()
 
-    def _on_message(self, topic: str, payload: bytes, retained: bool) -> None:
+    def _on_message(self, topic: str, payload: bytes, retained: bool, said: list[Said]) -> None:
         leaf = topic.removeprefix(self._prefix)
         if leaf == topic:
             self._marks.add(topic)
         elif payload:
             wire.check("ack" if leaf.endswith("ack") else leaf, json.loads(payload))
-            self._said.append(Said(leaf, retained, payload))
+            said.append(Said(leaf, retained, payload))
 
     def now(self) -> int:
         """A place in what was heard, for `after`."""
@@ -115,11 +125,21 @@ class Controller:
         return self.wait_for(lambda said: said.leaf == "status" and said.json["reason"] == reason, after)
 
     def retained(self, topic: str) -> Any:
-        """What somebody who comes now is told of it; None if that is nothing."""
-        argv = ["mosquitto_sub", *self._address, "-t", topic, "-C", "1", "-W", str(round(ANSWER_S / 5))]
-        argv += ["-q", "1", "--retained-only", "-N"]
-        done = subprocess.run(argv, capture_output=True, timeout=ANSWER_S * MOST, check=False)
-        return json.loads(done.stdout) if done.stdout else None
+        """What somebody who comes now is told of it, on a topic of the screen's; None if that is nothing."""
+        said: list[Said] = []
+
+        def is_there() -> bool:
+            return any(one.retained for one in said)
+
+        process = self._subscribed([topic], said)
+        try:
+            # The broker has delivered what came later. Should it keep no order, what is retained comes soon.
+            with self._news:
+                Patience(SOON_S).wait_for(self._news, is_there)
+                return next((one.json for one in said if one.retained), None)
+        finally:
+            process.kill()
+            process.wait()
 
     def publish(self, topic: str, payload: bytes) -> None:
         """Returns when the broker has it."""

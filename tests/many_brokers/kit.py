@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tests.many_brokers.servers import START_S, RabbitMQ
+from tools.lab.patience import MOST
 
 EXAMPLES = Path(__file__).parents[2] / "docs/examples"
 KIT = EXAMPLES / "rabbitmq"
@@ -82,7 +83,7 @@ class Cluster:
         argv, given = ["sh", "-euc", line], f"{PASSWORD}\n"
         pipe, both = subprocess.PIPE, subprocess.STDOUT
         done = subprocess.run(
-            argv, cwd=KIT, env=environment, input=given, stdout=pipe, stderr=both, text=True, timeout=START_S
+            argv, cwd=KIT, env=environment, input=given, stdout=pipe, stderr=both, text=True, timeout=MOST * START_S
         )
         assert done.returncode == 0, done.stdout
         if line.startswith("./user"):

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
@@ -73,7 +74,10 @@ class Screen:
     def peer(self, port: int) -> str:
         """The address of the broker that it is connected to."""
         assert self._process is not None
-        mine = {str(file.readlink()) for file in Path(f"/proc/{self._process.pid}/fd").iterdir()}
+        mine = set()
+        for file in Path(f"/proc/{self._process.pid}/fd").iterdir():
+            with suppress(FileNotFoundError):  # it has been closed meanwhile
+                mine.add(str(file.readlink()))
         for line in Path(f"/proc/{self._process.pid}/net/tcp").read_text().splitlines()[1:]:
             fields = line.split()
             address, _, at = fields[2].partition(":")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from tests.broker.conftest import MOSQUITTO, free_ports
-from tools.lab.patience import Patience
+from tools.lab.patience import MOST, Patience
 
 HOST = "127.0.0.1"
 # An Erlang virtual machine on two busy cores.
@@ -197,7 +197,7 @@ class RabbitMQ(Server):
         """What one of its tools says of this node."""
         argv = [f"/usr/lib/rabbitmq/bin/{program}", "-q", *arguments]
         done = subprocess.run(
-            argv, env=self.environment(), capture_output=True, text=True, timeout=START_S, check=False
+            argv, env=self.environment(), capture_output=True, text=True, timeout=MOST * START_S, check=False
         )
         if done.returncode != 0:
             raise RuntimeError(f"{' '.join(argv)} ended with {done.returncode}: {done.stderr}")

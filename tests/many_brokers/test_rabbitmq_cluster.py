@@ -42,8 +42,9 @@ def controller_at(cluster: Cluster, host: str) -> Controller:
 def node_of(cluster: Cluster, screen: Screen) -> Node:
     with controller_at(cluster, NAME) as controller:
         controller.listen()
+        now = controller.now()  # a node may have kept what the screen said in the test before
         screen.start()
-        controller.wait_status("connected")
+        controller.wait_status("connected", after=now)
     return cluster.node_at(screen.peer(PORT))
 
 
@@ -70,9 +71,10 @@ def test_a_command_is_executed_once_and_gets_all_its_acks_though_the_node_dies(
             order = controller.order()
             if step == "before the command":
                 node.kill()
+            now = controller.now()
             controller.send(order)
             if step == "while the host is down":
-                controller.wait_status("rebooting")
+                controller.wait_status("rebooting", after=now)
                 node.kill()
             if STEPS[step]:
                 screen.wait_still()

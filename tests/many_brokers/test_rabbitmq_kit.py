@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from infoscreen_reboot.client import config
-from infoscreen_reboot.client.doctor import probe
+from infoscreen_reboot.client.doctor import probe, visit
 from infoscreen_reboot.client.doctor.finding import Verdict
 from infoscreen_reboot.contract.topics import Leaf, Topics
 from tests.broker.kit import COMMANDS, TOLD, others
@@ -93,7 +93,8 @@ def test_who_takes_over_a_clients_id_does_not_get_what_waits_for_it(cluster: Clu
         [*thief, "-q", "1", "-C", "1", "-W", "2"], capture_output=True, timeout=START_S, check=False
     )
     assert stolen.stdout == b""
-    heard = subprocess.run([*keep, "-C", "1", "-W", "10"], capture_output=True, timeout=START_S, check=False)
+    keep += ["-C", "1", "-W", f"{START_S:.0f}"]
+    heard = subprocess.run(keep, capture_output=True, timeout=2 * START_S, check=False)
     assert heard.stdout == b"word\n"
 
 
@@ -156,7 +157,8 @@ def test_nodes_listen_for_mqtt_over_tls_and_for_each_other(cluster: Cluster) -> 
     assert {one["protocol"] for one in listed["listeners"]} == {"clustering", "mqtt/ssl"}
 
 
-def test_the_doctor_finds_nothing_wrong(cluster: Cluster) -> None:
+def test_the_doctor_finds_nothing_wrong(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(visit, "PATIENCE_S", START_S)
     settings = config.load(
         {
             "MQTT_BROKER": NAME,
