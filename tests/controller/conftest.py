@@ -14,6 +14,7 @@ from sqlalchemy import inspect, text
 
 from infoscreen_reboot.controller.store.database import Database
 from infoscreen_reboot.controller.store.tables import metadata
+from tests import profiles  # noqa: F401  # it registers and chooses how long hypothesis tries
 from tests.broker.conftest import Broker
 from tests.controller.desk import NAMES, Desk
 from tests.controller.played import Controller, PlayedClient, emptied, without_waits
