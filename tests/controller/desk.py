@@ -196,16 +196,18 @@ class Proxy:
                         if part.startswith(b"POST") and b"/preview" not in part:
                             self.posts.append(part)
                             is_lost = self._lose > 0
-                        is_stream = is_stream or b"/events" in part
+                        if not is_stream and b"/events" in part:
+                            is_stream, passed = True, 0
                         far.sendall(part)
                     elif is_lost:
                         self._lose -= 1
                         return
+                    elif is_stream and self._cut is not None and passed + len(part) > self._cut:
+                        near.sendall(part[: self._cut - passed])  # how much comes at once is a matter of chance
+                        self.cuts += 1
+                        if self._is_gone_after_a_cut:
+                            self._stop()
+                        return
                     else:
                         passed += len(part)
                         near.sendall(part)
-                        if is_stream and self._cut is not None and passed > self._cut:
-                            self.cuts += 1
-                            if self._is_gone_after_a_cut:
-                                self._stop()
-                            return
