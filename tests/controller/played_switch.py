@@ -54,6 +54,10 @@ class Switch:
         # It does not know this user, and says so: it is there.
         while b"Unknown user" not in subprocess.run(probe, env=environment, capture_output=True, check=False).stderr:
             assert self._process.poll() is None and time.monotonic() < ends_s, "snmpd does not start"
+        # It starts its script with the first question, and answers nobody until that is there.
+        keys = "-u", USER, "-l", "authPriv", "-a", "SHA", "-A", AUTH, "-x", "AES", "-X", PRIV
+        first = "snmpget", "-v3", *keys, "-t", "1", "-r", "60", self.address, f"{ADMIN_ENABLE}.1.1"
+        subprocess.run(first, env=environment, check=True, capture_output=True)
 
     def kill(self) -> None:
         if self._process is not None:
@@ -103,8 +107,6 @@ def _keep(file: Path, content: Any) -> None:
     new = file.with_suffix(f".{os.getpid()}")
     with new.open("w") as target:
         json.dump(content, target)
-        target.flush()
-        os.fsync(target.fileno())
     new.rename(file)
 
 

@@ -126,12 +126,15 @@ def test_nothing_secret_is_in_an_argument_and_nothing_of_ours_in_the_environment
         (programs / name).write_text(shim)
         (programs / name).chmod(0o755)
     snmp = Snmp(write_profile(tmp_path / "credentials"), programs)
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
     snmp.switch(port_of(switch), False)
     assert switch_on(snmp, port_of(switch)).is_on
     said = (tmp_path / "argv").read_text() + (tmp_path / "environment").read_text()
     assert said.count("snmpset ") == 2 and "snmpget " in said
     assert not [secret for secret in (AUTH, PRIV, "broker-secret") if secret in said]
-    assert not list(Path("/tmp").glob("snmp-*/snmp.conf")), "what it needs is gone with it"
+    assert f"SNMPCONFPATH={scratch}/snmp-" in said and not list(scratch.iterdir()), "what it needs is gone with it"
 
 
 # --- Hooks

@@ -30,7 +30,7 @@ def front(sqlite: Database, tmp_path: Path) -> Iterator[httpx.Client]:
     fleet.app.state.site = replace(fleet.site, user_header=HEADER)
     path = tmp_path / "api.sock"
     transport = httpx.HTTPTransport(uds=str(path))
-    with fleet.serving(path), httpx.Client(transport=transport, base_url="http://localhost") as http:
+    with fleet.serving(path), httpx.Client(transport=transport, base_url="http://localhost", timeout=60) as http:
         yield http
 
 
