@@ -33,8 +33,8 @@ from tests.controller.test_ingest import HEALTH
 from tests.controller.test_orders import ANN, REBOOT, site, uuid
 
 CALLERS = 3
-# How long each caller keeps its transaction open, for the others to come into it if they can.
-OPEN_S = 0.15
+# How long each caller keeps its transaction open, for the others to come into it: if they cannot, and if they can.
+OPEN_S, MET_S = 0.15, 60
 ONE_OF_A_SITE = Budget(("site",), min_available=Amount(1))
 SHUTDOWN = Wish(Action.SHUTDOWN_HOST, someone_is_there=True)
 BOSS = Caller("boss", "test", may_shut_down=True)
@@ -43,8 +43,11 @@ BOSS = Caller("boss", "test", may_shut_down=True)
 # --- Two at one moment
 
 
-def at_one_moment(database: Database, work: Callable[[Database, int], bool]) -> int:
-    """Runs `work` in as many processes as there are callers, all at once; returns how many of them said yes."""
+def at_one_moment(database: Database, work: Callable[[Database, int, Callable[[], None]], bool], open_s: float) -> int:
+    """Runs `work` in as many processes as there are callers, all at once; returns how many of them said yes.
+
+    It calls what it is given in its transaction: that waits until all others are as far, or as long as is said.
+    """
     address = database.engine.url.render_as_string(hide_password=False)
     database.close()  # no child may share a connection
     shared = mmap(-1, 2 * CALLERS)
@@ -56,7 +59,13 @@ def at_one_moment(database: Database, work: Callable[[Database, int], bool]) -> 
         with mine.read():
             pass  # connected, and all that is made at the first time is made
         time.sleep(max(0.0, start - time.monotonic()))
-        shared[number] = 1 + work(mine, number)
+        shared[number] = 1 + work(mine, number, lambda: meet(number))
+
+    def meet(number: int) -> None:
+        shared[CALLERS + number] = 1
+        until = time.monotonic() + open_s
+        while not all(shared[CALLERS:]) and time.monotonic() < until:
+            time.sleep(0.005)
 
     for pid in [forked(lambda number=number: call(number)) for number in range(CALLERS)]:  # type: ignore[misc]
         assert os.waitpid(pid, 0)[1] == 0, "a caller failed"
@@ -85,19 +94,19 @@ def prepare(tx: Transaction, rule: str) -> tuple[list[str], House]:
     raise AssertionError(rule)
 
 
-def passing(database: Database, rule: str) -> int:
+def passing(database: Database, rule: str, open_s: float) -> int:
     """How many of the callers pass."""
     with database.write() as tx:
         uuids, house = prepare(tx, rule)
 
-    def order(mine: Database, number: int) -> bool:
+    def order(mine: Database, number: int, meet: Callable[[], None]) -> bool:
         with mine.write() as tx:
             command_id, _ = orders.order(tx, Caller(f"caller {number}", "api"), REBOOT, uuids[number], None, house)
             state = tx.db.execute(select(command.c.state).where(command.c.id == command_id)).scalar_one()
-            time.sleep(OPEN_S)
+            meet()
         return bool(state == "queued")
 
-    return at_one_moment(database, order)
+    return at_one_moment(database, order, open_s)
 
 
 RULES = ("one_open_command", "lockout", "budget", "fleet_cap")
@@ -105,7 +114,7 @@ RULES = ("one_open_command", "lockout", "budget", "fleet_cap")
 
 @pytest.mark.parametrize("rule", RULES)
 def test_callers_in_processes_of_their_own_never_pass_a_rule_together(database: Database, rule: str) -> None:
-    assert passing(database, rule) == 1
+    assert passing(database, rule, OPEN_S) == 1
 
 
 @pytest.mark.parametrize("database", ["postgresql"], indirect=True)
@@ -113,7 +122,8 @@ def test_callers_in_processes_of_their_own_never_pass_a_rule_together(database: 
 def test_without_the_writers_lock_they_would(database: Database, rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """So the test before can fail. SQLite has no second writer, whatever we do."""
     monkeypatch.setattr(databases, "_WRITER", "(random() * 1000000)::bigint")
-    assert passing(database, rule) == CALLERS
+    monkeypatch.setattr(databases, "_IDLE_S", 2 * MET_S)
+    assert passing(database, rule, MET_S) == CALLERS
 
 
 def test_two_bulks_for_one_site_never_take_its_last_screen(database: Database) -> None:
@@ -123,18 +133,18 @@ def test_two_bulks_for_one_site_never_take_its_last_screen(database: Database) -
         uuids = site(tx, 2)
         seen = [orders.preview(tx, ANN, REBOOT, [uuids[number % 2]], house).hash for number in range(CALLERS)]
 
-    def order(mine: Database, number: int) -> bool:
+    def order(mine: Database, number: int, meet: Callable[[], None]) -> bool:
         try:
             with mine.write() as tx:
                 caller = Caller(f"caller {number}", "api")
                 orders.order_many(tx, caller, REBOOT, [uuids[number % 2]], seen[number], None, house)
-                time.sleep(OPEN_S)
+                meet()
         except Refused as refused:
             assert refused.kind is Kind.PREVIEW_CHANGED  # 412
             return False
         return True
 
-    assert at_one_moment(database, order) == 1
+    assert at_one_moment(database, order, OPEN_S) == 1
     with database.read() as tx:
         assert len(tx.db.execute(select(command.c.id)).all()) == 1, "nothing is made of what was refused"
 

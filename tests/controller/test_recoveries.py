@@ -37,19 +37,25 @@ BOOT_S = 151
 
 
 class Clocked(Database):
-    """A database whose clock a test turns on."""
+    """A database whose clock a test turns on. By itself it goes on by a millisecond with each transaction."""
 
     ahead = timedelta(0)
+    _began: datetime | None = None
 
     @contextlib.contextmanager
     def write(self) -> Iterator[Transaction]:
         with super().write() as tx:
-            yield replace(tx, now=tx.now + self.ahead)
+            yield self._by_its_clock(tx)
 
     @contextlib.contextmanager
     def read(self) -> Iterator[Transaction]:
         with super().read() as tx:
-            yield replace(tx, now=tx.now + self.ahead)
+            yield self._by_its_clock(tx)
+
+    def _by_its_clock(self, tx: Transaction) -> Transaction:
+        self._began = self._began or tx.now
+        self.ahead += timedelta(milliseconds=1)
+        return replace(tx, now=self._began + self.ahead)
 
 
 @pytest.fixture
