@@ -159,7 +159,7 @@ def test_what_cannot_be_struck_out_is_not_sent_again_and_stops_nothing(tmp_path:
         running.cancel()
         store.close()
 
-    asyncio.run(test())
+    w.run(test())
 
 
 def test_what_could_not_be_struck_out_is_so_as_soon_as_there_is_room_though_nothing_else_happens(
@@ -205,7 +205,7 @@ def test_an_answer_at_the_bound_does_not_overtake_what_is_owed(tmp_path: Path, m
         running.cancel()
         store.close()
 
-    asyncio.run(test())
+    w.run(test())
 
 
 def test_an_answer_at_the_bound_is_sent_on_the_next_connection_and_not_owed(
@@ -231,4 +231,4 @@ def test_an_answer_at_the_bound_is_sent_on_the_next_connection_and_not_owed(
         running.cancel()
         store.close()
 
-    asyncio.run(test())
+    w.run(test())
