@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from uuid import UUID
 
@@ -109,6 +110,7 @@ def crowd(sqlite: Database) -> Iterator[Crowd]:
         try:
             yield found
         finally:
+            found.is_over.set()
             process.kill()
 
 
@@ -119,6 +121,7 @@ class Page:
 
     def __init__(self, crowd: Crowd, number: int) -> None:
         self.hints = self.questions = 0
+        self.lasted_s = 0.0
         self._crowd = crowd
         headers = {"Cookie": f"{COOKIE}={crowd.token}"}
         self._web = httpx.Client(base_url=crowd.address, headers=headers, timeout=60)
@@ -130,7 +133,7 @@ class Page:
 
     def _live(self) -> None:
         waiting: set[str] = set()
-        asked_at = float("-inf")
+        began, asked_at = time.monotonic(), float("-inf")
         with self._web.stream("GET", "/live") as answer:
             lines = answer.iter_lines()
             for line in lines:
@@ -145,10 +148,15 @@ class Page:
                     self._web.get("/rows", params={"uuid": sorted(waiting)}).raise_for_status()
                     self.questions += 1
                     waiting, asked_at = set(), time.monotonic()
+        self.lasted_s = time.monotonic() - began
 
     def close(self) -> None:
         self._thread.join()
         self._web.close()
+
+
+def has_asked(browser: Browser, before: int) -> bool:
+    return int(browser.driver.execute_script(ASKED)) > before
 
 
 def test_twenty_pages_of_ten_thousand_clients_are_live_and_cost_little(crowd: Crowd, browser: Browser) -> None:
@@ -178,17 +186,19 @@ def test_twenty_pages_of_ten_thousand_clients_are_live_and_cost_little(crowd: Cr
         shares.append((crowd.cpu_s - before[0]) / lasted_s)
         hints.append((sum(page.hints for page in pages) - before[1]) / lasted_s / len(pages))
         changes.append((crowd.changes - before[2]) / lasted_s)
-        assert browser.driver.execute_script(ASKED) > asked, "the page is not live"
         long_tasks.append(max(browser.driver.execute_script("return long"), default=0))
+        browser.wait(partial(has_asked, browser, asked), "question of the page")
         if min(shares) <= SHARE_OF_A_CORE and min(long_tasks) <= LONG_TASK_MS:
             break
+    browser.wait(lambda: all(page.questions for page in pages), "question of each page")
     crowd.is_over.set()
     churning.join()
     for page in pages:
         page.close()
     print(f"\na page {page_s:.3f} s; of a core {shares}; hints {hints}; long tasks {long_tasks}; {changes}")
     assert page_s < FIRST_PAGE_S
-    assert max(hints) <= UPDATES_A_S * 1.1, "a window may begin just before a hint"
-    assert min(hints) > 0 and all(page.questions for page in pages)
+    # Since it was opened, for what waits unread in one window is read in the next; the first comes at once.
+    assert all(page.hints <= UPDATES_A_S * page.lasted_s + 1 for page in pages)
+    assert min(hints) > 0
     assert min(long_tasks) <= LONG_TASK_MS
     assert min(shares) <= SHARE_OF_A_CORE
