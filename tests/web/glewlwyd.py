@@ -104,7 +104,7 @@ class Glewlwyd:
         """With the same password as everybody. He has allowed already that the console hears of him."""
         about = {"username": name, "name": name, "password": PASSWORD, "enabled": True}
         self._do("POST", "/user/", **about, groups=list(groups), scope=["openid"])
-        with httpx.Client(base_url=f"{self.address}/api", trust_env=False) as http:
+        with httpx.Client(base_url=f"{self.address}/api", timeout=30, trust_env=False) as http:
             http.post("/auth/", json={"username": name, "password": PASSWORD}).raise_for_status()
             http.put(f"/auth/grant/{CLIENT}", json={"scope": "openid"}).raise_for_status()
 

@@ -79,7 +79,7 @@ def told(fleet: Fleet) -> Story:
         for name in names:
             fleet.add(name, site=place, uuid=str(uuid5(NAMESPACE_DNS, f"{name}.{place}.example")))
     headers = {"Authorization": f"Bearer {fleet.tokens[Role.OPERATOR]}"}
-    with httpx.Client(base_url=f"{fleet.address}/api/v1", headers=headers) as api:
+    with httpx.Client(base_url=f"{fleet.address}/api/v1", headers=headers, timeout=60) as api:
         _night(fleet, api)
         _morning(fleet, api)
         [night] = api.get("/nights").json()["items"]
@@ -114,8 +114,9 @@ def _night(fleet: Fleet, api: httpx.Client) -> None:
 
 
 def _last_night(now: datetime) -> datetime:
+    """The last one that is over, with all that came after it."""
     today = now.astimezone(ZONE).replace(hour=3, minute=30, second=0, microsecond=0)
-    return today if today < now else today - timedelta(days=1)
+    return today if today < now - timedelta(hours=1) else today - timedelta(days=1)
 
 
 def _move(
