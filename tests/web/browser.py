@@ -28,6 +28,10 @@ AXE = Path("/opt/axe/axe.min.js")
 WAIT_S = 10.0
 # At first, and at the most: to look is work for three programs.
 LOOK_S, LONGEST_LOOK_S = 0.02, 0.25
+# A page that does not know yet how fresh it is: what it then says may take another line, and all below it moves down.
+MOVES = "#fresh[data-state='waiting']"
+# For what axe finds in a page; selenium's own 30 s count also while it waits for a processor.
+SCRIPT_S = 300
 # Of 100. Text is as sharp as it was, and the file is a fifth of a PNG.
 WEBP_QUALITY = 80
 # The workshop is the sandbox: a user in it may not make another one.
@@ -94,6 +98,7 @@ def chromium() -> Iterator[webdriver.Chrome]:
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     driver = webdriver.Chrome(options, webdriver.ChromeService("/usr/bin/chromedriver"))
+    driver.set_script_timeout(SCRIPT_S)
     try:
         yield driver
     finally:
@@ -202,7 +207,19 @@ class Browser:
         self.wait(is_gone, f"end of {selector} with {text!r}", timeout_s)
 
     def click(self, selector: str, text: str = "") -> None:
-        self.see(selector, text).click()
+        self.click_on(lambda: self.see(selector, text))
+
+    def click_on(self, find: Callable[[], WebElement]) -> None:
+        """As soon as the page stands still: else the mouse comes down beside it. What is patched away is found anew."""
+
+        def is_clicked() -> bool:
+            found = find()
+            if self.driver.find_elements(By.CSS_SELECTOR, MOVES):
+                return False
+            found.click()
+            return True
+
+        self.wait(is_clicked, "page that stands still and can be clicked on")
 
     def press(self, *keys: str) -> None:
         """Each as the web names it, or `Shift+Tab`, or a text to type; they go where the focus is."""
@@ -215,6 +232,10 @@ class Browser:
             for modifier in reversed(held[:-1]):
                 chain.key_up(KEYS[modifier])
             chain.perform()
+
+    def write(self, text: str) -> None:
+        """All at once where the focus is, as from the clipboard: a search that begins by itself is for all of it."""
+        self._tell("Input.insertText", text=text)
 
     @property
     def focus(self) -> str:

@@ -51,6 +51,10 @@ def number(browser: Browser, condition: str) -> int:
     return int(shown[0].text) if shown else 0
 
 
+def names(browser: Browser) -> list[str]:
+    return [row.text.split()[0] for row in browser.all("tbody tr")]
+
+
 def test_signing_in_and_out(browser: Browser) -> None:
     browser.open(f"{URL}/batches")
     browser.expect("401")
@@ -72,19 +76,18 @@ def test_an_unknown_client_is_accepted(signed_in: Browser) -> None:
     browser.press("Enter")
     browser.see_no("tbody", ENTRANCE)
     browser.click("nav a", "Fleet")
-    assert "healthy" in browser.see("tbody tr", "entrance").text
+    browser.wait(lambda: "healthy" in browser.see("tbody tr", "entrance").text, "healthy entrance")
 
 
 def test_an_operators_morning(signed_in: Browser) -> None:
     """The sick are found; one client is rebooted, and comes back before one's eyes."""
     browser = signed_in
     assert browser.all("tbody tr")[0].text.startswith("cellar"), "the sick first"
-    assert (number(browser, "offline"), number(browser, "healthy")) == (1, 38)
+    browser.wait(lambda: (number(browser, "offline"), number(browser, "healthy")) == (1, 38), "38 of 39 healthy")
     browser.click("#numbers .is-offline")
-    browser.see("h1", "Fleet")
-    assert [row.text.split()[0] for row in browser.all("tbody tr")] == ["cellar"]
+    browser.wait(lambda: names(browser) == ["cellar"], "list of the offline")
     browser.click("#numbers a", "all")
-    browser.see("tbody tr", "entrance").find_element("css selector", "input").click()
+    browser.click_on(lambda: browser.see("tbody tr", "entrance").find_element("css selector", "input"))
     browser.click("button", "Reboot…")
     browser.see('input[name="reason"]').send_keys("player frozen")
     browser.click("button", "Reboot 1 client")
