@@ -30,6 +30,18 @@ from tests.web.browser import DESKTOP, MOVES, PHONE, WALL, Browser, Size, axe, c
 
 Visit = Callable[..., Browser]
 HAS_ASKED = "return performance.getEntriesByType('resource').some(each => each.name.includes('/rows'))"
+# A page whose script begins after the first change.
+LATE = """
+window.BroadcastChannel = class extends BroadcastChannel {
+  set onmessage(hear) {
+    let isHere = false;
+    super.onmessage = (event) => {
+      if (isHere) hear(event);
+      else isHere = event.data.kind === "changed";
+    };
+  }
+};
+"""
 
 
 @pytest.fixture
@@ -518,6 +530,16 @@ def test_two_tabs_share_one_stream_and_both_are_live(signed_in: Visit, fleet: Fl
         )
     )
     assert asked[1] == 0, "the second page reads no stream of its own"
+
+
+def test_what_was_told_while_a_second_tab_was_on_its_way_is_shown_there(signed_in: Visit, fleet: Fleet) -> None:
+    browser = signed_in()
+    browser.see(".fresh[data-state='deaf']")
+    browser.new_tab()
+    browser.driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": LATE})
+    browser.open(f"{fleet.address}/c/{fleet.uuids['lobby']}")
+    fleet_order(fleet, "lobby")
+    browser.see(".command summary", "queued")
 
 
 def test_a_session_that_is_revoked_ends_the_page(signed_in: Visit, fleet: Fleet) -> None:

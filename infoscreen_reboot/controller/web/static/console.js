@@ -73,7 +73,11 @@ let isBrokerHeard = true;
 let deafSince = null;
 
 function startLive(address) {
-  channel.onmessage = (event) => onTold(event.data);
+  channel.onmessage = (event) => {
+    // What another page was told while this one was on its way is read now.
+    if (!heardAt) changed(null);
+    onTold(event.data);
+  };
   navigator.locks.request("infoscreen-live", () => new Promise(() => listen(address)));
   setInterval(tellFreshness, 1000);
   document.addEventListener("visibilitychange", tellFreshness);
