@@ -34,6 +34,8 @@ from tools.lab.patience import Patience
 PATIENCE_S = 30.0
 # For how long there is nothing to hear before somebody looks again.
 TICK_S = 0.05
+# Who is played says nothing while a test waits for something else, and the broker keeps the connection all the same.
+KEEP_ALIVE_S = 600
 
 
 class Marked(Consumer):
@@ -187,7 +189,7 @@ class Controller:
 
 
 def settings_of(broker: Broker) -> BrokerSettings:
-    return BrokerSettings(broker.host, broker.port, None, None, None)
+    return BrokerSettings(broker.host, broker.port, None, None, None, KEEP_ALIVE_S)
 
 
 def without_waits(patch: pytest.MonkeyPatch) -> None:

@@ -40,6 +40,7 @@ from infoscreen_reboot.mqtt.consumer import Consumer, Received
 from infoscreen_reboot.mqtt.messages import BrokerSettings, Message
 from tests.broker.conftest import Broker
 from tests.controller.played import PlayedClient, aged, emptied, forked, ordered, settings_of
+from tools.lab.patience import Patience
 
 # A step takes milliseconds; on a busy machine, seconds.
 PATIENCE_S = 60.0
@@ -157,7 +158,7 @@ class Theatre:
         points = self.lives[self.life]
         self.pid = forked(lambda: serve(self.url, self.broker, points))
 
-    def look_after(self) -> bool:
+    def look_after(self) -> None:
         """A controller that was killed is started again, when the lease of the one before is over."""
         pid, status = os.waitpid(self.pid, os.WNOHANG)
         if pid:
@@ -166,12 +167,18 @@ class Theatre:
             with self.database.write() as tx:
                 tx.db.execute(text("UPDATE lease SET ends_at = 0"))
             self.start()
-        return bool(pid)
+
+    def kill(self) -> None:
+        """The next one has begun when this returns."""
+        killed = self.pid
+        self.lives.append(Points(0))
+        os.kill(killed, signal.SIGKILL)
+        self.wait(lambda: self.pid != killed, "new life")
 
     def wait(self, is_so: Callable[[], bool], what: str) -> None:
-        until = time.monotonic() + PATIENCE_S
+        patience = Patience(PATIENCE_S)
         while not is_so():
-            assert time.monotonic() < until, f"no {what}: {self.kinds()}"
+            assert not patience.is_over, f"no {what}: {self.kinds()}"
             self.look_after()
             time.sleep(LOOK_S)
 
@@ -402,9 +409,7 @@ def test_killed_four_times_under_a_stream_of_acks_none_is_missing(played: Played
                 link.receive(1, 0)
             if number in kill_at:
                 play.wait_for_some(number // 10)
-                os.kill(play.pid, signal.SIGKILL)
-                play.lives.append(Points(0))
-                play.wait(lambda: play.look_after(), "new life")
+                play.kill()
         play.wait(lambda: play.told() == Counter({str(status): FLEET for status in PROGRESS}), "word of all")
         assert play.life == 4
     link.end()
