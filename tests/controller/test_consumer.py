@@ -81,14 +81,14 @@ def test_the_brokers_word_on_the_keep_alive_counts() -> None:
 
     def broker() -> None:
         # Whoever ends while something of ours is unread resets the connection.
-        with contextlib.suppress(ConnectionResetError), listener.accept()[0] as link:
+        with contextlib.suppress(ConnectionError), listener.accept()[0] as link:
             link.settimeout(30)
             link.recv(1000)
             link.sendall(bytes.fromhex("20 06 00 00 03 13 00 01"))
             while data := link.recv(1000):
                 if b"\xc0\x00" in data:
-                    link.sendall(b"\xd0\x00")
                     heard.set()
+                    link.sendall(b"\xd0\x00")
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(30)
@@ -98,8 +98,10 @@ def test_the_brokers_word_on_the_keep_alive_counts() -> None:
         consumer = Consumer(settings, "consumer", ["said"])
         consumer.connect()
         until = time.monotonic() + settings.keep_alive_s / 2
-        while not heard.is_set() and time.monotonic() < until:
-            consumer.receive(1, 0.1)
+        # On a busy machine the answer may come after the second for which it waits; it has asked all the same.
+        with contextlib.suppress(Lost):
+            while not heard.is_set() and time.monotonic() < until:
+                consumer.receive(1, 0.1)
         consumer.end()
         thread.join()
     assert heard.is_set(), "no PINGREQ"
