@@ -184,7 +184,8 @@ class Proxy:
             self._threads[-1].start()
 
     def _serve(self, near: socket.socket) -> None:
-        with near, socket.create_connection(self._server) as far:
+        # Whoever ends while something is on its way to it resets the connection.
+        with contextlib.suppress(ConnectionError), near, socket.create_connection(self._server) as far:
             is_lost = is_stream = False
             passed = 0
             while True:
