@@ -31,8 +31,10 @@ from tests.controller.conftest import Server
 from tests.controller.nginx import nginx
 from tests.controller.played import PlayedClient
 from tests.controller.receiver import is_signed, receiving
-from tools.lab.patience import Patience, slow
+from tools.lab.patience import Patience
 
+# How long an answer may take: a busy machine may leave the program alone for seconds.
+ANSWERS_S = 60
 TREE = Path(__file__).resolve().parents[2]
 PROGRAM = "import os, sys; from infoscreen_reboot.controller.app import main; sys.exit(main(sys.argv[1:], os.environ))"
 
@@ -43,9 +45,9 @@ def free_port() -> int:
         return int(free.getsockname()[1])
 
 
-def answers(http: httpx.Client) -> bool:
+def answers(http: httpx.Client, path: str = "/whoami") -> bool:
     try:
-        return http.get("/whoami").status_code == 200
+        return http.get(path).status_code == 200
     except httpx.TransportError:
         return False
 
@@ -94,10 +96,14 @@ class Program:
         except httpx.TransportError:
             return False
 
+    def connect(self) -> None:
+        """Returns when it hears the broker: that may be after it serves."""
+        eventually(lambda: "connected to" in self.log.read_text(), 30)
+
     def stop(self) -> int:
         assert self.process is not None
         self.process.terminate()
-        status = self.process.wait(30)
+        status = self.process.wait(60)
         self.process = None
         return status
 
@@ -118,7 +124,7 @@ def api(program: Program) -> httpx.Client:
     made = program.does("admin", "ann")
     assert made.returncode == 0, made.stderr
     headers = {"Authorization": f"Bearer {made.stdout.strip()}"}
-    return httpx.Client(base_url=f"{program.url}/api/v1", headers=headers)
+    return httpx.Client(base_url=f"{program.url}/api/v1", headers=headers, timeout=ANSWERS_S)
 
 
 def test_from_a_fresh_machine_to_a_reboot(program: Program, broker: Broker) -> None:
@@ -144,9 +150,9 @@ def test_from_a_fresh_machine_to_a_reboot(program: Program, broker: Broker) -> N
         client.answer(command_id, AckStatus.COMPLETED)
         eventually(lambda: state() == "completed", 10)
     client.link.end()
-    began = time.monotonic()
+    soon = Patience(5)
     assert program.stop() == 0
-    assert time.monotonic() - began < slow(5)
+    assert not soon.is_over
     database = Database(f"sqlite:///{program.environment['STATE_DIRECTORY']}/controller.sqlite3")
     with database.read() as tx:
         held = lease.standing(tx)
@@ -159,11 +165,12 @@ def test_systemd_hears_when_it_is_ready_and_that_it_lives(program: Program, tmp_
         systemd.settimeout(30)
         program.environment |= {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "3000000"}
         program.start()
-        said = [systemd.recv(4096).decode() for _ in range(3)]
-        assert any(words == "READY=1" for words in said)
-        assert any("WATCHDOG=1" in words for words in said)
-        while not any("STATUS=connected to 127.0.0.1" in words for words in said):
-            said.append(systemd.recv(4096).decode())
+        said = ""
+        patience = Patience(30)
+        for words in ("READY=1", "WATCHDOG=1", "STATUS=connected to 127.0.0.1"):
+            while words not in said:
+                assert not patience.is_over, said
+                said += systemd.recv(4096).decode()
         assert program.stop() == 0
 
 
@@ -179,8 +186,9 @@ def test_a_unix_socket_and_a_provider_of_sign_ins(program: Program, tmp_path: Pa
     }
     program.serves = lambda: path.exists()  # type: ignore[method-assign]
     program.start()
-    with httpx.Client(transport=httpx.HTTPTransport(uds=str(path)), base_url="http://controller") as http:
-        eventually(lambda: http.get("/readyz").status_code == 200, 10)
+    transport = httpx.HTTPTransport(uds=str(path))
+    with httpx.Client(transport=transport, base_url="http://controller", timeout=ANSWERS_S) as http:
+        eventually(lambda: answers(http, "/readyz"), 10)
         assert "Sign in with login.example" in http.get("/sign-in").text
     assert stat.S_ISSOCK(path.stat().st_mode)
     assert program.stop() == 0
@@ -208,6 +216,7 @@ def test_what_it_does_not_start_with(program: Program, tmp_path: Path) -> None:
 def test_without_a_broker_the_api_serves_and_says_what_is_wrong(program: Program, broker: Broker) -> None:
     broker.kill()
     program.start()
+    eventually(lambda: "cannot hear the broker" in program.log.read_text(), 30)
     done = program.does("doctor")
     assert done.returncode == 1
     assert "problem  broker: 127.0.0.1:" in done.stdout
@@ -221,9 +230,13 @@ def test_the_doctor_knows_each_right_at_the_broker(program: Program, broker: Bro
     done = program.does("doctor")
     assert "problem  database: there is no " in done.stdout
     program.start()
+    program.connect()
     done = program.does("doctor", "--json")
-    found = {line["check"]: line["verdict"] for line in json.loads(done.stdout)["findings"]}
+    findings = json.loads(done.stdout)["findings"]
+    found = {line["check"]: line["verdict"] for line in findings}
     found.pop("clock")  # nobody keeps the clock in a workshop
+    if any("can be written, after " in line["text"] for line in findings):
+        found["database"] = "ok"  # if it took long, the machine is busy
     assert found.keys() == {
         *("configuration", "database", "migrations", "lease", "broker", "subscribe", "publish", "notify", "disk"),
         "api",
@@ -256,8 +269,9 @@ def test_what_happens_is_told_and_the_doctor_says_what_has_not_arrived(
         assert is_signed(*receiver.got[0][1:]) and json.loads(receiver.got[0][2])["kind"] == "unknown_client"
         with api(program) as http:
             eventually(lambda: [each["why"] for each in http.get("/freezes").json()] == ["fair"], 60)
-            eventually(lambda: http.get("/notify/targets").json()["targets"][1]["waiting"] == 1, 60)
+            eventually(lambda: http.get("/notify/targets").json()["targets"][1]["words"] == "it answers 500", 60)
         client.link.end()
+        program.kill()  # else the next attempt may be on its way when the doctor looks
     told = json.loads(program.does("doctor", "--json").stdout)["findings"]
     found = {line["check"]: (line["verdict"], line["text"]) for line in told}
     assert found["notify"] == ("problem", "down has not taken 1 message of the last day: it answers 500")
@@ -281,6 +295,7 @@ def test_the_doctor_says_what_the_broker_cannot(terms: Terms, told: list[str]) -
 
 def test_a_backup_while_it_runs(program: Program, tmp_path: Path) -> None:
     program.start()
+    program.connect()
     done = program.does("backup", str(tmp_path / "copies" / "today.sqlite3"))
     assert done.returncode == 0, done.stderr
     copy = Database(f"sqlite:///{tmp_path}/copies/today.sqlite3")
@@ -334,22 +349,22 @@ def test_an_event_comes_through_nginx_at_once(program: Program, broker: Broker, 
     with (
         api(program) as http,
         nginx(tmp_path, lines_for_nginx(1, f"127.0.0.1:8480=127.0.0.1:{program.port}")) as address,
-        httpx.Client(base_url=f"{address}/api/v1", headers=http.headers) as behind,
+        httpx.Client(base_url=f"{address}/api/v1", headers=http.headers, timeout=ANSWERS_S) as behind,
     ):
         eventually(lambda: answers(behind), 10)
         with behind.stream("GET", "/events") as stream:
             lines = stream.iter_lines()
             assert next(lines)  # the stream has begun
             client.come()
-            came = time.monotonic()
+            soon = Patience(2)
             assert "event: client_online" in lines
-            assert time.monotonic() - came < slow(2)
+            assert not soon.is_over
         cookie = {"Cookie": f"{COOKIE}={http.headers['Authorization'].removeprefix('Bearer ')}"}
         assert "Sign out" in behind.get(f"{address}/", headers=cookie).text
         with behind.stream("GET", f"{address}/live", headers=cookie) as stream:
-            came = time.monotonic()
+            soon = Patience(2)
             assert "event: beat" in stream.iter_lines()
-            assert time.monotonic() - came < slow(2)
+            assert not soon.is_over
     client.link.end()
     assert program.stop() == 0
 
@@ -366,8 +381,11 @@ def test_nginx_says_who_somebody_is_and_nobody_else_can(program: Program, tmp_pa
     forged = {"X-Forwarded-User": "root", "Sec-Fetch-Site": "same-origin"}
     ann = httpx.BasicAuth("ann", "hers")
     location = lines_for_nginx(2, *told)
-    with nginx(tmp_path, location) as address, httpx.Client(base_url=address, headers=forged) as http:
-        eventually(lambda: http.get("/healthz").status_code == 200, 10)
+    with (
+        nginx(tmp_path, location) as address,
+        httpx.Client(base_url=address, headers=forged, timeout=ANSWERS_S) as http,
+    ):
+        eventually(lambda: answers(http, "/healthz"), 10)
         assert http.get("/sign-in").status_code == 401, "nginx's own"
         assert "Continue as nobody" in http.get("/sign-in", auth=("nobody", "his")).text
         assert "Continue as ann" in http.get("/sign-in", auth=ann).text
@@ -422,7 +440,8 @@ def test_a_restart_under_fifty_streams_loses_no_event_and_doubles_none(program: 
         followers = [stack.enter_context(Follower(http)) for _ in range(25)]
         cookie = {"Cookie": f"{COOKIE}={http.headers['Authorization'].removeprefix('Bearer ')}"}
         address = f"{program.url}/live"
-        pages = [stack.enter_context(httpx.stream("GET", address, headers=cookie)).iter_lines() for _ in range(25)]
+        streams = [httpx.stream("GET", address, headers=cookie, timeout=ANSWERS_S) for _ in range(25)]
+        pages = [stack.enter_context(stream).iter_lines() for stream in streams]
         for page in pages:
             assert "event: beat" in page
 
@@ -433,9 +452,9 @@ def test_a_restart_under_fifty_streams_loses_no_event_and_doubles_none(program: 
             eventually(lambda: all(follower.heard == all_of_them for follower in followers), 20)
 
         order_and_hear()
-        began = time.monotonic()
+        soon = Patience(5)
         assert program.stop() == 0
-        assert time.monotonic() - began < slow(5)
+        assert not soon.is_over
         for page in pages:
             assert "event: bye" in page
         program.start()
@@ -447,7 +466,7 @@ def test_a_restart_under_fifty_streams_loses_no_event_and_doubles_none(program: 
 def test_the_next_one_need_not_wait(program: Program, how: signal.Signals) -> None:
     """Whoever has locked an SQLite file knows that the last holder of the lease is dead."""
     program.start()
-    eventually(lambda: "connected to" in program.log.read_text(), 10)
+    program.connect()
     done = program.does("serve")
     assert done.returncode == 1 and "another controller uses" in done.stderr
     assert program.process is not None
@@ -481,7 +500,7 @@ def test_no_answer_waits_for_an_acknowledgement_of_tcp(program: Program) -> None
     """An answer is two packets. Without TCP_NODELAY the second one waits 40 ms for the first, on each connection."""
     program.start()
     took_s = []
-    with httpx.Client(base_url=program.url) as web:
+    with httpx.Client(base_url=program.url, timeout=ANSWERS_S) as web:
         for _ in range(30):
             began_s = time.perf_counter()
             assert web.get("/healthz").status_code == 200
