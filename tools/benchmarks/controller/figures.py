@@ -30,12 +30,14 @@ from infoscreen_reboot.controller.store.facts import Policy
 from infoscreen_reboot.controller.store.tables import event
 from tools.benchmarks.controller import ground
 from tools.benchmarks.controller.ground import Broker, Hose, Order, Sent, Serves
+from tools.lab.patience import Patience
 from tools.simulated.light import Crowd
 from tools.simulated.manner import Manner, client_uuid
 
 Samples = dict[str, list[float]]
 ENDLESS = 10**9
 _READERS = 4
+_COMPLETED = "SELECT count(*) FROM command WHERE state = 'completed'"
 PROGRAM = "import os, sys; from infoscreen_reboot.controller.app import main; sys.exit(main(sys.argv[1:], os.environ))"
 
 
@@ -112,7 +114,7 @@ def prove_all_heard(url: str, fleet: list[Order]) -> None:
     """Each command is completed, and each of its acks has left its event."""
     database = Database(url)
     with database.read() as tx:
-        done = tx.db.execute(text("SELECT count(*) FROM command WHERE state = 'completed'")).scalar_one()
+        done = tx.db.execute(text(_COMPLETED)).scalar_one()
         of_story = "kind IN ('accepted', 'execution_started', 'completed')"
         query = f"SELECT count(*) FROM (SELECT DISTINCT command_id, kind FROM event WHERE {of_story}) AS heard"
         heard = tx.db.execute(text(query)).scalar_one()
@@ -133,7 +135,7 @@ def sustained(folder: Path, rate: float, seconds: float) -> Samples:
         hose = Hose(broker.port)
         hose.send_at(rate, ground.stories(fleet))
         hose.settle()
-        _await_quiet(url)
+        _await_all(url, len(fleet))
         found = engine.stop()
         hose.close()
         prove_all_heard(url, fleet)
@@ -154,14 +156,14 @@ def health(folder: Path, clients: int, seconds: float, rate: float) -> Samples:
     `rate` is 333 a second for 10,000 clients. The same rate for fewer clients tells whether their number costs.
     """
     samples: Samples = {}
+    count = int(rate * seconds)
     for number in (100, 1000, clients) if clients > 1000 else (10, clients):
         with broker_in(folder) as broker, ground.new_database(folder, None) as url:
             fleet = ground.populate(url, number, with_commands=False)
-            engine = Program.engine(broker, url)
+            engine = Program.engine(broker, url, count)
             hose = Hose(broker.port)
-            hose.send_at(rate, _healths(fleet, int(rate * seconds)), qos=0)
-            time.sleep(0.5)
-            found = engine.stop()
+            hose.send_at(rate, _healths(fleet, count), qos=0)
+            found = engine.result()
             hose.close()
         name = "the fleet's" if number == clients else f"{number} clients'"
         samples[f"{name} CPU %"] = [100 * found["cpu"] / found["seconds"]]
@@ -200,7 +202,7 @@ def killed(folder: Path, rate: float, seconds: float, kills: int) -> Samples:
             engine = Program.engine(broker, url)
         sender.join()
         hose.settle()
-        _await_quiet(url)
+        _await_all(url, len(fleet))
         engine.stop()
         hose.close()
         prove_all_heard(url, fleet)
@@ -214,15 +216,19 @@ def _end_lease(url: str) -> None:
     database.close()
 
 
-def _await_quiet(url: str) -> None:
-    """Until no event comes for two seconds."""
+def _await_all(url: str, commands: int) -> None:
+    """Until so many are completed, or no event comes for two seconds in which nobody has waited for a processor."""
     database = Database(url)
-    last, since = -1, time.monotonic()
-    while time.monotonic() < since + 2:
+    last, quiet = -1, Patience(2)
+    while not quiet.is_over:
         with database.read() as tx:
             newest = tx.db.execute(text("SELECT coalesce(max(seq), 0) FROM event")).scalar_one()
+            # While some come, the engine is not to be held up.
+            done = tx.db.execute(text(_COMPLETED)).scalar_one() if newest == last else 0
         if newest != last:
-            last, since = newest, time.monotonic()
+            last, quiet = newest, Patience(2)
+        elif done == commands:
+            break
         time.sleep(0.1)
     database.close()
 
@@ -280,7 +286,7 @@ def _reboot_all(url: str, uuids: list[str], cap: int) -> float:
         orders.order_many(tx, caller, wish, uuids, seen.hash, seen.count, house)
         assert seen.count == len(uuids), f"{seen.count} of {len(uuids)} clients can get the command"
     began = time.monotonic()
-    _await_count(database, "SELECT count(*) FROM command WHERE state = 'completed'", len(uuids))
+    _await_count(database, _COMPLETED, len(uuids))
     database.close()
     return time.monotonic() - began
 
