@@ -30,8 +30,6 @@ from tests.controller.played_fleet import Fleet
 TOP = Path(__file__).parents[2]
 PROGRAM = (sys.executable, "-m", "infoscreen_reboot.controller.ctl.main")
 NAMES = ("bar-left", "bar-right", "lobby")
-# Less than a stream's end: what waits for somebody who is slow comes in parts all the same, and can be cut.
-PART_BYTES = 512
 
 
 @dataclass
@@ -192,7 +190,7 @@ class Proxy:
             passed = 0
             while True:
                 for ready in select.select([near, far], [], [])[0]:
-                    part = ready.recv(PART_BYTES)
+                    part = ready.recv(65536)
                     if not part:
                         return
                     if ready is near:
