@@ -25,8 +25,11 @@ def driver() -> Iterator[webdriver.Chrome]:
 
 
 @pytest.fixture
-def browser(driver: webdriver.Chrome) -> Iterator[Browser]:
+def browser(driver: webdriver.Chrome, request: pytest.FixtureRequest) -> Iterator[Browser]:
     """It knows nothing of the tests before, and what it complains of fails this one."""
+    # It has left when its server goes: a page that asks just then would complain.
+    if "fleet" in request.fixturenames:
+        request.getfixturevalue("fleet")
     with visiting(driver) as found:
         yield found
 
