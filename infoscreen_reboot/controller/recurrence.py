@@ -124,9 +124,9 @@ def _check(found: Recurrence) -> None:
 
 @lru_cache(maxsize=4096)
 def days(rule: Recurrence, anchor: date, first: date, last: date) -> tuple[date, ...]:
-    """Those from `first` to `last`, both included. Intervals count from `anchor`, for two of them before it, too.
+    """Those from `first` to `last`, both included. Intervals count from `anchor`, and two before it are there too.
 
-    `anchor` is the day in one zone, and other zones are up to two days behind it.
+    `anchor` is today in one zone. In others it may still be yesterday or the day before, and they have those days.
     """
     more: dict[str, Any] = {}
     if rule.by_day:
