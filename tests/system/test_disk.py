@@ -291,8 +291,9 @@ def test_a_state_file_that_cannot_be_used_is_set_aside_and_nothing_is_executed_t
             assert machine.boot_id == boot_id and machine.is_running and len(machine.lives) == 2
             rebooted(machine, machine.command())
             wait_until(lambda: (disk.agent / "reserve").exists(), "makes its reserve")
-    health = health_of(machine, lambda health: health["state"]["set_aside"] == 3, timeout_s=TICK_S)
-    assert health["state"] == {"writable": True, "disk_full": False, "set_aside": 3}
+    # Of the last start: with a third store beside the two that are kept, the one before may have found the disk full.
+    good = {"writable": True, "disk_full": False, "set_aside": 3}
+    health_of(machine, lambda health: health["state"] == good, after=heard, timeout_s=TICK_S)
     assert "set aside" in machine.run("infoscreen-reboot", "status")
 
     heard = len(machine.broker.messages)

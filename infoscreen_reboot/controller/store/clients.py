@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -259,10 +260,14 @@ def _note_boots(tx: Transaction, births: Sequence[_Birth]) -> None:
         if birth.is_another_boot and birth.boot in noted:
             returns.append(birth)
         noted.add(birth.boot)
-    rows = [
-        {"client_uuid": uuid, "boot_id": boot_id, "first_heard_at": tx.now, "heard_at": tx.now}
-        for uuid, boot_id in dict.fromkeys(birth.boot for birth in births)
-    ]
+    rows = []
+    boots_of: Counter[str] = Counter()
+    for uuid, boot_id in dict.fromkeys(birth.boot for birth in births):
+        # After an outage of the controller, several boots of a client come at once: each counts as a microsecond later
+        # than the one before, so that their order is kept.
+        first_heard_at = tx.now + timedelta(microseconds=boots_of[uuid])
+        rows.append({"client_uuid": uuid, "boot_id": boot_id, "first_heard_at": first_heard_at, "heard_at": tx.now})
+        boots_of[uuid] += 1
     upsert(tx, boot, rows, keys=["client_uuid", "boot_id"], kept=["first_heard_at"])
     for birth in returns:
         _note_return(tx, birth)
