@@ -30,7 +30,7 @@ from infoscreen_reboot.controller.auth import Role
 from infoscreen_reboot.controller.ingest import Cleared, Heard
 from infoscreen_reboot.controller.power.port import Backend, Port
 from infoscreen_reboot.controller.store import clients, power, sites
-from infoscreen_reboot.controller.store.tables import alert, client, label
+from infoscreen_reboot.controller.store.tables import alert, boot, client, label
 from tests.controller.test_orders import site as some_clients
 from tests.controller.web import Web, kind
 
@@ -113,7 +113,9 @@ def test_the_health_is_the_last_one_as_the_client_told_it(web: Web) -> None:
 
 def test_boots_are_the_newest_first_and_say_why_once_they_were_reported(web: Web) -> None:
     uuid, other, _ = web.uuids
-    first = hear(web, born(uuid), booted(uuid), born(other))
+    first = hear(web, born(uuid), booted(uuid), born(other)) - MINUTE
+    with web.database.write() as tx:
+        tx.db.execute(update(boot).values(first_heard_at=first, heard_at=first))
     second = hear(web, born(uuid, LATER, session=2))
     newest, oldest = asked(web, f"/clients/{uuid}/boots")
     assert (newest["boot_id"], at(newest["first_heard_at"])) == (LATER, second)
