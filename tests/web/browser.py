@@ -28,8 +28,6 @@ AXE = Path("/opt/axe/axe.min.js")
 WAIT_S = 10.0
 # At first, and at the most: to look is work for three programs.
 LOOK_S, LONGEST_LOOK_S = 0.02, 0.25
-# A page that does not know yet how fresh it is: what it then says may take another line, and all below it moves down.
-MOVES = "#fresh[data-state='waiting']"
 # For what axe finds in a page; selenium's own 30 s count also while it waits for a processor.
 SCRIPT_S = 300
 # Of 100. Text is as sharp as it was, and the file is a fifth of a PNG.
@@ -210,16 +208,13 @@ class Browser:
         self.click_on(lambda: self.see(selector, text))
 
     def click_on(self, find: Callable[[], WebElement]) -> None:
-        """As soon as the page stands still: else the mouse comes down beside it. What is patched away is found anew."""
+        """What is patched away meanwhile is found anew."""
 
         def is_clicked() -> bool:
-            found = find()
-            if self.driver.find_elements(By.CSS_SELECTOR, MOVES):
-                return False
-            found.click()
+            find().click()
             return True
 
-        self.wait(is_clicked, "page that stands still and can be clicked on")
+        self.wait(is_clicked, "page that can be clicked on")
 
     def press(self, *keys: str) -> None:
         """Each as the web names it, or `Shift+Tab`, or a text to type; they go where the focus is."""

@@ -20,13 +20,13 @@ from infoscreen_reboot.controller.lifecycle import Limits
 from infoscreen_reboot.controller.orders import House
 from infoscreen_reboot.controller.rollouts import Rollouts
 from infoscreen_reboot.controller.schedules import Schedules
-from infoscreen_reboot.controller.store import lease
+from infoscreen_reboot.controller.store import lease, tables
 from infoscreen_reboot.controller.store.tables import client, command, rollout, schedule, token
 from infoscreen_reboot.controller.web import live
 from tests.controller.nginx import nginx
 from tests.controller.played_fleet import NEW_BOOT, OLD_BOOT, Fleet
 from tests.controller.test_console import HOSTILE
-from tests.web.browser import DESKTOP, MOVES, PHONE, WALL, Browser, Size, axe, codes_in, out_of_reach
+from tests.web.browser import DESKTOP, PHONE, WALL, Browser, Size, axe, codes_in, out_of_reach
 
 Visit = Callable[..., Browser]
 HAS_ASKED = "return performance.getEntriesByType('resource').some(each => each.name.includes('/rows'))"
@@ -41,6 +41,22 @@ window.BroadcastChannel = class extends BroadcastChannel {
     };
   }
 };
+"""
+SLEEP_AN_HOUR = """
+const real = Date.now;
+Date.now = () => real() + 3600000;
+document.dispatchEvent(new Event('visibilitychange'));
+return document.getElementById('fresh').textContent;
+"""
+# Where the page begins below its head, at each step of how fresh it says to be.
+TOPS = """
+window.tops = {};
+addEventListener("DOMContentLoaded", () => {
+  const line = document.getElementById("fresh");
+  const note = () => { tops[line.dataset.state] = document.getElementById("main").getBoundingClientRect().top; };
+  note();
+  new MutationObserver(note).observe(line, { attributes: true });
+});
 """
 
 
@@ -118,7 +134,7 @@ def test_an_operators_morning(signed_in: Visit, fleet: Fleet, pictures: Path) ->
 
 def test_the_fleet_is_live_and_nothing_moves(signed_in: Visit, fleet: Fleet, pictures: Path) -> None:
     browser = signed_in()
-    browser.see(".fresh[data-state='deaf']", "does not hear the broker")
+    browser.see(".fresh[data-state='deaf']", "Broker away: no news")
     assert number(browser, "healthy") == "3"
     tick(browser, "lobby")
     order = names(browser)
@@ -275,21 +291,41 @@ def test_after_an_hour_of_sleep_the_page_is_old_at_once(signed_in: Visit) -> Non
     """Pitfall 14: nothing ran meanwhile, and the clock has gone on."""
     browser = signed_in()
     browser.see(".fresh[data-state='deaf']")
-    said = browser.driver.execute_script(
-        "const real = Date.now; Date.now = () => real() + 3600000;"
-        "document.dispatchEvent(new Event('visibilitychange'));"
-        "return document.getElementById('fresh').textContent"
-    )
-    assert said.startswith("Not live: this is 60 min old.")
+    said = browser.driver.execute_script(SLEEP_AN_HOUR)
+    assert said.startswith("Not live for 60 min.")
     browser.see(".fresh[data-state='deaf']")
 
 
 def test_a_page_says_since_when_the_broker_is_away(signed_in: Visit, fleet: Fleet) -> None:
     with fleet.database.write() as tx:
         lease.take(tx, "test")
-        year = tx.now.year
+        long_ago = tx.now - timedelta(days=400)
     browser = signed_in()
-    browser.see(".fresh[data-state='deaf']", f"does not hear the broker since {year}-")
+    line = browser.see(".fresh[data-state='deaf']", "Broker away since ")
+    # A date, if midnight has just passed.
+    assert re.fullmatch(r"Broker away since (\d\d:\d\d|\d{4}-\d\d-\d\d): no news", line.text)
+    assert re.match(r"The controller does not hear the broker since \d{4}-", line.get_attribute("title") or "")
+    with fleet.database.write() as tx:
+        tx.db.execute(update(tables.lease).values(deaf_since=long_ago))
+    browser.see(".fresh[data-state='deaf']", f"Broker away since {long_ago:%Y-}")
+
+
+@pytest.mark.parametrize("role", [Role.OPERATOR, Role.ADMIN])
+def test_a_page_stands_still_when_it_comes_and_when_it_is_old(signed_in: Visit, fleet: Fleet, role: Role) -> None:
+    """Else a finger that is on its way comes down beside its button."""
+    with fleet.database.write() as tx:
+        lease.take(tx, "test")
+        # A date is longer than a time of day.
+        tx.db.execute(update(tables.lease).values(deaf_since=tx.now - timedelta(days=3)))
+    browser = signed_in(role=role)
+    browser.driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": TOPS})
+    for width in (360, 390, 430, 480, 600, 768, 1024, 1280, 1920):
+        browser.look(Size(width, 800, is_phone=width < 500))
+        browser.driver.refresh()
+        browser.see(".fresh[data-state='deaf']", "Broker away since ")
+        browser.driver.execute_script(SLEEP_AN_HOUR)
+        tops = browser.driver.execute_async_script("requestAnimationFrame(() => arguments[0](window.tops))")
+        assert set(tops) == {"waiting", "deaf", "old"} and len(set(tops.values())) == 1, (width, tops)
 
 
 def test_seven_tabs_leave_the_eighth_its_connections(signed_in: Visit, fleet: Fleet) -> None:
@@ -346,7 +382,6 @@ def test_a_double_click_orders_once(signed_in: Visit, fleet: Fleet) -> None:
     browser = signed_in(f"/c/{fleet.uuids['lobby']}")
     browser.click("button.wide", "Reboot…")
     button = browser.see("button", "Reboot 1 client")
-    browser.see_no(MOVES)
     ActionChains(browser.driver, duration=0).double_click(button).perform()
     browser.see(".command summary", "queued")
     with api(fleet, Role.VIEWER) as http:

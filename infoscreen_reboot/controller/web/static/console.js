@@ -110,7 +110,7 @@ function onTold(told) {
   heardAt = Date.now();
   if (told.kind === "beat") {
     isBrokerHeard = told.broker;
-    deafSince = told.since;
+    deafSince = told.since && new Date(told.since);
   } else changed(told.clients);
   tellFreshness();
 }
@@ -119,14 +119,21 @@ function tellFreshness() {
   const line = document.getElementById("fresh");
   if (!line) return;
   const quiet = Date.now() - heardAt;
+  // Each fits into one line, on a phone too: when it changes, nothing below it moves.
   const [state, words] = !heardAt ? ["waiting", "connecting…"]
-    : quiet > QUIET_MS ? ["old", `Not live: this is ${span(quiet / 1000)} old. Reconnecting…`]
-    : !isBrokerHeard ? ["deaf", `The controller does not hear the broker${deafSince ? ` since ${plain.format(new Date(deafSince))}` : ""}.`
-      + " No news from clients."]
+    : quiet > QUIET_MS ? ["old", `Not live for ${span(quiet / 1000)}. Reconnecting…`]
+    : !isBrokerHeard ? ["deaf", `Broker away${deafSince ? ` since ${dayOrTime(deafSince)}` : ""}: no news`]
     : ["live", "live"];
   if (line.textContent !== words) line.textContent = words;
+  line.title = state === "deaf" ? `The controller does not hear the broker${deafSince ? ` since ${plain.format(deafSince)}` : ""}.` : "";
   line.dataset.state = state;
   document.body.classList.toggle("is-old", state === "old");
+}
+
+// The time if it was today, else the date.
+function dayOrTime(moment) {
+  const [day, time] = plain.format(moment).split(" ");
+  return plain.format(now()).startsWith(day) ? time.slice(0, 5) : day;
 }
 
 // --- What has changed is asked for at once, and then every three seconds: many pages are open, and each answer costs
