@@ -13,6 +13,7 @@ import subprocess
 import sys
 import termios
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -120,6 +121,7 @@ class Desk:
                 break
             written += part
             if waiting and waiting[0][0].encode() in written:
+                _until_it_waits(started.pid)
                 os.write(ours, waiting.pop(0)[1].encode())
         os.close(ours)
         return Done(started.wait(60), written.decode(), "")
@@ -128,6 +130,12 @@ class Desk:
 def _take_the_terminal() -> None:
     """So that ctrl-c is a signal, and not a character."""
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
+def _until_it_waits(pid: int) -> None:
+    """A ctrl-c that comes just before Python waits for a line is noticed when there is one, and not before."""
+    while Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "SZ":
+        time.sleep(0.001)
 
 
 def all_complete(desk: Desk) -> Callable[[], None]:
