@@ -127,15 +127,21 @@ def test_the_sickest_clients_are_first(desk: Desk) -> None:
 
 def test_the_windows_are_shown_with_their_next_openings(desk: Desk) -> None:
     assert "No windows: commands go out at any time." in desk("window").out
-    entries = "site=alpine sat,sun 01:00 4h America/New_York", "site=harbour mon-sun 00:00 24h UTC"
+    # Sixty Sundays are more than a year; sixty nights of a week-end may all lie between two changes of the clocks.
+    entries = (
+        "site=alpine sun 01:00 4h America/New_York",
+        "site=harbour mon-sun 00:00 24h UTC",
+        "site=pier sat,sun 01:00 4h America/New_York",
+    )
     house = House(Policy(windows=tuple(map(policies.window, entries))))
     desk.fleet.app.state.site = replace(desk.fleet.app.state.site, house=house)
     done = desk("window", "list", "--openings", "60")
     assert done.code == 0
-    assert re.search(r"^site=alpine: sat,sun 01:00 for 4 h in America/New_York\n  3 clients; ", done.out)
+    assert re.search(r"^site=alpine: sun 01:00 for 4 h in America/New_York\n  3 clients; ", done.out)
     assert re.search(r"^ +\S+ 01:00 -0[45]00  .*  clocks go (forward|back) by 60 min at", done.out, re.MULTILINE)
     assert re.search(r"^site=harbour: .*\n  0 clients; open now\n", done.out, re.MULTILINE)
-    assert [len(each["openings"]) for each in desk("window", "--json").json] == [5, 5]
+    assert re.search(r"^site=pier: sat,sun 01:00 for 4 h in America/New_York\n  0 clients; ", done.out, re.MULTILINE)
+    assert [len(each["openings"]) for each in desk("window", "--json").json] == [5, 5, 5]
 
 
 def test_clients_are_listed_changed_and_accepted(desk: Desk) -> None:
