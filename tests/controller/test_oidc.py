@@ -198,7 +198,7 @@ def test_who_is_refused_there_is_told_so(visitor: Visitor, played: Played) -> No
     )
     assert answer.status_code == 401
     assert "did not sign you in" in answer.text
-    assert "0900" not in answer.text
+    assert "call-0900" not in answer.text
 
 
 def test_without_a_provider_there_is_no_way_to_one(sqlite: Database) -> None:

@@ -121,7 +121,7 @@ def test_callers_in_processes_of_their_own_never_pass_a_rule_together(database: 
 @pytest.mark.parametrize("rule", RULES)
 def test_without_the_writers_lock_they_would(database: Database, rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """So the test before can fail. SQLite has no second writer, whatever we do."""
-    monkeypatch.setattr(databases, "_WRITER", "(random() * 1000000)::bigint")
+    monkeypatch.setattr(databases, "_WRITER", "pg_backend_pid()")  # a lock of its own for each
     monkeypatch.setattr(databases, "_IDLE_S", 2 * MET_S)
     assert passing(database, rule, MET_S) == CALLERS
 
@@ -286,8 +286,9 @@ def test_a_screen_that_is_being_shut_down_counts_before_it_has_left(make_fleet: 
 def test_the_second_command_of_a_client_goes_when_the_first_has_ended(make_fleet: MakeFleet) -> None:
     """Pitfall 7. Two that wait are given out one after the other, in the order in which they were made."""
     fleet_of_one = make_fleet(1)
-    first = fleet_of_one.order(0)
-    second, third = fleet_of_one.order(0, WAITS), fleet_of_one.order(0, WAITS)
+    first, second = fleet_of_one.order(0), fleet_of_one.order(0, WAITS)
+    aged(fleet_of_one.database, timedelta(seconds=1))  # those of one millisecond have no order
+    third = fleet_of_one.order(0, WAITS)
     assert fleet_of_one.hears(0) == [first]
     for ended, following in ((first, second), (second, third)):
         fleet_of_one.clients[0].answer(ended, AckStatus.FAILED, ErrorCode.INHIBITED)
