@@ -15,7 +15,7 @@ from uuid import UUID, uuid4
 from zoneinfo import ZoneInfo
 
 import pytest
-from sqlalchemy import insert, select
+from sqlalchemy import insert, select, update
 
 from infoscreen_reboot.contract import ack, telemetry, wire
 from infoscreen_reboot.contract import command as on_the_wire
@@ -40,6 +40,7 @@ from infoscreen_reboot.controller.store.tables import (
     label,
     metadata,
     notice,
+    schedule,
     schedule_night,
 )
 from infoscreen_reboot.mqtt.consumer import Consumer, Puback, Received
@@ -110,7 +111,6 @@ class Air:
     def __init__(self, clock: Clock, fleet: dict[str, Played]) -> None:
         self.terms = Terms()
         self._clock, self._fleet = clock, fleet
-        self._chance = random.Random(14)
         self._pubacks: list[Puback] = []
         locked = [each for each in fleet.values() if each.misfit == "locked out"]
         self._coming = [(clock.now, lockout_of(each)) for each in locked]
@@ -130,7 +130,9 @@ class Air:
         if sent.command_id not in self._known:
             assert sent.expires_at > self._clock.now
             self._known.add(sent.command_id)
-            self._coming += self._fleet[sent.client_uuid].says(self._clock.now, sent.command_id, self._chance)
+            # The same in each run, in whatever order the commands go out.
+            chance = random.Random(sent.client_uuid)
+            self._coming += self._fleet[sent.client_uuid].says(self._clock.now, sent.command_id, chance)
         self._pubacks.append(Puback(len(self._known), 0))
         return len(self._known)
 
@@ -172,6 +174,8 @@ def fill(clock: Clock) -> dict[str, Played]:
         rows = [{"client_uuid": each.uuid, "key": "site", "value": each.site} for each in fleet.values()]
         tx.db.execute(insert(label), rows)
         store.create(tx, NIGHTLY | {"window_min": 25, "spread_min": 5, "back_by_min": 35}, "ann")
+        # The turns of the clients follow from it: how many go at once is no matter of chance.
+        tx.db.execute(update(schedule).values(id=str(UUID(int=14))))
     return fleet
 
 
