@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from uuid import UUID
@@ -73,10 +74,9 @@ class Server:
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server() -> Iterator[Server]:
     # The path of a socket has at most 107 bytes.
-    folder = Path(f"/tmp/pg-{os.getpid()}")
-    folder.mkdir(0o700)
+    folder = Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp"))
     found = Server(folder)
     found.start()
     yield found
