@@ -72,6 +72,22 @@ def test_who_has_changed_is_told_soon_and_once(web: Web) -> None:
         assert not soon.is_over
 
 
+def test_a_page_is_told_what_happens_once_its_stream_is_open(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However late the server gets to finding out from where on that is."""
+    find_out, has_happened = Changes.upto, threading.Event()
+
+    def find_out_late(changes: Changes) -> int:
+        has_happened.wait(1)
+        return find_out(changes)
+
+    monkeypatch.setattr(live, "BEAT_S", live.LOOK_S)
+    monkeypatch.setattr(Changes, "upto", find_out_late)
+    with serving(web) as address, hints(web, address) as told:
+        web.order(0)
+        has_happened.set()
+        assert ("changed", {"clients": [web.uuids[0]]}) in [next(told) for _ in range(6)]
+
+
 def test_a_revoked_session_ends_the_stream(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live, "BEAT_S", 0.5)
     with serving(web) as address, hints(web, address) as told:

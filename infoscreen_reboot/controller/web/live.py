@@ -82,16 +82,17 @@ class Changes:
 @router.get("/live")
 async def follow(request: Request, call: Viewer) -> StreamingResponse:
     """One stream for each browser: its pages share it."""
+    # Before the page hears that the stream is open: then it reads all that it shows, and is told what happens after.
+    seq = await run_in_threadpool(request.app.state.changes.upto)
     return StreamingResponse(
-        _stream(request, call.site, call.who.token_id), media_type="text/event-stream", headers=_HEADERS
+        _stream(request, call.site, call.who.token_id, seq), media_type="text/event-stream", headers=_HEADERS
     )
 
 
-async def _stream(request: Request, site: Site, token_id: str) -> AsyncIterator[str]:
+async def _stream(request: Request, site: Site, token_id: str, seq: int) -> AsyncIterator[str]:
     changes: Changes = request.app.state.changes
     yield "retry: 1000\n\n"
     try:
-        seq = await run_in_threadpool(changes.upto)
         silent_s = BEAT_S
         while not request.app.state.is_stopping and not await request.is_disconnected():
             if silent_s >= BEAT_S:
