@@ -14,6 +14,15 @@ DONE = ["accepted", "execution_started", "completed"]
 # DELIVERY_S and HELPER_S of the agent: without an answer of the helper the deadline runs only then.
 THROUGH_S = 82
 RECORD = "/var/lib/infoscreen-reboot-helper/history.jsonl"
+STOPS_SLOWLY = """\
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart=/bin/true
+ExecStop=/bin/sleep {for_s}
+[Install]
+WantedBy=multi-user.target
+"""
 HELPER_CALL = "org.infoscreen.RebootHelper1", "/org/infoscreen/RebootHelper1", "org.infoscreen.RebootHelper1"
 
 
@@ -88,6 +97,12 @@ def reboot_by_hand(machine: Machine) -> None:
     """Until it is up again. systemctl itself may be ended by what it has asked for."""
     machine.run("systemctl", "reboot", check=False)
     machine.follow_reboot()
+
+
+def stop_slowly(machine: Machine, for_s: int) -> None:
+    """From now on it goes down so much later: else a container is back before anybody has seen that it was away."""
+    machine.write("/etc/systemd/system/stops-slowly.service", STOPS_SLOWLY.format(for_s=for_s))
+    machine.run("systemctl", "enable", "--now", "stops-slowly")
 
 
 def recorded(machine: Machine) -> list[dict[str, Any]]:

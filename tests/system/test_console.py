@@ -10,6 +10,7 @@ from contextlib import ExitStack
 import pytest
 
 from tests.system.conftest import MACHINES
+from tests.system.hands import stop_slowly
 from tests.system.server import PORT, Server
 from tools.demonstration.site import Simulated
 from tools.lab import tree
@@ -57,6 +58,7 @@ class Place:
         self.client.set_clock_synchronised()
         self.client.boot()
         self.client.wait_booted()
+        stop_slowly(self.client, 5)  # a page asks every three seconds
         self.server.wait_for("/clients", lambda clients: sum(bool(each["is_online"]) for each in clients) == GATES + 1)
         self.office = stack.enter_context(tree.Workshop("trixie", tree.sources(), layers_of_browser("trixie")))
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.system.conftest import MACHINES
+from tests.system.hands import stop_slowly
 from tests.system.kit import set_up_broker
 from tests.system.server import PASSWORD, SIGNING_KEY, UNIT, Server, Stream
 from tests.system.test_signature import KEYS, Key
@@ -67,6 +68,8 @@ def everything(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
             client.boot()
         for client in clients:
             client.wait_booted()
+            # What is heard in one step of the engine is one to it: it would not see the client away.
+            stop_slowly(client, 3)
             assert server.wait_online(client.uuid)["standing"] == "unknown"
             server.call("POST", f"/clients/{client.uuid}/standing", {"standing": "accepted"})
             server.call("PATCH", f"/clients/{client.uuid}", {"name": client.suite, "labels": {"site": "lab"}})
