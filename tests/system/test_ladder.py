@@ -196,7 +196,8 @@ def test_a_client_that_does_not_come_back_is_brought_back_or_ends_with_a_person(
         clients[name].boot()
         assert place.wait_recovery(name, "back")["ended_at"] is not None
     for name, command_id in made_of.items():
-        told = server.call("GET", f"/commands/{command_id}")
+        # It is back with its first word, and what became of the command is its next one.
+        told = server.wait_for(f"/commands/{command_id}", lambda command: command["late"] is not None)
         assert (told["state"], told["late"]) == ("timed_out", "completed"), (name, told)
     assert place.switch.done == [(PORTS[SWITCHED], False), (PORTS[SWITCHED], True)]
     assert PROFILE.split()[-1] not in server.machine.journal()
