@@ -62,8 +62,7 @@ def test_the_first_page_leads_from_a_package_to_a_reboot_and_away_again(
     testbed.run("mosquitto_sub", *ACKS, "-E")
     (send,) = readme("Send a command by hand")
     do(testbed, send.replace("client=… password=…", f"client={said} password=infoscreen-controller-secret"))
-    testbed.follow_reboot()
-    testbed.wait_booted()
+    testbed.wait_booted(2)
     heard = testbed.run("mosquitto_sub", *ACKS, "-C", "3", "-W", str(slow(50)))
     assert [json.loads(ack)["status"] for ack in heard.splitlines()] == DONE
     (purge,) = readme("Take it away")
@@ -100,8 +99,7 @@ def test_a_broker_and_a_client_that_were_set_up_by_the_readme_work(
     given = f"client={CLIENT} password=infoscreen-controller-secret"
     do(testbed, send.replace("client=… password=…", given))
     # The broker goes down with the machine, and has what is owed to the controller all the same.
-    testbed.follow_reboot()
-    testbed.wait_booted()
+    testbed.wait_booted(2)
     heard = testbed.run("mosquitto_sub", *ACKS, "-C", "3", "-W", str(slow(50)))
     assert [json.loads(ack)["status"] for ack in heard.splitlines()] == DONE
     login = send.splitlines()[1].replace("$password", "infoscreen-controller-secret")
