@@ -48,9 +48,12 @@ def check_one_right_end(machine: Machine, command: dict[str, Any]) -> str:
 
 
 def play(machine: Machine, command: dict[str, Any], status: str, timeout_s: float = 60) -> dict[str, Any]:
-    """Send it and wait for an ack of that status."""
+    """Send it and wait for an ack of that status: the answer to this copy, and not to an earlier one."""
+    heard = len(machine.broker.messages)
     machine.send(command)
-    return machine.wait_ack(command["command_id"], status, timeout_s)
+    answer = machine.hear("commands/ack", timeout_s, heard, command_id=command["command_id"], status=status)
+    ack: dict[str, Any] = answer.json
+    return ack
 
 
 def refused(machine: Machine, command: dict[str, Any], timeout_s: float = 60) -> tuple[str, str]:
