@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import httpx
@@ -15,6 +16,7 @@ from selenium.webdriver.remote.webelement import WebElement
 from sqlalchemy import update
 
 from infoscreen_reboot.controller import orders
+from infoscreen_reboot.controller.api import models
 from infoscreen_reboot.controller.auth import Role
 from infoscreen_reboot.controller.lifecycle import Limits
 from infoscreen_reboot.controller.orders import House
@@ -93,6 +95,11 @@ def names(browser: Browser) -> list[str]:
 
 def number(browser: Browser, condition: str) -> str:
     return str(browser.see(f"#numbers .is-{condition} b").text)
+
+
+def fleet_numbers(fleet: Fleet) -> models.FleetSummary:
+    with api(fleet, Role.VIEWER) as http:
+        return models.FleetSummary.model_validate_json(http.get("/fleet").text)
 
 
 def api(fleet: Fleet, role: Role = Role.OPERATOR) -> httpx.Client:
@@ -285,6 +292,29 @@ def test_labels_fill_sheets_and_each_code_leads_a_phone_to_its_client(
     assert found == {f"{fleet.address}/c/{uuid}" for uuid in wanted}
     sheets = re.findall(rb"/MediaBox \[0 0 (\d+)\S* (\d+)", browser.printed())
     assert sheets == [(b"594", b"841")] * 2, "two of A4"
+
+
+def test_numbers_that_were_counted_just_before_a_change_are_soon_right(
+    signed_in: Visit, fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are counted once a second at most, however many pages ask."""
+    fleet_order(fleet, "lobby")
+    fleet.send()
+    browser = signed_in()
+    browser.wait(lambda: number(browser, "rebooting") == "1", "number of the rebooting")
+    browser.wait(lambda: browser.driver.execute_script(HAS_ASKED), "first question of the page")
+    count = fleet.app.state.numbers.of
+    before = [fleet_numbers(fleet)]
+
+    def of(*asked: Any) -> models.FleetSummary:
+        """To the first question after the change, what another page was told before it."""
+        found: models.FleetSummary = count(*asked)
+        return before.pop() if before and found != before[0] else found
+
+    monkeypatch.setattr(fleet.app.state.numbers, "of", of)
+    fleet.fail("lobby")
+    browser.wait(lambda: not before, "first question after the change")
+    browser.wait(lambda: number(browser, "rebooting") == "0", "number after the change")
 
 
 def test_after_an_hour_of_sleep_the_page_is_old_at_once(signed_in: Visit) -> None:

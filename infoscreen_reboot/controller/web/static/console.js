@@ -150,7 +150,7 @@ function changed(clients) {
   ask();
 }
 
-async function ask() {
+async function ask(isNews = true) {
   if (isAsking || document.hidden || (!isAll && !waiting.size)) return;
   isAsking = true;
   const wanted = waiting;
@@ -165,10 +165,17 @@ async function ask() {
   } catch (error) {
     isAll = true;
   }
-  setTimeout(() => { isAsking = false; ask(); }, ASK_EVERY_MS);
+  setTimeout(() => {
+    isAsking = false;
+    if (!isNews || isAll || waiting.size) return ask();
+    // The server counts once a second at most, so the numbers that came may lack the last news: once more.
+    waiting = wanted;
+    isAll = all;
+    ask(false);
+  }, ASK_EVERY_MS);
 }
 
-document.addEventListener("visibilitychange", ask);
+document.addEventListener("visibilitychange", () => ask());
 
 async function fetched(address) {
   const answer = await fetch(address, { headers: { "HX-Request": "true" }, redirect: "error" });
