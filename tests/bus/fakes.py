@@ -174,10 +174,12 @@ class Fake:
         return True
 
     async def _answer(self, message: Message) -> None:
+        # Before the call is on record: who sees it there may say at once how the next one is to be answered.
+        told = self.answers.get(message.member)
         self.calls.append((message.member, message.body))
         self.before_answer(message)
         await asyncio.sleep(self.delay_s)
-        match self.answers.get(message.member) or self.own_answer(message):
+        match told or self.own_answer(message):
             case Answer(signature, body, unix_fds):
                 reply = Message.new_method_return(message, signature, list(body), unix_fds=list(unix_fds))
             case Fail(error, text):
