@@ -15,6 +15,7 @@ from infoscreen_reboot.client.agent.store import Store
 from infoscreen_reboot.contract.ack import ErrorCode
 from infoscreen_reboot.contract.command import Action
 from infoscreen_reboot.contract.telemetry import Cause, Executor
+from infoscreen_reboot.mqtt.messages import Message
 from tests import world as w
 from tests.world import COMMAND_ID, OTHER_ID, TOPICS, World
 
@@ -109,6 +110,21 @@ def test_the_same_command_again_gets_the_same_ack_and_no_second_reboot(world: Wo
     assert len({a for a in world.acks() if a.status == "completed"}) == 1
     assert [str(a.status) for a in world.acks(tail="/command/ack")] == ["completed"]
     assert len(world.helper_calls) == 1
+
+
+def test_the_same_command_right_behind_the_receipt_of_its_ack_is_answered_too(world: World) -> None:
+    """The broker's PUBACK and the command come in one breath."""
+    hear, is_first = world.broker._heard, iter([True])
+
+    def hear_and_send_again(message: Message) -> None:
+        hear(message)
+        if message.topic == TOPICS.commands_ack and b'"completed"' in message.payload and next(is_first, False):
+            asyncio.get_running_loop().call_soon(world.send, w.payload())
+
+    world.broker._heard = hear_and_send_again
+    play(world)
+    assert world.story() == [*DONE, "completed"]
+    assert len({a for a in world.acks() if a.status == "completed"}) == 1
 
 
 def test_an_ack_of_a_transitional_command_goes_to_both_topics(world: World) -> None:

@@ -68,6 +68,10 @@ class Outbox:
 
     def answer_again(self, letters: Sequence[Letter]) -> None:
         """Answer a command that is known already. Raises StoreError."""
+        # What the broker has acknowledged a moment ago does not wait any more.
+        with contextlib.suppress(NotDelivered):  # `run` meets with it, too
+            self._settle()
+        self._strike_out()
         if self._store.why_no_new_command() is None:
             self._store.owe_again(letters)
             self.nudge()
