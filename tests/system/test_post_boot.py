@@ -8,7 +8,6 @@ import pytest
 
 from tests.system.hands import DONE, check_stays_up, play, refused, start, story, unit, wait_logged
 from tools.lab.machine import AGENT, Machine
-from tools.lab.patience import slow
 
 PLAYER = "/etc/systemd/system/player.service"
 PROGRAM = "/etc/infoscreen-reboot/post-boot.d/screen-is-lit"
@@ -38,7 +37,7 @@ def test_a_unit_that_comes_late_but_in_time_completes_the_reboot_then(parked: Ma
     play(parked, command, "completed")
     assert story(parked, command) == DONE
     took_s = seconds_after_boot(parked, command["command_id"])
-    assert 13 < took_s < max(50, slow(21)), "8 s to start, 5 s to show that it stays; not at its deadline of 60 s"
+    assert 13 < took_s < 58, "8 s to start, 5 s to show that it stays; not at its deadline of 60 s"
     assert unit(parked, "player.service", "ActiveState") == "active"
 
 
@@ -60,7 +59,7 @@ def test_a_unit_that_fails_fails_the_reboot_at_the_deadline(parked: Machine) -> 
     assert ack["error_code"] == "post_check_failed"
     assert ack["error_message"] == "20 s after the boot these are missing: player.service is failed"
     assert ack["boot_id"] == parked.boot_id
-    assert 19 < seconds_after_boot(parked, command["command_id"]) < slow(35)
+    assert 19 < seconds_after_boot(parked, command["command_id"]) < 55
     assert len(parked.lives) == 2
 
 

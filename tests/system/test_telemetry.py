@@ -11,7 +11,6 @@ from infoscreen_reboot.contract import wire
 from tests.system.hands import HELPER_CALL, kill_agent, reboot_by_hand, rebooted, refused, start, unit
 from tools.lab.machine import AGENT, HELPER, POWERED_OFF, Machine
 from tools.lab.mosquitto import Message
-from tools.lab.patience import slow
 
 SCHEMAS = {"status": "status", "health": "health", "boot": "boot"}
 RECONNECT_S = 90
@@ -120,7 +119,7 @@ def test_a_broker_restart_is_counted_once_with_its_time_and_outlives_the_agent(m
     after = health_of(machine, lambda h: h["broker_connection"]["reconnect_count"], timeout_s=RECONNECT_S)
     connection = after["broker_connection"]
     assert connection["reconnect_count"] == 1
-    assert stopped_at - 1 < moment(connection["last_disconnect_at"]) < stopped_at + slow(15)
+    assert stopped_at - 1 < moment(connection["last_disconnect_at"]) < time.time()
     assert connection["last_disconnect_reason"] == "the broker closed the connection"
     for restart in (lambda: machine.run("systemctl", "restart", AGENT), lambda: kill_agent(machine)):
         heard = len(machine.broker.messages)
@@ -142,7 +141,8 @@ def test_health_comes_every_half_minute_and_on_change(machine: Machine) -> None:
         "post_boot_checks": [],
         "recovery_tier": 1,
     }
-    assert first["uptime_s"] < slow(60), "of the machine, not of what it runs on"
+    age_s = time.time() - machine.lives[-1].started_at
+    assert first["uptime_s"] <= age_s + 1, "of the machine, not of what it runs on"
     old = machine.command(issued_at="2026-01-01T00:00:00Z", expires_at="2026-01-01T00:10:00Z")
     heard = len(machine.broker.messages)
     assert refused(machine, old)[0] == "expired"
@@ -157,7 +157,7 @@ def test_health_comes_every_half_minute_and_on_change(machine: Machine) -> None:
         lambda m: m.topic == machine.topic("health") and m.heard_at > before.heard_at, 40, after=heard
     )
     # By the agent's own clock: on its way to us each of them may be late.
-    assert 29 < after.json["uptime_s"] - before.json["uptime_s"] < 30 + slow(10)
+    assert 29 < after.json["uptime_s"] - before.json["uptime_s"] < 59
     # Asked once at the start, and not again for as long as nothing was executed.
     assert unit(machine, HELPER, "ActiveState") == "inactive"
     asked = machine.journal(HELPER, this_boot=True).count("Get by uid")
