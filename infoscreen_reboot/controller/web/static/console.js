@@ -167,8 +167,8 @@ async function ask(isNews = true) {
   }
   setTimeout(() => {
     isAsking = false;
-    if (!isNews || isAll || waiting.size) return ask();
-    // The server counts once a second at most, so the numbers that came may lack the last news: once more.
+    if (!isNews || isAll || waiting.size || !document.getElementById("numbers")) return ask();
+    // The server counts once a second at most: the numbers that came may lack the last news, and are asked for again.
     waiting = wanted;
     isAll = all;
     ask(false);
