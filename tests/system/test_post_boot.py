@@ -8,6 +8,7 @@ import pytest
 
 from tests.system.hands import DONE, check_stays_up, play, refused, start, story, unit, wait_logged
 from tools.lab.machine import AGENT, Machine
+from tools.lab.patience import Patience
 
 PLAYER = "/etc/systemd/system/player.service"
 PROGRAM = "/etc/infoscreen-reboot/post-boot.d/screen-is-lit"
@@ -34,10 +35,13 @@ def test_a_unit_that_comes_late_but_in_time_completes_the_reboot_then(parked: Ma
     install_player(parked, "Type=oneshot", "RemainAfterExit=yes", "ExecStart=/bin/sleep 8", timeout_s=60)
     start(parked)
     command = parked.command()
+    patience = Patience(21)
     play(parked, command, "completed")
     assert story(parked, command) == DONE
     took_s = seconds_after_boot(parked, command["command_id"])
-    assert 13 < took_s < 58, "8 s to start, 5 s to show that it stays; not at its deadline of 60 s"
+    assert (
+        13 < took_s < min(58, patience.stretched_s)
+    ), "8 s to start, 5 s to show that it stays; not at its deadline of 60 s"
     assert unit(parked, "player.service", "ActiveState") == "active"
 
 
@@ -55,11 +59,12 @@ def test_a_unit_that_fails_fails_the_reboot_at_the_deadline(parked: Machine) -> 
     install_player(parked, "ExecStart=/bin/false")
     start(parked)
     command = parked.command()
+    patience = Patience(35)
     ack = play(parked, command, "failed")
     assert ack["error_code"] == "post_check_failed"
     assert ack["error_message"] == "20 s after the boot these are missing: player.service is failed"
     assert ack["boot_id"] == parked.boot_id
-    assert 19 < seconds_after_boot(parked, command["command_id"]) < 55
+    assert 19 < seconds_after_boot(parked, command["command_id"]) < patience.stretched_s
     assert len(parked.lives) == 2
 
 

@@ -11,6 +11,7 @@ from infoscreen_reboot.contract import wire
 from tests.system.hands import HELPER_CALL, kill_agent, reboot_by_hand, rebooted, refused, start, unit
 from tools.lab.machine import AGENT, HELPER, POWERED_OFF, Machine
 from tools.lab.mosquitto import Message
+from tools.lab.patience import Patience
 
 SCHEMAS = {"status": "status", "health": "health", "boot": "boot"}
 RECONNECT_S = 90
@@ -113,13 +114,13 @@ def test_a_broker_restart_is_counted_once_with_its_time_and_outlives_the_agent(m
         "last_disconnect_at": None,
         "last_disconnect_reason": None,
     }
-    stopped_at = time.time()
+    stopped_at, patience = time.time(), Patience(15)
     machine.broker.stop()
     machine.broker.start()
     after = health_of(machine, lambda h: h["broker_connection"]["reconnect_count"], timeout_s=RECONNECT_S)
     connection = after["broker_connection"]
     assert connection["reconnect_count"] == 1
-    assert stopped_at - 1 < moment(connection["last_disconnect_at"]) < time.time()
+    assert stopped_at - 1 < moment(connection["last_disconnect_at"]) < stopped_at + patience.stretched_s
     assert connection["last_disconnect_reason"] == "the broker closed the connection"
     for restart in (lambda: machine.run("systemctl", "restart", AGENT), lambda: kill_agent(machine)):
         heard = len(machine.broker.messages)
@@ -151,13 +152,13 @@ def test_health_comes_every_half_minute_and_on_change(machine: Machine) -> None:
     assert last["in_progress"] is None
     # The broker's receipt for the ack may come after that.
     health_of(machine, lambda h: h["commands"]["last"] and h["commands"]["outbox"] == 0, after=heard)
-    heard = len(machine.broker.messages)
+    heard, patience = len(machine.broker.messages), Patience(40)
     before = machine.hear("health", 40, after=heard)
     after = machine.broker.wait_for(
         lambda m: m.topic == machine.topic("health") and m.heard_at > before.heard_at, 40, after=heard
     )
     # By the agent's own clock: on its way to us each of them may be late.
-    assert 29 < after.json["uptime_s"] - before.json["uptime_s"] < 59
+    assert 29 < after.json["uptime_s"] - before.json["uptime_s"] < patience.stretched_s
     # Asked once at the start, and not again for as long as nothing was executed.
     assert unit(machine, HELPER, "ActiveState") == "inactive"
     asked = machine.journal(HELPER, this_boot=True).count("Get by uid")

@@ -43,10 +43,13 @@ class Patience:
     @property
     def left_s(self) -> float:
         """What is left of it if from now on nothing has to wait for a processor; 0 where it is at its end."""
-        waited_s = self._now_s() - self._began_s
+        return max(0.0, min(self.timeout_s, self.stretched_s - (self._now_s() - self._began_s)))
+
+    @property
+    def stretched_s(self) -> float:
+        """How long it is by now: a bound for what has taken its time meanwhile."""
         stalled_s = self._all_stalled_s() - self._stalled_before_s
-        counted_s = max(0.0, waited_s - stalled_s)
-        return max(0.0, min(self.timeout_s - counted_s, self.timeout_s * MOST - waited_s))
+        return min(self.timeout_s + stalled_s, self.timeout_s * MOST)
 
     @property
     def look_s(self) -> float:

@@ -119,7 +119,7 @@ function tellFreshness() {
   const line = document.getElementById("fresh");
   if (!line) return;
   const quiet = Date.now() - heardAt;
-  // Each fits into one line, on a phone too: when it changes, nothing below it moves.
+  // Short, so that each fits into the room of the line (console.css): when it changes, nothing below it moves.
   const [state, words] = !heardAt ? ["waiting", "connecting…"]
     : quiet > QUIET_MS ? ["old", `Not live for ${span(quiet / 1000)}. Reconnecting…`]
     : !isBrokerHeard ? ["deaf", `Broker away${deafSince ? ` since ${dayOrTime(deafSince)}` : ""}: no news`]
